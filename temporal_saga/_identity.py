@@ -1,0 +1,112 @@
+"""Ids and keys of steps: the same for each attempt, after a crash, a reset and continue-as-new.
+
+A key is the uuid5 of an anchor and a path. The anchor is the run's `original_execution_run_id`: a reset keeps it, and
+`SagaState` carries it through continue-as-new. Namespace, workflow id, run id and clock do not enter: the SDK's
+Replayer changes the first two, and Temporal's core compares activity ids on replay.
+
+The derivation is frozen: a change of it breaks every open run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID, uuid5
+
+from temporalio import activity
+
+__all__ = ["Step", "business_key", "current_step"]
+
+Phase = Literal["do", "undo", "push"]
+
+_BUSINESS = UUID("6b2f3a52-9f4e-5d0c-8a51-0f3a7c1d9e64")
+
+
+def derive(anchor: UUID, *path: object) -> str:
+    """Return the key of a path of strings, integers and lists of them."""
+    return str(uuid5(anchor, json.dumps(path, separators=(",", ":"))))
+
+
+def step_id(name: str, phase: Phase, key: str) -> str:
+    """Return the activity id (or child workflow id) of a step; `key` is the forward key, a push has its own."""
+    return f"{name}:{phase}:{key}"
+
+
+def check_parts(parts: tuple[str | int, ...]) -> list[str | int]:
+    """Return the parts of a key as a list; raise ValueError for none, TypeError for a part that is no str or int."""
+    if not parts:
+        raise ValueError("a key needs at least one part")
+    for part in parts:
+        # A float or a datetime has more than one spelling, and bool is an int that no one means.
+        if type(part) not in (str, int):
+            raise TypeError(f"a part of a key is a str or an int, not {type(part).__name__}")
+    return list(parts)
+
+
+def business_key(*parts: str | int) -> str:
+    """Return a key made of business data alone: the same in every run and process.
+
+    Use it where the data name the effect once and for all (`business_key("invoice", invoice_id)`); elsewhere the key of
+    `current_step()` is the safer one, since a new run of the workflow gets a new key.
+
+    Args:
+        parts: What names the effect; at least one.
+
+    Returns:
+        A UUID, as 36 characters.
+
+    Raises:
+        ValueError: If there are no parts.
+        TypeError: If a part is neither a str nor an int.
+    """
+    return derive(_BUSINESS, *check_parts(parts))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an activity knows of the step it runs for.
+
+    Attributes:
+        name: The step's name; that of the step it undoes in a compensation.
+        phase: `do` for a step, `undo` for its compensation, `push` for one pushed by `add_compensation`.
+        key: The idempotency key, 36 characters; a compensation has a key of its own.
+        forward_key: The key of the step; in an undo, of the step it undoes; None in a push.
+        attempt: The activity's attempt, from 1. Never part of a key.
+    """
+
+    name: str
+    phase: Phase
+    key: str
+    forward_key: str | None
+    attempt: int
+
+    @property
+    def is_compensation(self) -> bool:
+        """Whether this undoes something."""
+        return self.phase != "do"
+
+
+def current_step() -> Step:
+    """Return the step that the running activity belongs to.
+
+    Raises:
+        RuntimeError: Outside an activity, or in one that no saga started (its activity id is not one of ours).
+    """
+    info = activity.info()
+    # Read from the right: a step's name may hold colons.
+    name, phase, key = ["", "", *info.activity_id.rsplit(":", 2)][-3:]
+    try:
+        forward = UUID(key)
+    except ValueError:
+        phase = ""
+    if phase == "do":
+        return Step(name, "do", key, key, info.attempt)
+    if phase == "undo":
+        return Step(name, "undo", str(uuid5(forward, "undo")), key, info.attempt)
+    if phase == "push":
+        return Step(name, "push", key, None, info.attempt)
+    raise RuntimeError(
+        f"activity {info.activity_type!r} is no step of a saga: "
+        "start it with saga.execute_activity(...), or as a compensation"
+    )

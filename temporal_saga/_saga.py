@@ -1,0 +1,824 @@
+"""The scope of a saga: entering it, its steps, leaving it.
+
+    async with Saga() as saga:                                             # OPEN
+        await saga.execute_activity(withdraw, transfer, compensation=...)  # arm, start, wait, settle
+        ...                                                                #
+                                                                           # leaves well: COMPLETED
+                                                                           # leaves badly: UNWINDING, then COMPENSATED
+                                                                           #               or INCOMPLETE
+
+A step is armed before its command is given, and its outcome decides later whether it is undone. The scopes of one saga
+(itself and its savepoints) share a `_Root`: one clock of events, one set of keys, one list for the report.
+
+What a cancel does is the heart of it. asyncio delivers it once, as a CancelledError at an await of the task that it is
+meant for, and that task alone. So a step waits in a loop of its own, and outlives the cancel until the call has ended;
+leaving a scope hands over to a task that nobody else can cancel (`_unwind.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal
+from uuid import UUID
+
+from temporalio import workflow
+from typing_extensions import Self
+
+from . import presets
+from ._compensation import (
+    VERSION,
+    Callback,
+    Compensation,
+    Kind,
+    SagaState,
+    StepOutcome,
+    arguments,
+    records_of,
+    registered_name,
+    state_of,
+)
+from ._identity import check_parts, derive, step_id
+from ._outcome import Outcome, StepRecord, saga_failure
+from ._report import Registry, SagaReport, report_steps
+from ._steps import Steps
+from ._typing import UNSET
+from ._unwind import outlast, probe_eviction, unwind, unwinding
+from .errors import CompensationError, SagaClosed, SagaDeadlineExceeded
+
+__all__ = ["Saga"]
+
+_State = Literal[
+    "NEW", "OPEN", "UNWINDING", "COMPLETED", "COMPENSATED", "INCOMPLETE", "DETACHED", "JOINED"
+]
+
+# An undo must not overtake its own step: a cancelled step is awaited until it has ended.
+_ACTIVITY_OPTIONS: dict[str, Any] = {
+    "cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+}
+_CHILD_OPTIONS: dict[str, Any] = {
+    "cancellation_type": workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+    "parent_close_policy": workflow.ParentClosePolicy.REQUEST_CANCEL,
+}
+
+guarded: ContextVar[bool] = ContextVar("temporal_saga_guarded", default=False)
+"""Whether `SagaPlugin` holds the close of the run for the sagas entered here."""
+
+
+class _Root:
+    """What the scopes of one saga share."""
+
+    def __init__(self, name: str, ordinal: int, anchor: str, owner: asyncio.Task[Any] | None) -> None:
+        self.name = name
+        self.ordinal = ordinal
+        self.anchor = anchor
+        self.owner = owner
+        self.records: list[StepRecord] = []
+        self.ticks = 0
+        self.counts: dict[str, int] = {}
+        self.keyed: dict[str, list[str]] = {}
+        self.misuse: Exception | None = None
+        self.past_pivot = False
+        self.cancelled_at_pivot = False
+        self.held_cancel: asyncio.CancelledError | None = None
+        self._namespace = UUID(anchor)
+        self._users: dict[str, asyncio.Task[Any] | None] = {}
+
+    def tick(self) -> tuple[int, ...]:
+        """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
+        self.ticks += 1
+        return (self.ticks,)
+
+    def derive(self, *path: object) -> str:
+        return derive(self._namespace, self.name, self.ordinal, *path)
+
+    def key(self, step: str, key: str | None) -> str:
+        """Return the key of this use of a step: by `key=`, or else by its number."""
+        if key is not None:
+            used = self.keyed.setdefault(step, [])
+            if key in used:
+                raise self.refuse(
+                    f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
+                )
+            used.append(key)
+            return self.derive(step, key)
+        task = asyncio.current_task()
+        if self._users.setdefault(step, task) is not task:
+            raise self.refuse(
+                f"step {step!r} is called from two tasks of one saga: after a reset they may come in another order, and "
+                "one would carry the other's key. Give each call a key= from its own data, or a step= name of its own"
+            )
+        return self.derive(step, self.count(step))
+
+    def count(self, step: str) -> int:
+        self.counts[step] = self.counts.get(step, 0) + 1
+        return self.counts[step]
+
+    def refuse(self, message: str) -> RuntimeError:
+        """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
+        self.misuse = error = RuntimeError(message)
+        return error
+
+
+class Saga(Steps):
+    """A scope in which every step that may have taken effect is undone, if the scope ends badly.
+
+    Use it as `async with Saga() as saga`, once. It unwinds for what fails a workflow and for cancellation, wherever it
+    lands; a programming error fails the workflow task instead, so that a fixed deployment carries on.
+
+    Args:
+        name: A stable name. It is part of every key: persistent data.
+        activity_options: Options for each step that is an activity; those of the call win, key by key.
+        compensation_options: Options for each compensation that is an activity; `presets.compensation()` if None.
+        order: "reverse" undoes one after another, newest first. "concurrent" undoes two at the same time if their steps
+            overlapped.
+        deadline: The longest time for the body, from entry; None is no limit. It costs a timer. Unlike the server's
+            timeouts, it lets the saga unwind.
+        state: The saga to carry on with, from `detach()`: it keeps its name, keys, pivot and what is left of its
+            deadline, whatever `deadline` says.
+
+    Raises:
+        CompensationError: On leaving, if a compensation failed for good. Its cause is the error that left the body.
+        SagaDeadlineExceeded: On leaving, if the deadline passed.
+        RuntimeError: On misuse. It fails the workflow task; the message names the fix.
+    """
+
+    def __init__(
+        self,
+        name: str = "saga",
+        *,
+        activity_options: workflow.ActivityConfig | presets.PresetOptions | None = None,
+        compensation_options: workflow.ActivityConfig | presets.PresetOptions | None = None,
+        order: Literal["reverse", "concurrent"] = "reverse",
+        deadline: timedelta | None = None,
+        state: SagaState | None = None,
+    ) -> None:
+        if order not in ("reverse", "concurrent"):
+            raise ValueError(f'order is "reverse" or "concurrent", not {order!r}')
+        if state is not None and state.version != VERSION:
+            raise RuntimeError(
+                f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
+            )
+        if state is not None and name not in ("saga", state.name):
+            raise RuntimeError(f"the state is that of saga {state.name!r}: leave out name=, it is part of every key")
+        self.name = name if state is None else state.name
+        self.order = order
+        self.activity_options = _options(activity_options)
+        self.compensation_options = _options(
+            presets.compensation() if compensation_options is None else compensation_options
+        )
+        self._deadline = deadline
+        self._from_state = state
+        self._parent: Saga | None = None
+        self._root: _Root
+        self._owner: asyncio.Task[Any] | None = None
+        self._state: _State = "NEW"
+
+        self.stack: list[StepRecord] = []  # what is armed
+        self.in_flight: dict[StepRecord, None] = {}  # in order of their start
+        self.failed: list[StepRecord] = []  # compensations that failed
+        self._savepoints: list[Saga] = []  # those still open
+
+        self.unwind_task: asyncio.Task[None] | None = None
+        self._released: asyncio.Future[None] | None = None  # done when an unwind has ended: callers are held until then
+        self._timer: asyncio.TimerHandle | None = None
+        self._expires_at = 0.0
+        self._expired = False
+        self._cancelled_at_entry = False
+
+    # --- entering ----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Enter the scope."""
+        if self._state != "NEW":
+            raise RuntimeError("a Saga is entered once: make a new one")
+        self._owner = asyncio.current_task()
+        if self._parent is None:
+            self._root = self._enter_run()
+        else:
+            await self._parent._admit()
+            self._parent._savepoints.append(self)
+        self._state = "OPEN"
+        return self
+
+    def _enter_run(self) -> _Root:
+        registry = Registry.of_run()
+        if any(saga._owner is self._owner for saga in registry.open_sagas()):
+            workflow.logger.warning(
+                "Saga %s is entered inside another one and independent of it: if it ends well, its effects are final. "
+                "For a part that is undone with the whole, use saga.savepoint()",
+                self.name,
+            )
+        # Best effort: the SDK names the tasks of handlers so (`_apply_do_update`, `_process_signal_job`).
+        task_name = self._owner.get_name() if self._owner else ""
+        if task_name.startswith(("signal: ", "update: ")) and not guarded.get():
+            workflow.logger.warning(
+                "Saga %s is entered in a handler: the run may close under it. "
+                "Give the worker's client temporal_saga.plugin.SagaPlugin()",
+                self.name,
+            )
+        self._cancelled_at_entry = workflow.cancellation_reason() is not None
+        state = self._from_state
+        seconds = None if self._deadline is None else self._deadline.total_seconds()
+        if state is None:
+            anchor = workflow.info().original_execution_run_id
+            root = _Root(self.name, registry.next_ordinal(self.name), anchor, self._owner)
+        else:
+            root = _Root(state.name, state.ordinal, state.anchor, self._owner)
+            root.ticks, root.past_pivot = state.ticks, state.past_pivot
+            root.counts, root.keyed = dict(state.counts), {k: list(v) for k, v in state.keyed.items()}
+            self.stack = records_of(state)
+            root.records = list(self.stack)
+            seconds = state.deadline
+        registry.sagas.append(self)
+        if seconds is not None and not root.past_pivot:
+            loop = asyncio.get_running_loop()
+            self._expires_at = loop.time() + seconds
+            self._timer = loop.call_later(max(seconds, 0.001), self._expire)
+        return root
+
+    def _expire(self) -> None:
+        self._expired = True
+        assert self._owner is not None
+        self._owner.cancel()
+
+    def savepoint(self) -> Saga:
+        """Return a nested saga: `async with saga.savepoint() as attempt`.
+
+        It has the same methods. If it ends badly it unwinds itself and raises, so that the workflow can try another
+        way; if it ends well, what it armed joins this saga.
+        """
+        self._require_entered()
+        savepoint = Saga(self.name, order=self.order)
+        savepoint.activity_options = self.activity_options
+        savepoint.compensation_options = self.compensation_options
+        savepoint._parent = self
+        savepoint._root = self._root
+        return savepoint
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _step(
+        self,
+        kind: Kind,
+        fn: Any,
+        arg: Any,
+        *,
+        args: Sequence[Any] = (),
+        compensation: Any = None,
+        compensation_from: Callable[[StepOutcome], Any] | None = None,
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
+        # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
+        # first runs, whose order a `gather` would leave to the loop.
+        self._require_entered()
+        if compensation is not None and compensation_from is not None:
+            raise TypeError("give compensation= or compensation_from=, not both")
+        if "activity_id" in options:
+            raise TypeError("the saga sets the activity id, which carries the key: use key= to tell calls apart")
+        inputs = arguments(arg, args)
+        if compensation is not None and not isinstance(compensation, Compensation):
+            compensation = Compensation(compensation, args=inputs)
+        name = step or registered_name(fn)
+        record = StepRecord(
+            name,
+            self._root.key(name, key),
+            input=inputs if compensation_from else None,
+            compensation=compensation,
+            compensation_from=compensation_from,
+        )
+        return self._execute(record, kind, fn, inputs, options)
+
+    async def _execute(
+        self, record: StepRecord, kind: Kind, target: Any, inputs: list[Any], options: dict[str, Any]
+    ) -> Any:
+        if self._state != "OPEN" or self._parent is not None:
+            await self._admit()
+        task = self._start(record, kind, target, inputs, options)
+        cancel: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                # Never `await task`: the SDK's handle swallows the cancel, and this task would not learn of it (3.10).
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                probe_eviction()
+                if self._holds(error):
+                    continue
+                cancel = error
+                if not self.is_past_pivot:
+                    await _turns_of_the_loop()  # a result that came in the same activation wins
+                    record.request_cancel()
+        self._settle(record)
+        if (scope := self._unwinding_scope()) is not None:
+            await scope._hold()
+            raise _unwound() from record.error
+        if cancel is not None:
+            record.raised = True
+            raise cancel from record.error
+        if record.error is not None:
+            raise record.error
+        return task.result()
+
+    def _start(
+        self, record: StepRecord, kind: Kind, target: Any, inputs: list[Any], options: dict[str, Any]
+    ) -> asyncio.Task[Any]:
+        """Arm the step, then give its command: in this order, so that nothing lies between them."""
+        record.place = self._root.tick()
+        self.stack.append(record)
+        id = step_id(record.name, "do", record.key)
+        try:
+            if kind == "child":
+                child = _Child(target, inputs, {"id": id, **_CHILD_OPTIONS, **options})
+                record.started(child.task, child.cancel)
+            else:
+                options = {**_ACTIVITY_OPTIONS, **self.activity_options, **options}
+                handle = workflow.start_activity(target, args=inputs, activity_id=id, **options)
+                record.started(handle, handle.cancel)
+        except Exception:
+            self.stack.remove(record)  # bad options or input: no command was given
+            raise
+        self.in_flight[record] = None
+        self._root.records.append(record)
+        return record.task
+
+    def _settle(self, record: StepRecord) -> None:
+        """Note what became of a step whose task is done; the drain may have done so before its caller."""
+        if record.outcome is not None:
+            return
+        del self.in_flight[record]
+        record.ended = self._root.tick()
+        record.settle()
+        if record.compensation_from is not None:
+            self._choose_compensation(record, record.compensation_from)
+        if record.undo_state is None:
+            self.stack.remove(record)
+
+    def _choose_compensation(self, record: StepRecord, choose: Callable[[StepOutcome], Any]) -> None:
+        inputs = record.input or []
+        assert record.outcome is not None
+        outcome: StepOutcome = StepOutcome(
+            record.outcome,
+            record.task.result() if record.outcome is Outcome.APPLIED else None,
+            inputs[0] if len(inputs) == 1 else inputs or None,
+            record.key,
+        )
+        try:
+            chosen = choose(outcome)
+            if not isinstance(chosen, (Compensation, SagaState, type(None))):
+                raise TypeError(f"it returned {type(chosen).__name__}, not a Compensation, a SagaState or None")
+        except Exception as error:
+            raise self._root.refuse(f"compensation_from= of step {record.name!r} failed: {error!r}") from error
+        if isinstance(chosen, Compensation):
+            record.compensation, record.compensation_from = chosen, None
+            return
+        record.disarm()
+        if chosen is not None:
+            joined = records_of(chosen, record.place)
+            self.stack += joined
+            self._root.records += joined
+
+    def _push(
+        self,
+        target: Any,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> None:
+        if isinstance(target, Compensation):
+            if arg is not UNSET or args or options:
+                raise TypeError("a Compensation holds its arguments and options already")
+        else:
+            target = Compensation(target, arg, args=args, **options)
+        scope = self._accepting_scope()
+        name = step or target.name
+        scope._arm_pushed(StepRecord(name, self._root.key(name, key), phase="push", compensation=target))
+
+    def _push_callback(
+        self, function: Callable[..., Awaitable[object]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        scope = self._accepting_scope()
+        callback = Callback(function, args, dict(kwargs))
+        # No provider ever sees a callback's key, so two tasks may push the same function.
+        key = self._root.derive(callback.name, self._root.count(callback.name))
+        scope._arm_pushed(StepRecord(callback.name, key, phase="push", compensation=callback))
+
+    def _arm_pushed(self, record: StepRecord) -> None:
+        record.place = record.ended = self._root.tick()
+        record.outcome = Outcome.APPLIED
+        self.stack.append(record)
+        self._root.records.append(record)
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the scope: well, once its steps in flight have ended; or badly, unwinding it."""
+        failure = None if exc is None else saga_failure(exc)
+        if exc is not None and failure is None:
+            if isinstance(exc, workflow.ContinueAsNewError) and self.stack and self._state == "OPEN":
+                raise RuntimeError(
+                    "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
+                    "or leave the scope first"
+                ) from exc
+            return  # a bug, or control flow of the SDK's
+        if failure is not None:
+            probe_eviction()
+        if await self._is_taken_over():
+            if exc is None:
+                raise _unwound()
+            return
+        if self._state != "OPEN":
+            return  # compensate() or detach() has ended it
+        if self._root.misuse is not None:
+            raise self._root.misuse
+        if self._expired and isinstance(failure, asyncio.CancelledError):
+            failure = self._deadline_error() or failure
+        if failure is None or self._holds(failure):
+            failure = await self._end_well()
+        if failure is not None:
+            failure = await self._end_badly(failure)
+        elif self._parent is None:
+            failure = self._root.held_cancel
+        if failure is not None and failure is not exc:
+            raise failure
+
+    async def _end_well(self) -> BaseException | None:
+        """Close the scope; return the reason if it has to end badly after all."""
+        while self.in_flight or self._savepoints:
+            try:
+                await workflow.wait_condition(lambda: not self._is_busy())
+            except asyncio.CancelledError as cancel:
+                probe_eviction()
+                if not self._holds(cancel):
+                    return self._deadline_error() or cancel
+            if await self._is_taken_over():
+                raise _unwound()
+            self.settle_in_flight()
+        if self._root.misuse is not None:
+            raise self._root.misuse
+        if self._expired and (error := self._deadline_error()):
+            return error
+        swallowed = [record for record in self.stack if record.raised]
+        if swallowed:
+            self.stack[:] = [record for record in self.stack if not record.raised]
+            cause = swallowed[-1].error
+            interrupted = await self._unwind(swallowed)
+            # Ending well has failed: what the scope did goes the way of every saga that ends badly.
+            if self.failed:
+                return self.failed[0].error or cause or asyncio.CancelledError()
+            if interrupted is not None and not self._holds(interrupted):
+                return interrupted
+        if self._parent is None:
+            self._close("COMPLETED")
+        else:
+            self.join_parent()
+        self._release()
+        return None
+
+    async def _end_badly(self, failure: BaseException) -> BaseException:
+        """Unwind; return what the scope raises."""
+        cancel = await self._unwind(self.stack)
+        error = self._compensation_error(failure) if self.failed else failure
+        self._close("INCOMPLETE" if self.failed else "COMPENSATED")
+        if self._expired and sys.version_info >= (3, 11) and self._owner is not None:
+            self._owner.uncancel()
+        self._release()
+        cancel = cancel or self._root.held_cancel
+        if cancel is None or isinstance(error, asyncio.CancelledError):
+            return error
+        if self._parent is not None:
+            cancel.__cause__ = error
+            return cancel
+        if workflow.cancellation_reason() is not None and self._owner is not None:
+            self._owner.cancel()  # code that catches the error meets the cancel at its next await
+        return error
+
+    async def _unwind(self, todo: list[StepRecord]) -> asyncio.CancelledError | None:
+        """Undo `todo`, whatever happens; return the last cancel that came meanwhile."""
+        self._stop_timer()
+        self._state = "UNWINDING"
+        self._released = self._released or asyncio.get_running_loop().create_future()
+        workflow.logger.info("Saga %s unwinds", self.name, extra={"saga": self.name})
+        kept: asyncio.CancelledError | None = None
+        while True:
+            self.unwind_task = asyncio.create_task(unwind(self, todo))
+            kept = await outlast(self.unwind_task) or kept
+            self.unwind_task.result()  # a bug in a callback fails the workflow task
+            if not todo:  # nothing was registered since its last look
+                break
+        workflow.logger.info("Saga %s has unwound", self.name, extra={"saga": self.name})
+        return kept
+
+    async def compensate(self) -> SagaReport:
+        """Unwind now, without an error: a rejected review is no exception. The scope is closed then.
+
+        Returns:
+            The report: what was undone.
+
+        Raises:
+            CompensationError: If a compensation failed for good.
+            asyncio.CancelledError: If a cancel came meanwhile; everything has been undone.
+            SagaClosed: If the saga has ended.
+            RuntimeError: From a task that did not enter the scope.
+        """
+        self._require_owner("compensate()")
+        await self._admit()
+        cancel = await self._unwind(self.stack)
+        self._close("INCOMPLETE" if self.failed else "COMPENSATED")
+        self._release()
+        if self.failed:
+            raise self._compensation_error(cancel)
+        if cancel is not None:
+            raise cancel
+        return self.report()
+
+    def pivot(self) -> None:
+        """Pass the point of no return: what succeeded is kept for good, in this scope and those around it.
+
+        The deadline stops. From here on the workflow's cancel is held until the saga ends, and a cancel of a scope
+        inside lets a step run to its end. A failed step whose error was swallowed is still undone. Later compensations
+        work as before.
+
+        Raises:
+            SagaClosed: If the saga has ended.
+            RuntimeError: With a step in flight, or from a task that did not enter the scope.
+        """
+        self._require_open("pivot()")
+        enclosing = [self]
+        while (parent := enclosing[-1]._parent) is not None:
+            enclosing.append(parent)
+        if any(scope.in_flight for scope in (enclosing[-1], *enclosing[-1].open_savepoints())):
+            raise self._root.refuse("pivot() with a step in flight: await every step first, it may yet fail")
+        for scope in enclosing:
+            for record in scope.stack:
+                if not record.raised:
+                    record.disarm()
+            scope.stack[:] = [record for record in scope.stack if record.raised]
+            scope._stop_timer()
+        self._root.past_pivot = True
+        self._root.cancelled_at_pivot = workflow.cancellation_reason() is not None
+
+    def detach(self) -> SagaState:
+        """Return the armed compensations as data, and give them up here: for `Saga(state=...)` elsewhere.
+
+        Raises:
+            ValueError: If an option of a compensation cannot be written down.
+            SagaClosed: If the saga has ended.
+            RuntimeError: With a step in flight, a callback on the stack, in a savepoint, or from a task that did not
+                enter the scope.
+        """
+        self._require_open("detach()")
+        if self._parent is not None or self._savepoints:
+            raise self._root.refuse("detach() in a savepoint: leave it first, so that it ends well or badly")
+        if self.in_flight:
+            raise self._root.refuse("detach() with a step in flight: await every step first")
+        callbacks = [record.name for record in self.stack if isinstance(record.compensation, Callback)]
+        if callbacks:
+            raise self._root.refuse(
+                f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
+            )
+        if self._root.misuse is not None:
+            raise self._root.misuse
+        root = self._root
+        left = self._expires_at - asyncio.get_running_loop().time() if self._timer else None
+        state = SagaState(
+            version=VERSION,
+            name=root.name,
+            ordinal=root.ordinal,
+            anchor=root.anchor,
+            ticks=root.ticks,
+            counts=dict(root.counts),
+            keyed={step: list(keys) for step, keys in root.keyed.items()},
+            past_pivot=root.past_pivot,
+            deadline=left,
+            steps=[state_of(record, self.compensation_options) for record in self.stack],
+        )
+        self._close("DETACHED")
+        return state
+
+    def report(self) -> SagaReport:
+        """Return what people see of the saga: names, keys and states. A savepoint reports its whole saga."""
+        self._require_entered()
+        if self._parent is not None:
+            return self._parent.report()
+        state: Any = self._state
+        return SagaReport(self.name, state, report_steps(self._root.records, ended_well=state == "COMPLETED"))
+
+    def idempotency_key(self, *parts: str | int) -> str:
+        """Return a key for an effect of the workflow's own: as stable as a step's, and different from each of them.
+
+        Args:
+            parts: What names the effect within this saga; at least one.
+
+        Raises:
+            ValueError: If there are no parts.
+        """
+        self._require_entered()
+        return self._root.derive(check_parts(parts))
+
+    # --- what the unwind reads and does ------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been entered and has not ended."""
+        return self._state in ("OPEN", "UNWINDING")
+
+    @property
+    def is_unwinding(self) -> bool:
+        """Whether its compensations run."""
+        return self._state == "UNWINDING"
+
+    @property
+    def is_past_pivot(self) -> bool:
+        """Whether its saga has passed the point of no return."""
+        return self._root.past_pivot
+
+    @property
+    def owner(self) -> asyncio.Task[Any] | None:
+        """The task that entered it."""
+        return self._owner
+
+    @property
+    def records(self) -> list[StepRecord]:
+        """The steps of the saga, those of its savepoints included."""
+        return self._root.records
+
+    def open_savepoints(self) -> list[Saga]:
+        """Return the savepoints inside that are still open, at any depth."""
+        return [each for savepoint in self._savepoints for each in (savepoint, *savepoint.open_savepoints())]
+
+    def settle_in_flight(self) -> None:
+        """Note what became of the steps whose task is done."""
+        for record in [record for record in self.in_flight if record.task.done()]:
+            self._settle(record)
+
+    def join_parent(self) -> None:
+        """Hand what a savepoint armed over to its parent, and close it."""
+        if self._parent is None or self._state == "JOINED":
+            return
+        self._parent.stack += self.stack
+        self.stack = []
+        self._close("JOINED")
+
+    # --- states ------------------------------------------------------------------------------------------------------
+
+    def _close(self, state: _State) -> None:
+        self._state = state
+        self._stop_timer()
+        if self._parent is not None:
+            self._parent.failed += self.failed
+            self._parent._savepoints.remove(self)
+
+    def _release(self) -> None:
+        # Just before the owner raises: the callers that were held go on after it.
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
+
+    async def _hold(self) -> None:
+        assert self._released is not None
+        await outlast(self._released)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _is_busy(self) -> bool:
+        return bool(self._savepoints) or any(not record.task.done() for record in self.in_flight)
+
+    def _unwinding_scope(self) -> Saga | None:
+        """Return this scope or the nearest around it that unwinds."""
+        scope: Saga | None = self
+        while scope is not None and not scope.is_unwinding:
+            scope = scope._parent
+        return scope
+
+    async def _is_taken_over(self) -> bool:
+        """Tell whether the unwind of a scope around this savepoint undoes its steps; wait for its end."""
+        scope = self._unwinding_scope()
+        if scope is not None:
+            await scope._hold()
+        return scope is not None or self._state == "JOINED"
+
+    async def _admit(self) -> None:
+        """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
+        scope = self._unwinding_scope()
+        if scope is not None:
+            if scope in unwinding.get():
+                raise self._root.refuse(
+                    f"saga {self.name!r} unwinds, and code that its unwind runs called a step of it, which would wait for "
+                    "itself: call workflow.execute_activity(...) in a callback"
+                )
+            await scope._hold()
+            raise _unwound()
+        if self._state != "OPEN":
+            raise self._closed()
+
+    def _accepting_scope(self) -> Saga:
+        """Return the scope that takes a registration: this one, or the unwinding one that has taken it over."""
+        self._require_entered()
+        scope = self
+        while scope._state == "JOINED" and scope._parent is not None:
+            scope = scope._parent
+        if scope.is_unwinding or (scope is self and scope._state == "OPEN"):
+            return scope
+        raise self._closed()
+
+    def _holds(self, cancel: BaseException) -> bool:
+        """Hold the workflow's own cancel, if it came after the pivot: it is raised when the saga ends."""
+        root = self._root
+        if (
+            not root.past_pivot
+            or root.cancelled_at_pivot
+            or not isinstance(cancel, asyncio.CancelledError)
+            or workflow.cancellation_reason() is None
+            or asyncio.current_task() is not root.owner  # it reaches the main method's task alone, and once
+            or root.held_cancel not in (None, cancel)
+        ):
+            return False
+        if root.held_cancel is None and sys.version_info >= (3, 11) and root.owner is not None:
+            root.owner.uncancel()
+        root.held_cancel = cancel
+        return True
+
+    def _require_entered(self) -> None:
+        if self._state == "NEW" and self._parent is None:
+            raise RuntimeError("enter the saga first: async with Saga() as saga")
+
+    def _require_owner(self, what: str) -> None:
+        self._require_entered()
+        if asyncio.current_task() is not self._owner:
+            raise self._root.refuse(f"{what} from a task that did not enter the scope: call it where the scope is")
+
+    def _require_open(self, what: str) -> None:
+        self._require_owner(what)
+        if self._state != "OPEN" or self._unwinding_scope() is not None:
+            raise self._closed()
+
+    def _closed(self) -> SagaClosed:
+        return SagaClosed(f"saga {self.name!r} has ended")
+
+    def _deadline_error(self) -> SagaDeadlineExceeded | None:
+        # A workflow's cancel wins: it was asked for by someone.
+        if not self._expired or (workflow.cancellation_reason() is not None and not self._cancelled_at_entry):
+            return None
+        return SagaDeadlineExceeded(f"saga {self.name!r} passed its deadline")
+
+    def _compensation_error(self, cause: BaseException | None) -> CompensationError:
+        names = ", ".join(record.name for record in self.failed)
+        error = CompensationError(f"saga {self.name!r}: compensations failed for good: {names}", self.report())
+        error.__cause__ = cause
+        return error
+
+
+class _Child:
+    """A child workflow as a step: in a task of the saga's own, which nobody cancels.
+
+    The SDK gives a start up when the workflow is cancelled meanwhile (`reraise_on_workflow_cancellation`), and the child
+    would run on unseen. So a cancel waits until the child has started; it is sent once, as the SDK would repeat it.
+    """
+
+    def __init__(self, target: Any, inputs: list[Any], options: dict[str, Any]) -> None:
+        self._handle: workflow.ChildWorkflowHandle[Any, Any] | None = None
+        self._cancelled = False
+        self.task = asyncio.create_task(self._run(target, inputs, options))
+
+    async def _run(self, target: Any, inputs: list[Any], options: dict[str, Any]) -> Any:
+        self._handle = await workflow.start_child_workflow(target, args=inputs, **options)
+        if self._cancelled:
+            self._handle.cancel()
+        return await self._handle
+
+    def cancel(self) -> None:
+        if self._handle is not None and not self._cancelled:
+            self._handle.cancel()
+        self._cancelled = True
+
+
+async def _turns_of_the_loop() -> None:
+    # What arrived with the cancel passes through up to four callbacks of the SDK's until its task is done.
+    for _ in range(4):
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            probe_eviction()
+
+
+def _unwound() -> asyncio.CancelledError:
+    return asyncio.CancelledError("the saga has been unwound")
+
+
+def _options(options: Any) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError("options are a mapping: call the preset, as in presets.standard()")
+    return dict(options or {})

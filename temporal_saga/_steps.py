@@ -1,0 +1,446 @@
+"""The typed surface of a saga: what users call, in the types of their own activities.
+
+All behaviour is in the three methods at the end, which `Saga` defines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
+from ._typing import UNSET
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from typing import Any, Literal
+
+    from typing_extensions import Concatenate, Unpack
+
+    from ._compensation import Compensation
+    from ._typing import (
+        ActivityOptions,
+        ChildOptions,
+        FromOutcome,
+        MethodUndo0,
+        P,
+        Ps,
+        R,
+        Undo,
+        Undo0,
+        UndoN,
+    )
+
+
+class Steps:
+    """The calls that add to a saga: three that run a step, two that push a compensation.
+
+    The overloads say `async def` and the bodies `def`: to a caller both return a coroutine, but
+    a `def` runs when it is called, which is when a step takes its number. With
+    `asyncio.gather(...)` over a list the keys are then in the list's order, whichever task runs
+    first.
+    """
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: Callable[[], Awaitable[R]],
+        *,
+        compensation: Undo0 = None,
+        compensation_from: FromOutcome[None, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: Callable[[], R],
+        *,
+        compensation: Undo0 = None,
+        compensation_from: FromOutcome[None, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: Callable[[P], Awaitable[R]],
+        arg: P,
+        *,
+        compensation: Undo[P] = None,
+        compensation_from: FromOutcome[P, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: Callable[[P], R],
+        arg: P,
+        *,
+        compensation: Undo[P] = None,
+        compensation_from: FromOutcome[P, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: Callable[..., Awaitable[R]],
+        *,
+        args: Sequence[Any],
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: Callable[..., R],
+        *,
+        args: Sequence[Any],
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity(
+        self,
+        activity: str,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        result_type: type | None = None,
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> Any: ...
+
+    def execute_activity(
+        self, activity: Any, arg: Any = UNSET, **options: Any
+    ) -> Coroutine[Any, Any, Any]:
+        """Execute an activity as a step of this saga and wait for its result.
+
+        Takes what `workflow.execute_activity` takes. The step's compensation is
+        armed before the activity starts and runs if the saga unwinds, unless the activity is
+        proven never to have taken effect.
+
+        Args:
+            activity: Activity function, callable instance or activity name.
+            arg: Single argument to the activity.
+            args: Several arguments to the activity. Cannot be set if `arg` is.
+            compensation: What undoes the step: an activity, a child workflow's run method or the
+                name of an activity, each called with the step's own input, or a
+                `Compensation` with an input and options of its own.
+            compensation_from: What undoes the step if that depends on what became of it: a function
+                of the `StepOutcome` to a `Compensation`, to a
+                `SagaState` (the detached saga of a child, whose compensations take the
+                step's place) or to None. Called once, when the outcome is known and is not
+                `NOT_APPLIED`. Cannot be set if `compensation` is.
+            step: Name of the step in ids and reports, by default the activity's registered name.
+                It goes into history: treat it as persistent data.
+            key: What tells this step from others of its name, by default their order of call. Must
+                be set where tasks call steps of one name in an order that can change.
+            result_type: Type of the result, where the activity is given by name.
+            **options: Options of the activity, over those of the saga.
+
+        Returns:
+            The activity's result.
+
+        Raises:
+            ActivityError: The activity failed.
+            asyncio.CancelledError: The step was cancelled, or its scope is unwinding: the call then
+                waits until the unwind has ended.
+            SagaClosed: The scope has ended or was detached.
+            TypeError: `compensation` and `compensation_from` are both set; or `activity_id`
+                is, which carries the step's key: use `key`.
+        """
+        return self._step("activity", activity, arg, **options)
+
+    @overload
+    async def execute_activity_method(
+        self,
+        activity: Callable[[Any], Awaitable[R]],
+        *,
+        compensation: MethodUndo0 = None,
+        compensation_from: FromOutcome[None, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity_method(
+        self,
+        activity: Callable[[Any], R],
+        *,
+        compensation: MethodUndo0 = None,
+        compensation_from: FromOutcome[None, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity_method(
+        self,
+        activity: Callable[[Any, P], Awaitable[R]],
+        arg: P,
+        *,
+        compensation: Undo[P] = None,
+        compensation_from: FromOutcome[P, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity_method(
+        self,
+        activity: Callable[[Any, P], R],
+        arg: P,
+        *,
+        compensation: Undo[P] = None,
+        compensation_from: FromOutcome[P, R] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity_method(
+        self,
+        activity: Callable[Concatenate[Any, ...], Awaitable[R]],
+        *,
+        args: Sequence[Any],
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_activity_method(
+        self,
+        activity: Callable[Concatenate[Any, ...], R],
+        *,
+        args: Sequence[Any],
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ActivityOptions],
+    ) -> R: ...
+
+    def execute_activity_method(
+        self, activity: Any, arg: Any = UNSET, **options: Any
+    ) -> Coroutine[Any, Any, Any]:
+        """Execute an activity, named by its unbound method, as a step of this saga.
+
+        For activities that are methods: the workflow has the class, the worker its instance. The
+        `self` of the method is not counted among its arguments.
+
+        Args:
+            activity: Unbound method, such as `Bank.withdraw`.
+            arg: Single argument to the activity.
+            args: Several arguments to the activity. Cannot be set if `arg` is.
+            compensation: As in `execute_activity`; may be an unbound method as well.
+            compensation_from: As in `execute_activity`.
+            step: As in `execute_activity`.
+            key: As in `execute_activity`.
+            **options: Options of the activity, over those of the saga.
+
+        Returns:
+            The activity's result.
+
+        Raises:
+            ActivityError: The activity failed.
+            asyncio.CancelledError: As in `execute_activity`.
+            SagaClosed: The scope has ended or was detached.
+            TypeError: As in `execute_activity`.
+        """
+        return self._step("activity", activity, arg, **options)
+
+    @overload
+    async def execute_child_workflow(
+        self,
+        workflow: Callable[[Any], Awaitable[R]],
+        *,
+        compensation: MethodUndo0 = None,
+        compensation_from: FromOutcome[None, R] = None,
+        **options: Unpack[ChildOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_child_workflow(
+        self,
+        workflow: Callable[[Any, P], Awaitable[R]],
+        arg: P,
+        *,
+        compensation: Undo[P] = None,
+        compensation_from: FromOutcome[P, R] = None,
+        **options: Unpack[ChildOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_child_workflow(
+        self,
+        workflow: Callable[Concatenate[Any, ...], Awaitable[R]],
+        *,
+        args: Sequence[Any],
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ChildOptions],
+    ) -> R: ...
+
+    @overload
+    async def execute_child_workflow(
+        self,
+        workflow: str,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        result_type: type | None = None,
+        compensation: UndoN = None,
+        compensation_from: FromOutcome[Any, Any] = None,
+        **options: Unpack[ChildOptions],
+    ) -> Any: ...
+
+    def execute_child_workflow(
+        self, workflow: Any, arg: Any = UNSET, **options: Any
+    ) -> Coroutine[Any, Any, Any]:
+        """Execute a child workflow as a step of this saga and wait for its result.
+
+        Takes what `workflow.execute_child_workflow` takes. The id is by default
+        made of the step's name and key, and the parent close policy is `REQUEST_CANCEL`: a child
+        that is cancelled can still unwind, one that is terminated cannot.
+
+        Args:
+            workflow: Run method of the workflow, such as `Ship.run`, or workflow name.
+            arg: Single argument to the workflow.
+            args: Several arguments to the workflow. Cannot be set if `arg` is.
+            compensation: As in `execute_activity`. A name is an activity's: for a workflow
+                by name use `Compensation.child_workflow`.
+            compensation_from: As in `execute_activity`.
+            step: Name of the step, by default the workflow's registered name.
+            key: As in `execute_activity`.
+            result_type: Type of the result, where the workflow is given by name.
+            **options: Options of the child workflow. Those of the saga are for activities only.
+
+        Returns:
+            The workflow's result.
+
+        Raises:
+            ChildWorkflowError: The workflow failed.
+            temporalio.exceptions.WorkflowAlreadyStartedError: A workflow of this id is open or,
+                under the id reuse policy, was.
+            asyncio.CancelledError: As in `execute_activity`.
+            SagaClosed: The scope has ended or was detached.
+            TypeError: `compensation` and `compensation_from` are both set.
+        """
+        return self._step("child", workflow, arg, **options)
+
+    @overload
+    def add_compensation(
+        self, activity: Compensation, *, step: str | None = None, key: str | None = None
+    ) -> None: ...
+
+    @overload
+    def add_compensation(
+        self, activity: Callable[[], Any], **options: Unpack[ActivityOptions]
+    ) -> None: ...
+
+    @overload
+    def add_compensation(
+        self, activity: Callable[[P], Any], arg: P, **options: Unpack[ActivityOptions]
+    ) -> None: ...
+
+    @overload
+    def add_compensation(
+        self, activity: Callable[[Any, P], Any], arg: P, **options: Unpack[ActivityOptions]
+    ) -> None: ...
+
+    @overload
+    def add_compensation(
+        self,
+        activity: Callable[..., Any],
+        *,
+        args: Sequence[Any],
+        **options: Unpack[ActivityOptions],
+    ) -> None: ...
+
+    @overload
+    def add_compensation(
+        self,
+        activity: str,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        **options: Unpack[ActivityOptions],
+    ) -> None: ...
+
+    def add_compensation(self, activity: Any, arg: Any = UNSET, **options: Any) -> None:
+        """Push a compensation by hand, for an effect that no step of this saga has made.
+
+        It takes its place in the order of undoing at the moment of this call.
+
+        Args:
+            activity: Activity function, unbound method, a workflow's run method, activity name, or
+                a `Compensation`, which holds its own input and options.
+            arg: Single argument.
+            args: Several arguments, or none (`[]`) for an unbound method that takes none. Cannot
+                be set if `arg` is.
+            step: As in `execute_activity`.
+            key: As in `execute_activity`.
+            **options: Options of the activity, over the saga's `compensation_options`.
+
+        Raises:
+            SagaClosed: The scope has ended or was detached.
+            TypeError: `activity_id` is set, which carries the compensation's key: use `key`.
+        """
+        self._push(activity, arg, **options)
+
+    def add_callback(
+        self, callback: Callable[Ps, Awaitable[object]], /, *args: Ps.args, **kwargs: Ps.kwargs
+    ) -> None:
+        """Push workflow code to run as a compensation.
+
+        A callback lives in this run only: a saga that holds one cannot be detached. It must not
+        call a step of a scope that unwinds.
+
+        Args:
+            callback: Async function, called in the unwind.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Raises:
+            SagaClosed: The scope has ended or was detached.
+        """
+        self._push_callback(callback, args, kwargs)
+
+    def _step(
+        self,
+        kind: Literal["activity", "child"],
+        fn: Any,
+        arg: Any,
+        *,
+        args: Sequence[Any] = (),
+        compensation: Any = None,
+        compensation_from: Any = None,
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
+        """Count the step and return the coroutine that runs it."""
+        raise NotImplementedError
+
+    def _push(
+        self,
+        target: Any,
+        arg: Any,
+        *,
+        args: Sequence[Any] = (),
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Push a compensation."""
+        raise NotImplementedError
+
+    def _push_callback(
+        self,
+        callback: Callable[..., Awaitable[object]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        """Push workflow code."""
+        raise NotImplementedError

@@ -1,0 +1,129 @@
+"""A worker and client plugin: the sandbox, and the close of a run.
+
+    client = await Client.connect("localhost:7233", plugins=[SagaPlugin()])
+
+Two ways to close a run lie outside every scope in it: an exception that leaves a signal handler closes it at once, and
+a main method that ends, or is cancelled, closes it under the sagas that handlers opened. With the plugin the run waits
+until its open sagas have been cancelled and unwound. It registers no activity and no workflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from temporalio import workflow
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    HandleSignalInput,
+    HandleUpdateInput,
+    Interceptor,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowRunner,
+)
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from ._outcome import saga_failure
+from ._report import Registry
+from ._saga import Saga, guarded
+from ._unwind import probe_eviction
+
+__all__ = ["SagaPlugin"]
+
+
+class SagaPlugin(SimplePlugin):
+    """Give it to the client, which hands it on to its workers, or to a worker or a `Replayer`; not to both."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor()], workflow_runner=_pass_through
+        )
+
+
+def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
+    if runner is None:
+        raise ValueError("SagaPlugin needs a workflow runner to configure")
+    if isinstance(runner, SandboxedWorkflowRunner):
+        restrictions = runner.restrictions.with_passthrough_modules("temporal_saga")
+        return dataclasses.replace(runner, restrictions=restrictions)
+    return runner
+
+
+class _SagaInterceptor(Interceptor):
+    def workflow_interceptor_class(
+        self, input: WorkflowInterceptorClassInput
+    ) -> type[WorkflowInboundInterceptor]:
+        return _HoldClose
+
+
+class _HoldClose(WorkflowInboundInterceptor):
+    """Holds the close of one run until its open sagas have ended."""
+
+    def __init__(self, next: WorkflowInboundInterceptor) -> None:
+        super().__init__(next)
+        self._signal_error: BaseException | None = None
+        self._main_has_ended = False
+
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        guarded.set(True)
+        try:
+            result = await super().execute_workflow(input)
+        except workflow.ContinueAsNewError:
+            await _end_sagas()
+            raise
+        except BaseException as error:
+            failure = saga_failure(error)
+            if failure is None:
+                raise  # a bug fails the task, and eviction leaves no trace
+            if isinstance(failure, asyncio.CancelledError):
+                probe_eviction()
+            await _end_sagas()
+            self._main_has_ended = True
+            if self._signal_error is not None and isinstance(failure, asyncio.CancelledError):
+                raise self._signal_error from None  # the saga was cancelled for it
+            if failure is error:
+                raise
+            raise failure from None
+        await _end_sagas()
+        self._main_has_ended = True
+        return result
+
+    async def handle_signal(self, input: HandleSignalInput) -> None:
+        guarded.set(True)
+        try:
+            await super().handle_signal(input)
+        except (Exception, asyncio.CancelledError) as error:
+            failure = saga_failure(error)
+            if failure is None:
+                raise
+            if isinstance(failure, asyncio.CancelledError):
+                probe_eviction()
+            self._signal_error = failure
+            await _end_sagas()
+            if not self._main_has_ended:
+                raise failure
+
+    async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
+        guarded.set(True)
+        return await super().handle_update_handler(input)
+
+
+async def _end_sagas() -> None:
+    """Cancel the open sagas of other tasks, and wait until each has unwound."""
+    registry = Registry.find()
+    task = asyncio.current_task()
+
+    def open_sagas() -> list[Saga]:
+        return [saga for saga in registry.open_sagas() if saga.owner is not task] if registry else []
+
+    while sagas := open_sagas():
+        for saga in sagas:
+            if not saga.is_unwinding and saga.owner is not None:
+                saga.owner.cancel()
+        try:
+            await workflow.wait_condition(lambda: not open_sagas())
+        except asyncio.CancelledError:
+            probe_eviction()
