@@ -19,7 +19,9 @@ from ._outcome import Outcome, StepRecord
 from ._typing import UNSET
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, Unpack
+    from typing import Concatenate
+
+    from typing_extensions import Unpack
 
     from ._typing import ChildCompensationOptions, CompensationOptions, P
 
@@ -68,12 +70,18 @@ class Compensation:
 
     @overload
     def __init__(
-        self, activity_or_workflow: Callable[[P], Any], arg: P, **options: Unpack[CompensationOptions]
+        self,
+        activity_or_workflow: Callable[[P], Any],
+        arg: P,
+        **options: Unpack[CompensationOptions],
     ) -> None: ...
 
     @overload
     def __init__(
-        self, activity_or_workflow: Callable[[Any, P], Any], arg: P, **options: Unpack[CompensationOptions]
+        self,
+        activity_or_workflow: Callable[[Any, P], Any],
+        arg: P,
+        **options: Unpack[CompensationOptions],
     ) -> None: ...
 
     @overload
@@ -109,7 +117,9 @@ class Compensation:
         self._options = options
         check_arguments(activity_or_workflow, self._args)
         if "activity_id" in options:
-            raise TypeError("the saga sets the activity id of a compensation: leave out activity_id=")
+            raise TypeError(
+                "the saga sets the activity id of a compensation: leave out activity_id="
+            )
 
     @overload
     @classmethod
@@ -185,22 +195,25 @@ class Compensation:
 
     def start(self, activity_options: dict[str, Any], id: str, summary: str) -> Awaitable[Any]:
         """Start it. The call is the user's own, through their interceptors."""
+        sdk: Any = workflow  # whose overloads cannot tell what the target is
         if self._kind == "child":
-            options = {
+            options: dict[str, Any] = {
                 "id": id,
                 "parent_close_policy": workflow.ParentClosePolicy.ABANDON,
                 "static_summary": summary,
                 **self._options,
             }
-            return workflow.execute_child_workflow(cast(Any, self._target), args=self._args, **options)
-        options = {"summary": summary, **activity_options, **self._options}
-        return workflow.start_activity(
-            cast(Any, self._target), args=self._args, activity_id=id, **options
-        )
+            call = sdk.execute_child_workflow
+        else:
+            options = {"summary": summary, **activity_options, **self._options, "activity_id": id}
+            call = sdk.start_activity
+        return cast("Awaitable[Any]", call(self._target, args=self._args, **options))
 
     def to_state(self, activity_options: dict[str, Any]) -> CompensationState:
         """Return it as data, with the saga's own options laid under its options."""
-        options = {**activity_options, **self._options} if self._kind == "activity" else self._options
+        options = (
+            {**activity_options, **self._options} if self._kind == "activity" else self._options
+        )
         # As the payloads that the user's converter makes: any converter works, and nothing changes its type.
         payloads = workflow.payload_converter().to_payloads(self._args)
         return CompensationState(
@@ -264,17 +277,20 @@ def registered_name(target: Any) -> str:
             "or give saga.add_callback(...) workflow code"
         )
     if definition.name is None:
-        raise TypeError("a dynamic activity has no name of its own: call it by the name that you want")
+        raise TypeError(
+            "a dynamic activity has no name of its own: call it by the name that you want"
+        )
     return cast(str, definition.name)
 
 
 def check_arguments(target: Any, args: Sequence[Any]) -> None:
     """Raise TypeError if a decorated function cannot take the arguments: found now, not when the undo is needed."""
-    registered_name(target)
-    definition = getattr(target, "__temporal_activity_definition", None)
-    types = definition and definition.arg_types
-    if isinstance(target, str) or (types is not None and len(types) == len(args)):
+    if isinstance(target, str):
         return
+    definition = getattr(target, "__temporal_activity_definition", None)
+    if definition is not None and definition.arg_types and len(definition.arg_types) == len(args):
+        return
+    registered_name(target)
     least, most = _arity(target)
     if not least <= len(args) <= most:
         raise TypeError(
@@ -338,7 +354,7 @@ class SagaState:
     keyed: dict[str, list[str]]
     past_pivot: bool
     deadline: float | None
-    steps: list[StepState] = field(default_factory=list)
+    steps: list[StepState] = field(default_factory=list[StepState])
 
 
 VERSION = 1
@@ -360,11 +376,9 @@ def state_of(record: StepRecord, activity_options: dict[str, Any]) -> StepState:
     )
 
 
-def records_of(
-    state: SagaState, place: tuple[int, ...] = ()
-) -> list[StepRecord]:
+def records_of(state: SagaState, place: tuple[int, ...] = ()) -> list[StepRecord]:
     """Return the armed steps of a state; those of a child take the place of the step that ran it."""
-    records = []
+    records: list[StepRecord] = []
     for step in state.steps:
         record = StepRecord(
             step.name,
@@ -395,12 +409,16 @@ def _encode(target: str, name: str, value: Any) -> Any:
     if isinstance(value, Priority):
         return [value.priority_key, value.fairness_key, value.fairness_weight]
     if isinstance(value, RetryPolicy):
-        policy = asdict(value)
-        policy["initial_interval"] = value.initial_interval // _MICROSECOND
-        policy["maximum_interval"] = value.maximum_interval and value.maximum_interval // _MICROSECOND
-        policy["non_retryable_error_types"] = list(value.non_retryable_error_types or ())
-        return policy
-    raise ValueError(f"option {name}= of the compensation {target!r} cannot be detached: leave it out")
+        longest = value.maximum_interval
+        return {
+            **asdict(value),
+            "initial_interval": value.initial_interval // _MICROSECOND,
+            "maximum_interval": None if longest is None else longest // _MICROSECOND,
+            "non_retryable_error_types": list(value.non_retryable_error_types or ()),
+        }
+    raise ValueError(
+        f"option {name}= of the compensation {target!r} cannot be detached: leave it out"
+    )
 
 
 def _decode(name: str, value: Any) -> Any:

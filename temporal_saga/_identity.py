@@ -10,7 +10,9 @@ The derivation is frozen: a change of it breaks every open run.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -23,9 +25,36 @@ Phase = Literal["do", "undo", "push"]
 _BUSINESS = UUID("6b2f3a52-9f4e-5d0c-8a51-0f3a7c1d9e64")
 
 
-def derive(anchor: UUID, *path: object) -> str:
-    """Return the key of a path of strings, integers and lists of them."""
-    return str(uuid5(anchor, json.dumps(path, separators=(",", ":"))))
+class Keys:
+    """Derives the keys of one saga: the uuid5, in the run's anchor, of a path as compact JSON.
+
+    Written out, since `uuid.uuid5` and `json.dumps` of the whole path are slow, and each step needs a key.
+    """
+
+    def __init__(self, anchor: str, saga: str, ordinal: int) -> None:
+        self._namespace = UUID(anchor).bytes
+        self._saga = f"[{json.dumps(saga)},{ordinal},"
+        self._steps: dict[str, str] = {}
+
+    def of_step(self, step: str, use: int | str) -> str:
+        """Return the key of the nth use of a step, or of the use that `key=` names."""
+        path = self._steps.get(step)
+        if path is None:
+            path = self._steps[step] = f"{self._saga}{json.dumps(step)},"
+        return self._uuid5(f"{path}{use}]" if isinstance(use, int) else f"{path}{json.dumps(use)}]")
+
+    def of_parts(self, parts: list[str | int]) -> str:
+        """Return the key of a user's own effect: a list in the place of a step's name, so never that of a step."""
+        return self._uuid5(f"{self._saga}{json.dumps(parts, separators=(',', ':'))}]")
+
+    def _uuid5(self, path: str) -> str:
+        digest = bytearray(
+            sha1(self._namespace + path.encode(), usedforsecurity=False).digest()[:16]
+        )
+        digest[6] = digest[6] & 0x0F | 0x50
+        digest[8] = digest[8] & 0x3F | 0x80
+        text = digest.hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def step_id(name: str, phase: Phase, key: str) -> str:
@@ -60,7 +89,7 @@ def business_key(*parts: str | int) -> str:
         ValueError: If there are no parts.
         TypeError: If a part is neither a str nor an int.
     """
-    return derive(_BUSINESS, *check_parts(parts))
+    return str(uuid5(_BUSINESS, json.dumps(check_parts(parts), separators=(",", ":"))))
 
 
 @dataclass(frozen=True)
@@ -96,16 +125,14 @@ def current_step() -> Step:
     info = activity.info()
     # Read from the right: a step's name may hold colons.
     name, phase, key = ["", "", *info.activity_id.rsplit(":", 2)][-3:]
-    try:
+    with suppress(ValueError):
         forward = UUID(key)
-    except ValueError:
-        phase = ""
-    if phase == "do":
-        return Step(name, "do", key, key, info.attempt)
-    if phase == "undo":
-        return Step(name, "undo", str(uuid5(forward, "undo")), key, info.attempt)
-    if phase == "push":
-        return Step(name, "push", key, None, info.attempt)
+        if phase == "do":
+            return Step(name, "do", key, key, info.attempt)
+        if phase == "undo":
+            return Step(name, "undo", str(uuid5(forward, "undo")), key, info.attempt)
+        if phase == "push":
+            return Step(name, "push", key, None, info.attempt)
     raise RuntimeError(
         f"activity {info.activity_type!r} is no step of a saga: "
         "start it with saga.execute_activity(...), or as a compensation"

@@ -68,7 +68,7 @@ class StepRecord:
         "phase",
         "place",
         "raised",
-                "task",
+        "task",
         "undo_state",
     )
 
@@ -140,12 +140,12 @@ class StepRecord:
         return getattr(self.compensation_from, "__name__", None)
 
 
-_GROUP: type[BaseException] | tuple[()] = getattr(builtins, "BaseExceptionGroup", ())  # 3.11+
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def _leaves(error: Any) -> list[BaseException]:
     if isinstance(error, _GROUP):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]  # type: ignore[attr-defined]
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
     return [error]
 
 
@@ -158,6 +158,9 @@ def saga_failure(error: BaseException) -> BaseException | None:
     leaves = _leaves(error)
     cancels = [leaf for leaf in leaves if isinstance(leaf, asyncio.CancelledError)]
     failures = [leaf for leaf in leaves if not isinstance(leaf, asyncio.CancelledError)]
-    if not all(workflow.is_failure_exception(leaf) for leaf in failures):
+    # A BaseException is control flow: the SDK's own, or a GeneratorExit outside of the workflow's event loop.
+    if not all(
+        isinstance(leaf, Exception) and workflow.is_failure_exception(leaf) for leaf in failures
+    ):
         return None
     return [*failures, *cancels][0]

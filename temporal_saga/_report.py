@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from temporalio import workflow
 
 if TYPE_CHECKING:
-    from ._saga import Saga
     from ._outcome import StepRecord
+    from ._saga import Saga
 
 __all__ = ["SagaReport", "StepReport"]
 
@@ -67,7 +67,7 @@ class Registry:
     @staticmethod
     def find() -> Registry | None:
         """Return the registry of the current run, or None if no saga was entered yet."""
-        registry = getattr(workflow.get_query_handler(QUERY), "__self__", None)
+        registry = getattr(_query_handler(), "__self__", None)
         return registry if isinstance(registry, Registry) else None
 
     @classmethod
@@ -75,13 +75,13 @@ class Registry:
         """Return the registry of the current run; the first saga makes it."""
         registry = cls.find()
         if registry is None:
-            if workflow.get_query_handler(QUERY) is not None:
+            if _query_handler() is not None:
                 raise RuntimeError(
                     f"the workflow has a query handler named {QUERY!r} of its own: rename it, "
                     "that name is where a saga shows its report"
                 )
             registry = cls()
-            workflow.set_query_handler(QUERY, registry.saga_report)
+            cast(Any, workflow).set_query_handler(QUERY, registry.saga_report)
         return registry
 
     def next_ordinal(self, name: str) -> int:
@@ -98,9 +98,13 @@ class Registry:
         return [saga.report() for saga in self.sagas]
 
 
+def _query_handler() -> object:
+    return cast(Any, workflow).get_query_handler(QUERY)
+
+
 def report_steps(records: Iterable[StepRecord], *, ended_well: bool = False) -> list[StepReport]:
     """Return what people see of steps. What is still armed in a saga that ended well is so no more."""
-    reports = []
+    reports: list[StepReport] = []
     for record in records:
         state = record.outcome.value if record.outcome else "RUNNING"
         undo_state = None if ended_well and record.undo_state == "PENDING" else record.undo_state
@@ -114,13 +118,16 @@ def show(name: str, records: Iterable[StepRecord]) -> None:
     done = sum(record.undo_state == "DONE" for record in armed)
     failed = sum(record.undo_state == "FAILED" for record in armed)
     lines = [
-        f"saga **{name}**: {done} of {len(armed)} undone" + (f", {failed} failed" if failed else ""),
+        f"saga **{name}**: {done} of {len(armed)} undone"
+        + (f", {failed} failed" if failed else ""),
         "",
         "| step | state | undo | |",
         "|---|---|---|---|",
     ]
-    for step in report_steps(reversed(armed[-_MOST_ROWS:])):
-        lines.append(f"| {step.name} | {step.state} | {step.undo} | {step.undo_state} |")
+    lines += [
+        f"| {step.name} | {step.state} | {step.undo} | {step.undo_state} |"
+        for step in report_steps(reversed(armed[-_MOST_ROWS:]))
+    ]
     if len(armed) > _MOST_ROWS:
         lines.append(f"\n… and {len(armed) - _MOST_ROWS} older ones")
     workflow.set_current_details("\n".join(lines))

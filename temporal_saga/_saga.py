@@ -23,8 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal
-from uuid import UUID
+from typing import Any, Literal, cast
 
 from temporalio import workflow
 from typing_extensions import Self
@@ -42,12 +41,12 @@ from ._compensation import (
     registered_name,
     state_of,
 )
-from ._identity import check_parts, derive, step_id
+from ._identity import Keys, check_parts, step_id
 from ._outcome import Outcome, StepRecord, saga_failure
 from ._report import Registry, SagaReport, report_steps
 from ._steps import Steps
 from ._typing import UNSET
-from ._unwind import outlast, probe_eviction, unwind, unwinding
+from ._unwind import ended, outlast, probe_eviction, unwind, unwinding
 from .errors import CompensationError, SagaClosed, SagaDeadlineExceeded
 
 __all__ = ["Saga"]
@@ -72,7 +71,9 @@ guarded: ContextVar[bool] = ContextVar("temporal_saga_guarded", default=False)
 class _Root:
     """What the scopes of one saga share."""
 
-    def __init__(self, name: str, ordinal: int, anchor: str, owner: asyncio.Task[Any] | None) -> None:
+    def __init__(
+        self, name: str, ordinal: int, anchor: str, owner: asyncio.Task[Any] | None
+    ) -> None:
         self.name = name
         self.ordinal = ordinal
         self.anchor = anchor
@@ -85,16 +86,13 @@ class _Root:
         self.past_pivot = False
         self.cancelled_at_pivot = False
         self.held_cancel: asyncio.CancelledError | None = None
-        self._namespace = UUID(anchor)
+        self._keys = Keys(anchor, name, ordinal)
         self._users: dict[str, asyncio.Task[Any] | None] = {}
 
     def tick(self) -> tuple[int, ...]:
         """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
         self.ticks += 1
         return (self.ticks,)
-
-    def derive(self, *path: object) -> str:
-        return derive(self._namespace, self.name, self.ordinal, *path)
 
     def key(self, step: str, key: str | None) -> str:
         """Return the key of this use of a step: by `key=`, or else by its number."""
@@ -105,14 +103,21 @@ class _Root:
                     f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
                 )
             used.append(key)
-            return self.derive(step, key)
+            return self._keys.of_step(step, key)
         task = asyncio.current_task()
         if self._users.setdefault(step, task) is not task:
             raise self.refuse(
-                f"step {step!r} is called from two tasks of one saga: after a reset they may come in another order, and "
-                "one would carry the other's key. Give each call a key= from its own data, or a step= name of its own"
+                f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
+                "order, and one would carry the other's key. Give each call a key= from its own data, or a step= name"
             )
-        return self.derive(step, self.count(step))
+        return self._keys.of_step(step, self.count(step))
+
+    def callback_key(self, name: str) -> str:
+        """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
+        return self._keys.of_step(name, self.count(name))
+
+    def user_key(self, parts: tuple[str | int, ...]) -> str:
+        return self._keys.of_parts(check_parts(parts))
 
     def count(self, step: str) -> int:
         self.counts[step] = self.counts.get(step, 0) + 1
@@ -164,11 +169,13 @@ class Saga(Steps):
                 f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
             )
         if state is not None and name not in ("saga", state.name):
-            raise RuntimeError(f"the state is that of saga {state.name!r}: leave out name=, it is part of every key")
-        self.name = name if state is None else state.name
-        self.order = order
-        self.activity_options = _options(activity_options)
-        self.compensation_options = _options(
+            raise RuntimeError(
+                f"the state is that of saga {state.name!r}: leave out name=, it is part of every key"
+            )
+        self.name: str = name if state is None else state.name
+        self.order: Literal["reverse", "concurrent"] = order
+        self.activity_options: dict[str, Any] = {**_ACTIVITY_OPTIONS, **_options(activity_options)}
+        self.compensation_options: dict[str, Any] = _options(
             presets.compensation() if compensation_options is None else compensation_options
         )
         self._deadline = deadline
@@ -184,7 +191,9 @@ class Saga(Steps):
         self._savepoints: list[Saga] = []  # those still open
 
         self.unwind_task: asyncio.Task[None] | None = None
-        self._released: asyncio.Future[None] | None = None  # done when an unwind has ended: callers are held until then
+        self._released: asyncio.Future[None] | None = (
+            None  # done when an unwind has ended: callers are held until then
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
         self._expired = False
@@ -230,7 +239,10 @@ class Saga(Steps):
         else:
             root = _Root(state.name, state.ordinal, state.anchor, self._owner)
             root.ticks, root.past_pivot = state.ticks, state.past_pivot
-            root.counts, root.keyed = dict(state.counts), {k: list(v) for k, v in state.keyed.items()}
+            root.counts, root.keyed = (
+                dict(state.counts),
+                {k: list(v) for k, v in state.keyed.items()},
+            )
             self.stack = records_of(state)
             root.records = list(self.stack)
             seconds = state.deadline
@@ -281,7 +293,9 @@ class Saga(Steps):
         if compensation is not None and compensation_from is not None:
             raise TypeError("give compensation= or compensation_from=, not both")
         if "activity_id" in options:
-            raise TypeError("the saga sets the activity id, which carries the key: use key= to tell calls apart")
+            raise TypeError(
+                "the saga sets the activity id, which carries the key: use key= to tell calls apart"
+            )
         inputs = arguments(arg, args)
         if compensation is not None and not isinstance(compensation, Compensation):
             compensation = Compensation(compensation, args=inputs)
@@ -296,7 +310,12 @@ class Saga(Steps):
         return self._execute(record, kind, fn, inputs, options)
 
     async def _execute(
-        self, record: StepRecord, kind: Kind, target: Any, inputs: list[Any], options: dict[str, Any]
+        self,
+        record: StepRecord,
+        kind: Kind,
+        target: Any,
+        inputs: list[Any],
+        options: dict[str, Any],
     ) -> Any:
         if self._state != "OPEN" or self._parent is not None:
             await self._admit()
@@ -304,8 +323,7 @@ class Saga(Steps):
         cancel: asyncio.CancelledError | None = None
         while not task.done():
             try:
-                # Never `await task`: the SDK's handle swallows the cancel, and this task would not learn of it (3.10).
-                await asyncio.wait([task])
+                await ended(task)
             except asyncio.CancelledError as error:
                 probe_eviction()
                 if self._holds(error):
@@ -326,22 +344,30 @@ class Saga(Steps):
         return task.result()
 
     def _start(
-        self, record: StepRecord, kind: Kind, target: Any, inputs: list[Any], options: dict[str, Any]
+        self,
+        record: StepRecord,
+        kind: Kind,
+        target: Any,
+        inputs: list[Any],
+        options: dict[str, Any],
     ) -> asyncio.Task[Any]:
         """Arm the step, then give its command: in this order, so that nothing lies between them."""
         record.place = self._root.tick()
-        self.stack.append(record)
+        armed = record.undo_state is not None
+        if armed:
+            self.stack.append(record)
         id = step_id(record.name, "do", record.key)
         try:
             if kind == "child":
                 child = _Child(target, inputs, {"id": id, **_CHILD_OPTIONS, **options})
                 record.started(child.task, child.cancel)
             else:
-                options = {**_ACTIVITY_OPTIONS, **self.activity_options, **options}
+                options = {**self.activity_options, **options}
                 handle = workflow.start_activity(target, args=inputs, activity_id=id, **options)
                 record.started(handle, handle.cancel)
         except Exception:
-            self.stack.remove(record)  # bad options or input: no command was given
+            if armed:
+                self.stack.pop()  # bad options or input: no command was given
             raise
         self.in_flight[record] = None
         self._root.records.append(record)
@@ -353,13 +379,16 @@ class Saga(Steps):
             return
         del self.in_flight[record]
         record.ended = self._root.tick()
+        armed = record.undo_state is not None
         record.settle()
         if record.compensation_from is not None:
             self._choose_compensation(record, record.compensation_from)
-        if record.undo_state is None:
+        if armed and record.undo_state is None:
             self.stack.remove(record)
 
-    def _choose_compensation(self, record: StepRecord, choose: Callable[[StepOutcome], Any]) -> None:
+    def _choose_compensation(
+        self, record: StepRecord, choose: Callable[[StepOutcome], Any]
+    ) -> None:
         inputs = record.input or []
         assert record.outcome is not None
         outcome: StepOutcome = StepOutcome(
@@ -371,14 +400,18 @@ class Saga(Steps):
         try:
             chosen = choose(outcome)
             if not isinstance(chosen, (Compensation, SagaState, type(None))):
-                raise TypeError(f"it returned {type(chosen).__name__}, not a Compensation, a SagaState or None")
+                raise TypeError(
+                    f"it returned {type(chosen).__name__}, not a Compensation, a SagaState or None"
+                )
         except Exception as error:
-            raise self._root.refuse(f"compensation_from= of step {record.name!r} failed: {error!r}") from error
+            raise self._root.refuse(
+                f"compensation_from= of step {record.name!r} failed: {error!r}"
+            ) from error
         if isinstance(chosen, Compensation):
             record.compensation, record.compensation_from = chosen, None
             return
         record.disarm()
-        if chosen is not None:
+        if isinstance(chosen, SagaState):
             joined = records_of(chosen, record.place)
             self.stack += joined
             self._root.records += joined
@@ -400,16 +433,20 @@ class Saga(Steps):
             target = Compensation(target, arg, args=args, **options)
         scope = self._accepting_scope()
         name = step or target.name
-        scope._arm_pushed(StepRecord(name, self._root.key(name, key), phase="push", compensation=target))
+        scope._arm_pushed(
+            StepRecord(name, self._root.key(name, key), phase="push", compensation=target)
+        )
 
     def _push_callback(
-        self, function: Callable[..., Awaitable[object]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        callback: Callable[..., Awaitable[object]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> None:
         scope = self._accepting_scope()
-        callback = Callback(function, args, dict(kwargs))
-        # No provider ever sees a callback's key, so two tasks may push the same function.
-        key = self._root.derive(callback.name, self._root.count(callback.name))
-        scope._arm_pushed(StepRecord(callback.name, key, phase="push", compensation=callback))
+        pushed = Callback(callback, args, dict(kwargs))
+        key = self._root.callback_key(pushed.name)
+        scope._arm_pushed(StepRecord(pushed.name, key, phase="push", compensation=pushed))
 
     def _arm_pushed(self, record: StepRecord) -> None:
         record.place = record.ended = self._root.tick()
@@ -420,12 +457,19 @@ class Saga(Steps):
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Leave the scope: well, once its steps in flight have ended; or badly, unwinding it."""
         failure = None if exc is None else saga_failure(exc)
         if exc is not None and failure is None:
-            if isinstance(exc, workflow.ContinueAsNewError) and self.stack and self._state == "OPEN":
+            if (
+                isinstance(exc, workflow.ContinueAsNewError)
+                and self.stack
+                and self._state == "OPEN"
+            ):
                 raise RuntimeError(
                     "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
                     "or leave the scope first"
@@ -488,8 +532,8 @@ class Saga(Steps):
     async def _end_badly(self, failure: BaseException) -> BaseException:
         """Unwind; return what the scope raises."""
         cancel = await self._unwind(self.stack)
-        error = self._compensation_error(failure) if self.failed else failure
         self._close("INCOMPLETE" if self.failed else "COMPENSATED")
+        error = self._compensation_error(failure) if self.failed else failure
         if self._expired and sys.version_info >= (3, 11) and self._owner is not None:
             self._owner.uncancel()
         self._release()
@@ -554,11 +598,13 @@ class Saga(Steps):
             RuntimeError: With a step in flight, or from a task that did not enter the scope.
         """
         self._require_open("pivot()")
-        enclosing = [self]
+        enclosing: list[Saga] = [self]
         while (parent := enclosing[-1]._parent) is not None:
             enclosing.append(parent)
         if any(scope.in_flight for scope in (enclosing[-1], *enclosing[-1].open_savepoints())):
-            raise self._root.refuse("pivot() with a step in flight: await every step first, it may yet fail")
+            raise self._root.refuse(
+                "pivot() with a step in flight: await every step first, it may yet fail"
+            )
         for scope in enclosing:
             for record in scope.stack:
                 if not record.raised:
@@ -579,10 +625,14 @@ class Saga(Steps):
         """
         self._require_open("detach()")
         if self._parent is not None or self._savepoints:
-            raise self._root.refuse("detach() in a savepoint: leave it first, so that it ends well or badly")
+            raise self._root.refuse(
+                "detach() in a savepoint: leave it first, so that it ends well or badly"
+            )
         if self.in_flight:
             raise self._root.refuse("detach() with a step in flight: await every step first")
-        callbacks = [record.name for record in self.stack if isinstance(record.compensation, Callback)]
+        callbacks = [
+            record.name for record in self.stack if isinstance(record.compensation, Callback)
+        ]
         if callbacks:
             raise self._root.refuse(
                 f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
@@ -612,7 +662,9 @@ class Saga(Steps):
         if self._parent is not None:
             return self._parent.report()
         state: Any = self._state
-        return SagaReport(self.name, state, report_steps(self._root.records, ended_well=state == "COMPLETED"))
+        return SagaReport(
+            self.name, state, report_steps(self._root.records, ended_well=state == "COMPLETED")
+        )
 
     def idempotency_key(self, *parts: str | int) -> str:
         """Return a key for an effect of the workflow's own: as stable as a step's, and different from each of them.
@@ -624,7 +676,7 @@ class Saga(Steps):
             ValueError: If there are no parts.
         """
         self._require_entered()
-        return self._root.derive(check_parts(parts))
+        return self._root.user_key(parts)
 
     # --- what the unwind reads and does ------------------------------------------------------------------------------
 
@@ -655,7 +707,11 @@ class Saga(Steps):
 
     def open_savepoints(self) -> list[Saga]:
         """Return the savepoints inside that are still open, at any depth."""
-        return [each for savepoint in self._savepoints for each in (savepoint, *savepoint.open_savepoints())]
+        return [
+            each
+            for savepoint in self._savepoints
+            for each in (savepoint, *savepoint.open_savepoints())
+        ]
 
     def settle_in_flight(self) -> None:
         """Note what became of the steps whose task is done."""
@@ -716,8 +772,8 @@ class Saga(Steps):
         if scope is not None:
             if scope in unwinding.get():
                 raise self._root.refuse(
-                    f"saga {self.name!r} unwinds, and code that its unwind runs called a step of it, which would wait for "
-                    "itself: call workflow.execute_activity(...) in a callback"
+                    f"saga {self.name!r} unwinds, and code that its unwind runs called a step of it, which would "
+                    "wait for itself: call workflow.execute_activity(...) in a callback"
                 )
             await scope._hold()
             raise _unwound()
@@ -742,7 +798,8 @@ class Saga(Steps):
             or root.cancelled_at_pivot
             or not isinstance(cancel, asyncio.CancelledError)
             or workflow.cancellation_reason() is None
-            or asyncio.current_task() is not root.owner  # it reaches the main method's task alone, and once
+            or asyncio.current_task()
+            is not root.owner  # it reaches the main method's task alone, and once
             or root.held_cancel not in (None, cancel)
         ):
             return False
@@ -758,7 +815,9 @@ class Saga(Steps):
     def _require_owner(self, what: str) -> None:
         self._require_entered()
         if asyncio.current_task() is not self._owner:
-            raise self._root.refuse(f"{what} from a task that did not enter the scope: call it where the scope is")
+            raise self._root.refuse(
+                f"{what} from a task that did not enter the scope: call it where the scope is"
+            )
 
     def _require_open(self, what: str) -> None:
         self._require_owner(what)
@@ -770,13 +829,17 @@ class Saga(Steps):
 
     def _deadline_error(self) -> SagaDeadlineExceeded | None:
         # A workflow's cancel wins: it was asked for by someone.
-        if not self._expired or (workflow.cancellation_reason() is not None and not self._cancelled_at_entry):
+        if not self._expired or (
+            workflow.cancellation_reason() is not None and not self._cancelled_at_entry
+        ):
             return None
         return SagaDeadlineExceeded(f"saga {self.name!r} passed its deadline")
 
     def _compensation_error(self, cause: BaseException | None) -> CompensationError:
         names = ", ".join(record.name for record in self.failed)
-        error = CompensationError(f"saga {self.name!r}: compensations failed for good: {names}", self.report())
+        error = CompensationError(
+            f"saga {self.name!r}: compensations failed for good: {names}", self.report()
+        )
         error.__cause__ = cause
         return error
 
@@ -784,8 +847,8 @@ class Saga(Steps):
 class _Child:
     """A child workflow as a step: in a task of the saga's own, which nobody cancels.
 
-    The SDK gives a start up when the workflow is cancelled meanwhile (`reraise_on_workflow_cancellation`), and the child
-    would run on unseen. So a cancel waits until the child has started; it is sent once, as the SDK would repeat it.
+    The SDK gives a start up when the workflow is cancelled meanwhile (`reraise_on_workflow_cancellation`), and the
+    child would run on unseen. So a cancel waits until the child has started. It is sent once: the SDK would repeat it.
     """
 
     def __init__(self, target: Any, inputs: list[Any], options: dict[str, Any]) -> None:
@@ -821,4 +884,4 @@ def _unwound() -> asyncio.CancelledError:
 def _options(options: Any) -> dict[str, Any]:
     if options is not None and not isinstance(options, Mapping):
         raise TypeError("options are a mapping: call the preset, as in presets.standard()")
-    return dict(options or {})
+    return dict(cast("Mapping[str, Any]", options or {}))

@@ -11,9 +11,9 @@ from ._typing import UNSET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-    from typing import Any, Literal
+    from typing import Any, Concatenate, Literal
 
-    from typing_extensions import Concatenate, Unpack
+    from typing_extensions import Unpack
 
     from ._compensation import Compensation
     from ._typing import (
@@ -154,6 +154,8 @@ class Steps:
             SagaClosed: The scope has ended or was detached.
             TypeError: `compensation` and `compensation_from` are both set; or `activity_id`
                 is, which carries the step's key: use `key`.
+            RuntimeError: Misuse of the scope. It fails the workflow task, so that a fixed
+                deployment carries on; the message names the fix.
         """
         return self._step("activity", activity, arg, **options)
 

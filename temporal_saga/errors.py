@@ -17,7 +17,7 @@ task, which is retried until a fixed deployment carries on: nothing is lost, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -109,6 +109,6 @@ def says_no_effect(error: BaseException | None) -> bool:
     """Tell whether the last detail of an activity's error is our mark that nothing took effect."""
     if not isinstance(error, ApplicationError) or not error.details:
         return False
-    mark = error.details[-1]
-    mark = mark.get(MARK) if isinstance(mark, dict) else None
-    return isinstance(mark, dict) and mark.get("effect") == "none"
+    last: object = error.details[-1]
+    mark = cast("dict[str, object]", last).get(MARK) if isinstance(last, dict) else None
+    return isinstance(mark, dict) and cast("dict[str, object]", mark).get("effect") == "none"

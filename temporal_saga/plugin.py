@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from temporalio import workflow
 from temporalio.plugin import SimplePlugin
@@ -38,8 +38,10 @@ class SagaPlugin(SimplePlugin):
     """Give it to the client, which hands it on to its workers, or to a worker or a `Replayer`; not to both."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor()], workflow_runner=_pass_through
+        cast(Any, super()).__init__(
+            "temporal_saga.SagaPlugin",
+            interceptors=[_SagaInterceptor()],
+            workflow_runner=_pass_through,
         )
 
 
@@ -103,8 +105,10 @@ class _HoldClose(WorkflowInboundInterceptor):
                 probe_eviction()
             self._signal_error = failure
             await _end_sagas()
+            if failure is not error and not self._main_has_ended:
+                raise failure from None
             if not self._main_has_ended:
-                raise failure
+                raise
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
         guarded.set(True)
@@ -117,7 +121,9 @@ async def _end_sagas() -> None:
     task = asyncio.current_task()
 
     def open_sagas() -> list[Saga]:
-        return [saga for saga in registry.open_sagas() if saga.owner is not task] if registry else []
+        return (
+            [saga for saga in registry.open_sagas() if saga.owner is not task] if registry else []
+        )
 
     while sagas := open_sagas():
         for saga in sagas:

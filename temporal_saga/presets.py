@@ -19,7 +19,7 @@ from typing_extensions import TypedDict, Unpack
 __all__ = ["Preset", "PresetOptions", "compensation", "forward_only", "standard"]
 
 
-class PresetOptions(TypedDict, total=False):
+class PresetOptions(TypedDict, total=False, closed=True):
     """The part of `workflow.ActivityConfig` that a preset speaks of.
 
     Narrow on purpose: `**standard(), summary="..."` would be an error to type checkers if it could hold a summary.
@@ -84,7 +84,7 @@ class Preset:
         }
 
 
-standard = Preset(
+standard: Preset = Preset(
     initial_interval=timedelta(seconds=1),
     maximum_interval=timedelta(seconds=30),
     maximum_attempts=8,
@@ -92,7 +92,7 @@ standard = Preset(
 )
 """A forward step against an API that honours the step's key: 8 attempts within 10 minutes."""
 
-forward_only = Preset(
+forward_only: Preset = Preset(
     initial_interval=timedelta(seconds=1),
     maximum_interval=timedelta(minutes=2),
     maximum_attempts=0,
@@ -100,7 +100,7 @@ forward_only = Preset(
 )
 """After the point of no return: the step must complete, so it is retried without end."""
 
-compensation = Preset(
+compensation: Preset = Preset(
     initial_interval=timedelta(seconds=1),
     maximum_interval=timedelta(minutes=1),
     maximum_attempts=0,

@@ -1,0 +1,200 @@
+"""The steps of an order and what undoes each. Every activity is one transaction, safe to repeat.
+
+A step and its undo get the same input; the undo finds the effect by the step's key.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
+from temporalio import activity
+
+from examples.order.models import (
+    Booking,
+    Message,
+    Order,
+    OrderStatus,
+    Payment,
+    PickOrder,
+    Report,
+    Shipment,
+)
+from examples.order.payments import PaymentError, PaymentProvider
+from examples.order.store import Store, UndoneError
+from temporal_saga import Declined, Rejected, current_step
+
+T = TypeVar("T")
+
+
+class Shop:
+    """The activities, as methods: they share a store. They block, so run them in threads."""
+
+    def __init__(self, store: Store) -> None:
+        """Keeps the store that the activities write to."""
+        self.store = store
+        self.payments = PaymentProvider(store)
+
+    @property
+    def activities(self) -> list[Callable[..., object]]:
+        """What a worker registers."""
+        return [
+            self.validate,
+            self.charge,
+            self.refund,
+            self.allocate,
+            self.release,
+            self.book_pickup,
+            self.cancel_pickup,
+            self.print_label,
+            self.void_label,
+            self.notify_warehouse,
+            self.recall_from_warehouse,
+            self.record_shipment,
+            self.send,
+            self.report,
+        ]
+
+    @activity.defn
+    def validate(self, order: Order) -> int:
+        """Checks an order, and returns what it costs."""
+        if not order.lines:
+            raise Rejected("an order needs a line")
+        prices: dict[str, int] = dict(self.store.rows("SELECT sku, price FROM products"))
+        for line in order.lines:
+            if line.sku not in prices:
+                raise Rejected(f"no product {line.sku}")
+            if line.quantity < 1:
+                raise Rejected(f"{line.quantity} is no quantity")
+        return sum(prices[line.sku] * line.quantity for line in order.lines)
+
+    @activity.defn
+    def charge(self, payment: Payment) -> None:
+        """Takes the money."""
+        try:
+            self.payments.charge(current_step().key, payment)
+        except PaymentError as answer:
+            if answer.status == 402:
+                raise Declined(str(answer), OrderStatus.PAYMENT_DECLINED) from None
+            raise Rejected(str(answer)) from None
+
+    @activity.defn
+    def refund(self, payment: Payment) -> None:
+        """Undoes `charge`."""
+        self.payments.take_back(_undone_key(), payment)
+
+    @activity.defn
+    def allocate(self, order: Order) -> None:
+        """Takes the goods off the shelf, all or none."""
+
+        def take(db: sqlite3.Connection) -> None:
+            for line in order.lines:
+                one = "UPDATE products SET on_hand = on_hand - ? WHERE sku = ? AND on_hand >= ?"
+                if not db.execute(one, (line.quantity, line.sku, line.quantity)).rowcount:
+                    raise Declined(f"{line.sku} is out of stock", OrderStatus.OUT_OF_STOCK)
+
+        self._do(take)
+
+    @activity.defn
+    def release(self, order: Order) -> None:
+        """Undoes `allocate`."""
+        put_back = "UPDATE products SET on_hand = on_hand + ? WHERE sku = ?"
+        back = [(line.quantity, line.sku) for line in order.lines]
+        self._undo(lambda db: db.executemany(put_back, back))
+
+    @activity.defn
+    def book_pickup(self, booking: Booking) -> None:
+        """Asks a carrier to come."""
+        self._do(lambda db: _take_one(db, "pickups", booking.carrier))
+
+    @activity.defn
+    def cancel_pickup(self, booking: Booking) -> None:
+        """Undoes `book_pickup`."""
+        self._undo(lambda db: _give_one_back(db, "pickups", booking.carrier))
+
+    @activity.defn
+    def print_label(self, booking: Booking) -> str:
+        """Prints a carrier's label, and returns its number."""
+
+        def take(db: sqlite3.Connection) -> str:
+            _take_one(db, "labels", booking.carrier)
+            return f"{booking.carrier}/{booking.order_id}"
+
+        return self._do(take)
+
+    @activity.defn
+    def void_label(self, booking: Booking) -> None:
+        """Undoes `print_label`."""
+        self._undo(lambda db: _give_one_back(db, "labels", booking.carrier))
+
+    @activity.defn
+    def notify_warehouse(self, pick: PickOrder) -> None:
+        """Tells the warehouse to pack."""
+        text = f"pack {pick.order_id}, label {pick.label}"
+        message = Message(current_step().key, "warehouse", "warehouse", text)
+        self._do(lambda db: _put_out(db, message))
+
+    @activity.defn
+    def recall_from_warehouse(self, pick: PickOrder) -> None:
+        """Undoes `notify_warehouse`: a message cannot be unsent, but a second one revokes it."""
+        text = f"do not ship {pick.order_id}"
+        message = Message(current_step().key, "warehouse", "warehouse", text)
+        self._undo(lambda db: _put_out(db, message))
+
+    @activity.defn
+    def record_shipment(self, shipment: Shipment) -> None:
+        """Books the sale. Not undone: the parcel has left."""
+        row = (shipment.order_id, shipment.tracking_number)
+
+        def book(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO shipments VALUES (?, ?)", row)
+
+        self._do(book)
+
+    @activity.defn
+    def send(self, message: Message) -> None:
+        """Sends a mail or opens a support ticket, once for each key."""
+        with self.store.transaction() as db:
+            _put_out(db, message)
+
+    @activity.defn
+    def report(self) -> Report:
+        """Counts what has been sold and what is left."""
+        ((shipped,),) = self.store.rows("SELECT count(*) FROM shipments")
+        ((paid,),) = self.store.rows(
+            "SELECT coalesce(sum(amount), 0) FROM payments WHERE state = 'charged'"
+        )
+        on_hand = self.store.rows("SELECT sku, on_hand FROM products ORDER BY sku")
+        return Report(shipped, paid, dict(on_hand))
+
+    def _do(self, effect: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self.store.apply(current_step().key, effect)
+        except UndoneError as late:
+            raise Rejected(str(late)) from None
+
+    def _undo(self, undo: Callable[[sqlite3.Connection], object]) -> None:
+        self.store.undo(_undone_key(), undo)
+
+
+def _undone_key() -> str:
+    key = current_step().forward_key
+    if key is None:
+        raise RuntimeError("this activity undoes a step: use it as compensation=")
+    return key
+
+
+def _take_one(db: sqlite3.Connection, column: str, carrier: str) -> None:
+    take = f"UPDATE carriers SET {column} = {column} - 1 WHERE name = ? AND {column} > 0"
+    if not db.execute(take, (carrier,)).rowcount:
+        raise Declined(f"{carrier} has no {column} left", OrderStatus.NO_CARRIER)
+
+
+def _give_one_back(db: sqlite3.Connection, column: str, carrier: str) -> None:
+    db.execute(f"UPDATE carriers SET {column} = {column} + 1 WHERE name = ?", (carrier,))
+
+
+def _put_out(db: sqlite3.Connection, message: Message) -> None:
+    row = (message.key, message.channel, message.to, message.text)
+    db.execute("INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?)", row)

@@ -1,0 +1,192 @@
+"""The order, its messages, and the daily report."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from temporal_saga import Declined, Saga, business_key, presets
+
+with workflow.unsafe.imports_passed_through():
+    from examples.order.activities import Shop
+    from examples.order.models import (
+        Booking,
+        Message,
+        Order,
+        OrderState,
+        OrderStatus,
+        Payment,
+        PickOrder,
+        Report,
+        Shipment,
+        format_amount,
+    )
+
+SHIP_WITHIN = timedelta(days=7)
+
+
+@workflow.defn(name="Order")
+class OrderWorkflow:
+    """Sells the goods: an order is shipped, or everything it did is undone."""
+
+    def __init__(self) -> None:
+        self._state = OrderState()
+        self._tracking_number: str | None = None
+        self._cancel_reason: str | None = None
+
+    @workflow.run
+    async def run(self, order: Order) -> OrderState:
+        """Fulfils the order, and returns how it ended. That may be a no: it is no failure."""
+        try:
+            await self._fulfil(order)
+        except (ActivityError, Declined) as error:
+            answer = error.cause if isinstance(error, ActivityError) else error
+            if not isinstance(answer, ApplicationError) or answer.type != "Declined":
+                raise
+            # The saga has been unwound by now: only the answer is left.
+            self._state = OrderState(OrderStatus(answer.details[0]), answer.message)
+        if self._state.status is OrderStatus.NOT_SHIPPED:
+            await workflow.execute_activity_method(
+                Shop.send, self._message(order, "support", "support"), **presets.forward_only()
+            )
+        await self._mail_customer(order)
+        return self._state
+
+    # The handlers only record. What to do about it is decided in one place, the main method, and
+    # what came first counts: a parcel that has left cannot be cancelled.
+
+    @workflow.signal
+    def shipment_ready(self, tracking_number: str) -> None:
+        """The parcel has left the warehouse."""
+        if self._cancel_reason is None:
+            self._tracking_number = tracking_number
+
+    @workflow.signal
+    def cancel_order(self, reason: str) -> None:
+        """The customer no longer wants it."""
+        if self._tracking_number is None:
+            self._cancel_reason = reason
+
+    @workflow.query
+    def order_status(self) -> OrderState:
+        """Where the order stands."""
+        return self._state
+
+    async def _fulfil(self, order: Order) -> None:
+        total = await workflow.execute_activity_method(Shop.validate, order, **presets.standard())
+        async with Saga("order", activity_options=presets.standard()) as saga:
+            self._enter(OrderStatus.PAYING)
+            await asyncio.gather(
+                saga.execute_activity_method(
+                    Shop.charge, Payment(order.card, total), compensation=Shop.refund
+                ),
+                saga.execute_activity_method(Shop.allocate, order, compensation=Shop.release),
+            )
+            self._enter(OrderStatus.BOOKING)
+            label = await self._book_carrier(saga, order)
+
+            self._enter(OrderStatus.CONFIRMED)
+            await self._mail_customer(order)
+            await saga.execute_activity_method(
+                Shop.notify_warehouse,
+                PickOrder(order.id, label),
+                compensation=Shop.recall_from_warehouse,
+            )
+            tracking_number = await self._wait_for_shipment()
+
+            # The point of no return is where the parcel leaves: until then all can be taken back,
+            # from then on nothing can.
+            saga.pivot()
+            await saga.execute_activity_method(
+                Shop.record_shipment,
+                Shipment(order.id, tracking_number),
+                **presets.forward_only(),
+            )
+        self._state = OrderState(OrderStatus.SHIPPED, tracking_number=tracking_number)
+
+    async def _book_carrier(self, saga: Saga, order: Order) -> str:
+        """Tries the carriers in turn, and returns the label of the first that takes the order."""
+        for carrier in order.carriers:
+            booking = Booking(order.id, carrier)
+            try:
+                async with saga.savepoint() as attempt:
+                    await attempt.execute_activity_method(
+                        Shop.book_pickup, booking, compensation=Shop.cancel_pickup
+                    )
+                    return await attempt.execute_activity_method(
+                        Shop.print_label, booking, compensation=Shop.void_label
+                    )
+            except ActivityError:
+                # This carrier's steps are undone, the payment and the goods are kept.
+                workflow.logger.info("carrier %s does not take the order", carrier)
+        raise Declined("no carrier takes the order", OrderStatus.NO_CARRIER)
+
+    async def _wait_for_shipment(self) -> str:
+        # A timeout decides nothing: a signal may have come with the timer.
+        with suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._tracking_number is not None or self._cancel_reason is not None,
+                timeout=SHIP_WITHIN,
+            )
+        self._stop_if_cancelled()
+        if self._tracking_number is None:
+            late = f"not shipped within {SHIP_WITHIN.days} days"
+            raise Declined(late, OrderStatus.NOT_SHIPPED)
+        return self._tracking_number
+
+    def _enter(self, status: OrderStatus) -> None:
+        self._stop_if_cancelled()
+        self._state = OrderState(status)
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancel_reason is not None:
+            raise Declined(self._cancel_reason, OrderStatus.CANCELLED)
+
+    async def _mail_customer(self, order: Order) -> None:
+        """Tells the customer where the order stands."""
+        # In a child that outlives the order: a mail server that is down delays no parcel, and the
+        # mail of a run that closes is still sent. Not a step of the saga: a mail needs no undo.
+        await workflow.start_child_workflow(
+            Notify.run,
+            self._message(order, "mail", order.email),
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+        )
+
+    def _message(self, order: Order, channel: str, to: str) -> Message:
+        # One message for each order, channel and state, however often it is sent.
+        status, reason = self._state.status.value, self._state.reason
+        key = business_key(channel, order.id, status)
+        return Message(
+            key, channel, to, f"{order.id}: {status}" + (f", {reason}" if reason else "")
+        )
+
+
+@workflow.defn
+class Notify:
+    """Sends a message, however long it takes."""
+
+    @workflow.run
+    async def run(self, message: Message) -> None:
+        """Sends the message."""
+        await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+
+
+@workflow.defn
+class DailyReport:
+    """Mails the shop's numbers to its owner. Run by a schedule."""
+
+    @workflow.run
+    async def run(self) -> Report:
+        """Sends the report, and returns it."""
+        report = await workflow.execute_activity_method(Shop.report, **presets.standard())
+        left = ", ".join(f"{count} {sku}" for sku, count in report.on_hand.items())
+        text = f"{report.shipped} shipped, {format_amount(report.paid)} paid, left: {left}"
+        # A schedule names each of its runs by its time: one mail for each.
+        key = business_key("report", workflow.info().workflow_id)
+        message = Message(key, "mail", "owner@shop.example", text)
+        await workflow.execute_activity_method(Shop.send, message, **presets.standard())
+        return report
