@@ -273,8 +273,8 @@ def registered_name(target: Any) -> str:
         return workflow._Definition.get_name_and_result_type(target)[0]
     if definition is None:
         raise TypeError(
-            f"{getattr(target, '__qualname__', target)!r} is no activity: decorate it with @activity.defn, "
-            "or give saga.add_callback(...) workflow code"
+            f"{getattr(target, '__qualname__', type(target).__name__)!r} is no activity: decorate it with "
+            "@activity.defn, or give saga.add_callback(...) workflow code"
         )
     if definition.name is None:
         raise TypeError(

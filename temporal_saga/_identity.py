@@ -48,13 +48,11 @@ class Keys:
         return self._uuid5(f"{self._saga}{json.dumps(parts, separators=(',', ':'))}]")
 
     def _uuid5(self, path: str) -> str:
-        digest = bytearray(
-            sha1(self._namespace + path.encode(), usedforsecurity=False).digest()[:16]
+        digits = sha1(self._namespace + path.encode(), usedforsecurity=False).hexdigest()
+        variant = "89ab"[int(digits[16], 16) % 4]  # RFC 9562: version 5, variant 10xx
+        return (
+            f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
         )
-        digest[6] = digest[6] & 0x0F | 0x50
-        digest[8] = digest[8] & 0x3F | 0x80
-        text = digest.hex()
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def step_id(name: str, phase: Phase, key: str) -> str:

@@ -149,6 +149,14 @@ def _leaves(error: Any) -> list[BaseException]:
     return [error]
 
 
+def bug_in(error: BaseException) -> Exception | None:
+    """Return the first leaf of an error that is neither a failure nor a cancellation: a bug. Control flow is none."""
+    for leaf in _leaves(error):
+        if isinstance(leaf, Exception) and not workflow.is_failure_exception(leaf):
+            return leaf
+    return None
+
+
 def saga_failure(error: BaseException) -> BaseException | None:
     """Return the exception for which a saga unwinds, or None if `error` is not one.
 

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Literal, cast
 
 from temporalio import workflow
+from temporalio.exceptions import is_cancelled_exception
 from typing_extensions import Self
 
 from . import presets
@@ -42,11 +43,11 @@ from ._compensation import (
     state_of,
 )
 from ._identity import Keys, check_parts, step_id
-from ._outcome import Outcome, StepRecord, saga_failure
+from ._outcome import Outcome, StepRecord, bug_in, saga_failure
 from ._report import Registry, SagaReport, report_steps
 from ._steps import Steps
 from ._typing import UNSET
-from ._unwind import ended, outlast, probe_eviction, unwind, unwinding
+from ._unwind import ended, fail_task, outlast, probe_eviction, unwind, unwinding
 from .errors import CompensationError, SagaClosed, SagaDeadlineExceeded
 
 __all__ = ["Saga"]
@@ -71,13 +72,13 @@ guarded: ContextVar[bool] = ContextVar("temporal_saga_guarded", default=False)
 class _Root:
     """What the scopes of one saga share."""
 
-    def __init__(
-        self, name: str, ordinal: int, anchor: str, owner: asyncio.Task[Any] | None
-    ) -> None:
+    def __init__(self, name: str, ordinal: int, anchor: str) -> None:
         self.name = name
         self.ordinal = ordinal
         self.anchor = anchor
-        self.owner = owner
+        self.main_task: asyncio.Task[Any] | None = (
+            None  # the one that the workflow's cancel reaches
+        )
         self.records: list[StepRecord] = []
         self.ticks = 0
         self.counts: dict[str, int] = {}
@@ -85,9 +86,12 @@ class _Root:
         self.misuse: Exception | None = None
         self.past_pivot = False
         self.cancelled_at_pivot = False
-        self.held_cancel: asyncio.CancelledError | None = None
+        self.held_cancel: BaseException | None = None
         self._keys = Keys(anchor, name, ordinal)
         self._users: dict[str, asyncio.Task[Any] | None] = {}
+
+    def is_same_as(self, other: _Root) -> bool:
+        return (self.name, self.ordinal, self.anchor) == (other.name, other.ordinal, other.anchor)
 
     def tick(self) -> tuple[int, ...]:
         """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
@@ -122,6 +126,14 @@ class _Root:
     def count(self, step: str) -> int:
         self.counts[step] = self.counts.get(step, 0) + 1
         return self.counts[step]
+
+    def was_cancelled_past_pivot(self) -> bool:
+        """Tell whether the workflow was cancelled after the pivot."""
+        return (
+            self.past_pivot
+            and not self.cancelled_at_pivot
+            and workflow.cancellation_reason() is not None
+        )
 
     def refuse(self, message: str) -> RuntimeError:
         """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
@@ -190,14 +202,15 @@ class Saga(Steps):
         self.failed: list[StepRecord] = []  # compensations that failed
         self._savepoints: list[Saga] = []  # those still open
 
+        self._left: asyncio.Future[None]  # of a savepoint: done when it has ended
         self.unwind_task: asyncio.Task[None] | None = None
-        self._released: asyncio.Future[None] | None = (
-            None  # done when an unwind has ended: callers are held until then
-        )
+        self.released: asyncio.Future[None] | None = None  # done after the unwind: callers are held
         self._timer: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
         self._expired = False
         self._cancelled_at_entry = False
+        self._cancelled_before = False  # before the unwind
+        self.in_unwind = False  # entered by a callback of an unwind
 
     # --- entering ----------------------------------------------------------------------------------------------------
 
@@ -211,41 +224,50 @@ class Saga(Steps):
         else:
             await self._parent._admit()
             self._parent._savepoints.append(self)
+            self._left = asyncio.get_running_loop().create_future()
         self._state = "OPEN"
         return self
 
     def _enter_run(self) -> _Root:
         registry = Registry.of_run()
+        # Best effort: the SDK names the tasks of handlers so (`_apply_do_update`, `_process_signal_job`).
+        task_name = self._owner.get_name() if self._owner else ""
+        in_handler = task_name.startswith(("signal: ", "update: "))
+        if in_handler and not guarded.get():
+            workflow.logger.warning(
+                "Saga %s is entered in a handler: the run may close under it. "
+                "Give the worker's client temporal_saga.plugin.SagaPlugin()",
+                self.name,
+            )
         if any(saga._owner is self._owner for saga in registry.open_sagas()):
             workflow.logger.warning(
                 "Saga %s is entered inside another one and independent of it: if it ends well, its effects are final. "
                 "For a part that is undone with the whole, use saga.savepoint()",
                 self.name,
             )
-        # Best effort: the SDK names the tasks of handlers so (`_apply_do_update`, `_process_signal_job`).
-        task_name = self._owner.get_name() if self._owner else ""
-        if task_name.startswith(("signal: ", "update: ")) and not guarded.get():
-            workflow.logger.warning(
-                "Saga %s is entered in a handler: the run may close under it. "
-                "Give the worker's client temporal_saga.plugin.SagaPlugin()",
-                self.name,
-            )
+        self.in_unwind = bool(unwinding.get())
         self._cancelled_at_entry = workflow.cancellation_reason() is not None
         state = self._from_state
-        seconds = None if self._deadline is None else self._deadline.total_seconds()
         if state is None:
             anchor = workflow.info().original_execution_run_id
-            root = _Root(self.name, registry.next_ordinal(self.name), anchor, self._owner)
+            root = _Root(self.name, registry.next_ordinal(self.name), anchor)
+            seconds = None if self._deadline is None else self._deadline.total_seconds()
         else:
-            root = _Root(state.name, state.ordinal, state.anchor, self._owner)
-            root.ticks, root.past_pivot = state.ticks, state.past_pivot
-            root.counts, root.keyed = (
-                dict(state.counts),
-                {k: list(v) for k, v in state.keyed.items()},
-            )
+            root = _Root(state.name, state.ordinal, state.anchor)
+            if any(
+                saga._root.is_same_as(root) and saga._state != "DETACHED" for saga in registry.sagas
+            ):
+                raise RuntimeError(
+                    f"the state of saga {state.name!r} is in use in this run: each can go on once"
+                )
+            root.ticks = state.ticks
+            root.counts = dict(state.counts)
+            root.keyed = {step: list(keys) for step, keys in state.keyed.items()}
+            root.past_pivot, root.cancelled_at_pivot = state.past_pivot, self._cancelled_at_entry
             self.stack = records_of(state)
             root.records = list(self.stack)
             seconds = state.deadline
+        root.main_task = None if in_handler else self._owner
         registry.sagas.append(self)
         if seconds is not None and not root.past_pivot:
             loop = asyncio.get_running_loop()
@@ -317,7 +339,7 @@ class Saga(Steps):
         inputs: list[Any],
         options: dict[str, Any],
     ) -> Any:
-        if self._state != "OPEN" or self._parent is not None:
+        if self._state != "OPEN" or self._parent is not None or unwinding.get():
             await self._admit()
         task = self._start(record, kind, target, inputs, options)
         cancel: asyncio.CancelledError | None = None
@@ -337,7 +359,10 @@ class Saga(Steps):
             await scope._hold()
             raise _unwound() from record.error
         if cancel is not None:
-            record.raised = True
+            if (
+                not self._root.was_cancelled_past_pivot()
+            ):  # a gather, TaskGroup or wait_for hands it on
+                record.raised = True
             raise cancel from record.error
         if record.error is not None:
             raise record.error
@@ -405,7 +430,7 @@ class Saga(Steps):
                 )
         except Exception as error:
             raise self._root.refuse(
-                f"compensation_from= of step {record.name!r} failed: {error!r}"
+                f"compensation_from= of step {record.name!r} failed: {type(error).__name__}"
             ) from error
         if isinstance(chosen, Compensation):
             record.compensation, record.compensation_from = chosen, None
@@ -467,14 +492,17 @@ class Saga(Steps):
         if exc is not None and failure is None:
             if (
                 isinstance(exc, workflow.ContinueAsNewError)
-                and self.stack
                 and self._state == "OPEN"
+                and any(scope.stack for scope in (self, *self.open_savepoints()))
             ):
                 raise RuntimeError(
                     "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
                     "or leave the scope first"
                 ) from exc
-            return  # a bug, or control flow of the SDK's
+            bug = exc if isinstance(exc, Exception) else bug_in(exc)
+            if bug is not None and self.is_open:
+                await fail_task(bug)  # whoever catches it, the effects of this scope would stand
+            return  # control flow of the SDK's
         if failure is not None:
             probe_eviction()
         if await self._is_taken_over():
@@ -485,7 +513,7 @@ class Saga(Steps):
             return  # compensate() or detach() has ended it
         if self._root.misuse is not None:
             raise self._root.misuse
-        if self._expired and isinstance(failure, asyncio.CancelledError):
+        if self._expired and failure is not None and is_cancelled_exception(failure):
             failure = self._deadline_error() or failure
         if failure is None or self._holds(failure):
             failure = await self._end_well()
@@ -499,12 +527,17 @@ class Saga(Steps):
     async def _end_well(self) -> BaseException | None:
         """Close the scope; return the reason if it has to end badly after all."""
         while self.in_flight or self._savepoints:
+            waits = [
+                *(record.task for record in self.in_flight),
+                *(each._left for each in self._savepoints),
+            ]
             try:
-                await workflow.wait_condition(lambda: not self._is_busy())
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError as cancel:
                 probe_eviction()
                 if not self._holds(cancel):
                     return self._deadline_error() or cancel
+            await _turns_of_the_loop()  # their callers may go on to another step
             if await self._is_taken_over():
                 raise _unwound()
             self.settle_in_flight()
@@ -516,10 +549,11 @@ class Saga(Steps):
         if swallowed:
             self.stack[:] = [record for record in self.stack if not record.raised]
             cause = swallowed[-1].error
+            before = len(self.failed)
             interrupted = await self._unwind(swallowed)
             # Ending well has failed: what the scope did goes the way of every saga that ends badly.
-            if self.failed:
-                return self.failed[0].error or cause or asyncio.CancelledError()
+            if len(self.failed) > before:
+                return self.failed[before].error or cause or asyncio.CancelledError()
             if interrupted is not None and not self._holds(interrupted):
                 return interrupted
         if self._parent is None:
@@ -531,37 +565,61 @@ class Saga(Steps):
 
     async def _end_badly(self, failure: BaseException) -> BaseException:
         """Unwind; return what the scope raises."""
-        cancel = await self._unwind(self.stack)
-        self._close("INCOMPLETE" if self.failed else "COMPENSATED")
+        cancel = await self._undo_all()
         error = self._compensation_error(failure) if self.failed else failure
         if self._expired and sys.version_info >= (3, 11) and self._owner is not None:
             self._owner.uncancel()
-        self._release()
-        cancel = cancel or self._root.held_cancel
         if cancel is None or isinstance(error, asyncio.CancelledError):
             return error
         if self._parent is not None:
             cancel.__cause__ = error
             return cancel
-        if workflow.cancellation_reason() is not None and self._owner is not None:
-            self._owner.cancel()  # code that catches the error meets the cancel at its next await
+        self._deliver_cancel()
         return error
+
+    async def _undo_all(self) -> BaseException | None:
+        """Unwind the scope and close it; return a cancel that came meanwhile."""
+        cancel: BaseException | None = await self._unwind(self.stack)
+        self._close("INCOMPLETE" if self.failed else "COMPENSATED")
+        self._release()
+        if cancel is not None and self._holds(cancel):
+            cancel = None
+        return cancel if self._parent is not None else cancel or self._root.held_cancel
 
     async def _unwind(self, todo: list[StepRecord]) -> asyncio.CancelledError | None:
         """Undo `todo`, whatever happens; return the last cancel that came meanwhile."""
         self._stop_timer()
         self._state = "UNWINDING"
-        self._released = self._released or asyncio.get_running_loop().create_future()
+        self._cancelled_before = workflow.cancellation_reason() is not None
+        self.released = self.released or asyncio.get_running_loop().create_future()
         workflow.logger.info("Saga %s unwinds", self.name, extra={"saga": self.name})
         kept: asyncio.CancelledError | None = None
         while True:
             self.unwind_task = asyncio.create_task(unwind(self, todo))
             kept = await outlast(self.unwind_task) or kept
-            self.unwind_task.result()  # a bug in a callback fails the workflow task
+            bug = self.unwind_task.exception()
+            if isinstance(bug, Exception):  # in a callback
+                await fail_task(bug)
+            self.unwind_task.result()
+            if self._root.misuse is not None:
+                await fail_task(self._root.misuse)
             if not todo:  # nothing was registered since its last look
                 break
         workflow.logger.info("Saga %s has unwound", self.name, extra={"saga": self.name})
         return kept
+
+    def _deliver_cancel(self) -> None:
+        """Deliver the cancel that an unwind kept, the workflow's or a deadline's around it, at the next await.
+
+        There is none if the error goes on to the end; it is for code that catches the error.
+        """
+        came = workflow.cancellation_reason() is not None and not self._cancelled_before
+        registry = Registry.find()
+        late = registry and any(
+            each._expired and each._owner is self._owner for each in registry.open_sagas()
+        )
+        if (came or late or self._root.held_cancel is not None) and self._owner is not None:
+            self._owner.cancel()
 
     async def compensate(self) -> SagaReport:
         """Unwind now, without an error: a rejected review is no exception. The scope is closed then.
@@ -577,10 +635,14 @@ class Saga(Steps):
         """
         self._require_owner("compensate()")
         await self._admit()
-        cancel = await self._unwind(self.stack)
-        self._close("INCOMPLETE" if self.failed else "COMPENSATED")
-        self._release()
+        if any(each._owner is self._owner for each in self.open_savepoints()):
+            raise self._root.refuse("compensate() inside a savepoint of this task: leave it first")
+        if self._root.misuse is not None:
+            raise self._root.misuse
+        cancel = await self._undo_all()
         if self.failed:
+            if cancel is not None:
+                self._deliver_cancel()
             raise self._compensation_error(cancel)
         if cancel is not None:
             raise cancel
@@ -611,6 +673,9 @@ class Saga(Steps):
                     record.disarm()
             scope.stack[:] = [record for record in scope.stack if record.raised]
             scope._stop_timer()
+            if scope._expired and sys.version_info >= (3, 11) and scope._owner is not None:
+                scope._owner.uncancel()
+            scope._expired = False
         self._root.past_pivot = True
         self._root.cancelled_at_pivot = workflow.cancellation_reason() is not None
 
@@ -654,6 +719,8 @@ class Saga(Steps):
             steps=[state_of(record, self.compensation_options) for record in self.stack],
         )
         self._close("DETACHED")
+        if root.held_cancel is not None and self._owner is not None:
+            self._owner.cancel()
         return state
 
     def report(self) -> SagaReport:
@@ -734,23 +801,21 @@ class Saga(Steps):
         if self._parent is not None:
             self._parent.failed += self.failed
             self._parent._savepoints.remove(self)
+            self._left.set_result(None)
 
     def _release(self) -> None:
         # Just before the owner raises: the callers that were held go on after it.
-        if self._released is not None and not self._released.done():
-            self._released.set_result(None)
+        if self.released is not None and not self.released.done():
+            self.released.set_result(None)
 
     async def _hold(self) -> None:
-        assert self._released is not None
-        await outlast(self._released)
+        assert self.released is not None
+        await outlast(self.released)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _is_busy(self) -> bool:
-        return bool(self._savepoints) or any(not record.task.done() for record in self.in_flight)
 
     def _unwinding_scope(self) -> Saga | None:
         """Return this scope or the nearest around it that unwinds."""
@@ -769,12 +834,13 @@ class Saga(Steps):
     async def _admit(self) -> None:
         """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
         scope = self._unwinding_scope()
+        # In a savepoint's callback too: this scope may start to unwind meanwhile, and would wait for it.
+        if any(each.is_unwinding and each._root is self._root for each in unwinding.get()):
+            raise self._root.refuse(
+                f"code that the unwind of saga {self.name!r} runs called a step of it, which may have to wait for "
+                "itself: call workflow.execute_activity(...) in a callback"
+            )
         if scope is not None:
-            if scope in unwinding.get():
-                raise self._root.refuse(
-                    f"saga {self.name!r} unwinds, and code that its unwind runs called a step of it, which would "
-                    "wait for itself: call workflow.execute_activity(...) in a callback"
-                )
             await scope._hold()
             raise _unwound()
         if self._state != "OPEN":
@@ -794,17 +860,16 @@ class Saga(Steps):
         """Hold the workflow's own cancel, if it came after the pivot: it is raised when the saga ends."""
         root = self._root
         if (
-            not root.past_pivot
-            or root.cancelled_at_pivot
-            or not isinstance(cancel, asyncio.CancelledError)
-            or workflow.cancellation_reason() is None
-            or asyncio.current_task()
-            is not root.owner  # it reaches the main method's task alone, and once
-            or root.held_cancel not in (None, cancel)
+            not root.was_cancelled_past_pivot()
+            or not is_cancelled_exception(
+                cancel
+            )  # a plain activity in the body makes an ActivityError of it
+            or asyncio.current_task() is not root.main_task
+            or root.held_cancel not in (None, cancel)  # it comes once: this is a timeout's
         ):
             return False
-        if root.held_cancel is None and sys.version_info >= (3, 11) and root.owner is not None:
-            root.owner.uncancel()
+        if root.held_cancel is None and sys.version_info >= (3, 11) and root.main_task is not None:
+            root.main_task.uncancel()
         root.held_cancel = cancel
         return True
 
@@ -877,8 +942,12 @@ async def _turns_of_the_loop() -> None:
             probe_eviction()
 
 
-def _unwound() -> asyncio.CancelledError:
-    return asyncio.CancelledError("the saga has been unwound")
+class Unwound(asyncio.CancelledError):
+    """What the caller of a step gets when its saga has been unwound."""
+
+
+def _unwound() -> Unwound:
+    return Unwound("the saga has been unwound")
 
 
 def _options(options: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from temporalio import workflow
 
@@ -60,6 +60,22 @@ async def ended(task: asyncio.Future[Any]) -> None:
     await waiter
 
 
+async def fail_task(bug: BaseException) -> NoReturn:
+    """Fail the workflow task, whatever would catch `bug` on its way out.
+
+    The SDK evaluates a condition outside of all workflow code, and one that raises fails the activation.
+    """
+
+    def raise_bug() -> bool:
+        raise bug
+
+    while True:
+        try:
+            await workflow.wait_condition(raise_bug)
+        except asyncio.CancelledError:
+            probe_eviction()
+
+
 async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     """Wait until `future` is done, whatever cancels the waiting task; return the last cancel that came meanwhile.
 
@@ -100,14 +116,15 @@ async def _drain(scope: Saga) -> None:
         if not scope.is_past_pivot:
             for record in flying:
                 record.request_cancel()
-        waits: list[asyncio.Task[Any]] = [record.task for record in flying]
-        waits += [each.unwind_task for each in savepoints if each.unwind_task is not None]
+        waits: list[asyncio.Future[Any]] = [record.task for record in flying]
+        # Not `unwind_task`: what its owner does after it comes first.
+        waits += [each.released for each in savepoints if each.released is not None]
         if all(wait.done() for wait in waits):
             break
         await asyncio.wait([wait for wait in waits if not wait.done()])
     for each in (scope, *savepoints):
         each.settle_in_flight()
-    for each in savepoints:
+    for each in reversed(savepoints):  # the inner ones first: through their parent
         each.join_parent()
 
 
@@ -134,6 +151,8 @@ async def _undo(scope: Saga, record: StepRecord) -> None:
     if compensation is None:
         return
     record.undo_state = "RUNNING"
+    if len(scope.records) <= _ROWS:
+        show(scope.name, scope.records)
     try:
         if isinstance(compensation, Callback):
             await compensation.function(*compensation.args, **compensation.kwargs)
@@ -159,5 +178,3 @@ async def _undo(scope: Saga, record: StepRecord) -> None:
         )
     else:
         record.undo_state = "DONE"
-    if len(scope.records) <= _ROWS or record.undo_state == "FAILED":
-        show(scope.name, scope.records)

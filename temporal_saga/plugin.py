@@ -28,7 +28,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from ._outcome import saga_failure
 from ._report import Registry
-from ._saga import Saga, guarded
+from ._saga import Saga, Unwound, guarded
 from ._unwind import probe_eviction
 
 __all__ = ["SagaPlugin"]
@@ -71,44 +71,48 @@ class _HoldClose(WorkflowInboundInterceptor):
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
         guarded.set(True)
+        result: Any = None
+        outcome: BaseException | None = None
         try:
             result = await super().execute_workflow(input)
-        except workflow.ContinueAsNewError:
-            await _end_sagas()
-            raise
+        except workflow.ContinueAsNewError as error:
+            outcome = error
         except BaseException as error:
-            failure = saga_failure(error)
-            if failure is None:
+            outcome = saga_failure(error)
+            if outcome is None:
                 raise  # a bug fails the task, and eviction leaves no trace
-            if isinstance(failure, asyncio.CancelledError):
+            if isinstance(outcome, asyncio.CancelledError):
                 probe_eviction()
-            await _end_sagas()
-            self._main_has_ended = True
-            if self._signal_error is not None and isinstance(failure, asyncio.CancelledError):
-                raise self._signal_error from None  # the saga was cancelled for it
-            if failure is error:
-                raise
-            raise failure from None
-        await _end_sagas()
         self._main_has_ended = True
+        await _end_sagas()
+        outcome = (
+            self._signal_error or outcome
+        )  # which came first, and cancelled the main method's saga
+        if outcome is not None:
+            raise outcome
         return result
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
         guarded.set(True)
         try:
             await super().handle_signal(input)
+            return
         except (Exception, asyncio.CancelledError) as error:
             failure = saga_failure(error)
             if failure is None:
                 raise
             if isinstance(failure, asyncio.CancelledError):
                 probe_eviction()
-            self._signal_error = failure
-            await _end_sagas()
-            if failure is not error and not self._main_has_ended:
-                raise failure from None
-            if not self._main_has_ended:
-                raise
+        # Cut short, by the end of the main method or by a saga that has unwound, it has no error of its own; and a run
+        # closes once.
+        if self._main_has_ended or isinstance(failure, Unwound) or self._signal_error is not None:
+            return
+        self._signal_error = failure
+        await _end_sagas()
+        if (
+            not self._main_has_ended
+        ):  # else it has closed the run with this error: a run closes once
+            raise failure
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
         guarded.set(True)
@@ -127,7 +131,8 @@ async def _end_sagas() -> None:
 
     while sagas := open_sagas():
         for saga in sagas:
-            if not saga.is_unwinding and saga.owner is not None:
+            # One that a callback has entered ends with the unwind that runs it, which nothing interrupts.
+            if not saga.is_unwinding and not saga.in_unwind and saga.owner is not None:
                 saga.owner.cancel()
         try:
             await workflow.wait_condition(lambda: not open_sagas())
