@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from uuid import uuid4
 
@@ -17,6 +16,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from examples._run import run_program
 from examples.money_transfer.models import (
     Decision,
     Review,
@@ -103,7 +103,7 @@ def main() -> None:
     if any(order) and not all(order):
         parser.error("--from, --to and --amount go together")
     try:
-        asyncio.run(run(arguments))
+        run_program(run(arguments))
     except ValueError as error:
         parser.error(str(error))
     except (WorkflowFailureError, WorkflowUpdateFailedError, WorkflowAlreadyStartedError) as error:

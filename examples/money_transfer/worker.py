@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.worker import Worker
 
+from examples._run import run_program
 from examples.money_transfer.activities import Bank
 from examples.money_transfer.ledger import Ledger
 from examples.money_transfer.models import to_minor_units
@@ -81,7 +82,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        asyncio.run(run(arguments.db, arguments.open, arguments.task_queue))
+        run_program(run(arguments.db, arguments.open, arguments.task_queue))
     except ValueError as error:
         parser.error(str(error))
 

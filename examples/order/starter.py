@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Sequence
 
 from temporalio.client import (
@@ -19,9 +18,10 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDReusePolicy
 
+from examples._run import run_program
 from examples.order.models import Line, Order, OrderState
 from examples.order.store import Store
-from examples.order.worker import DATABASE, TASK_QUEUE, connect, settle
+from examples.order.worker import DATABASE, TASK_QUEUE, connect
 from examples.order.workflows import DailyReport, OrderWorkflow
 
 SCHEDULE = "order-daily-report"
@@ -138,7 +138,7 @@ def main() -> None:
     if options.command == "books":
         print(Store(options.db).table())
     else:
-        asyncio.run(settle(run(options)))
+        run_program(run(options))
 
 
 if __name__ == "__main__":

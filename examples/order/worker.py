@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.worker import Worker
 
+from examples._run import run_program
 from examples.order.activities import Shop
 from examples.order.store import Store
 from examples.order.workflows import DailyReport, Notify, OrderWorkflow
@@ -57,16 +56,6 @@ async def run(database: str, task_queue: str) -> None:
             await stop.wait()
 
 
-async def settle(program: Coroutine[Any, Any, None]) -> None:
-    """Runs a program that uses a client, and gives the SDK's threads time to come to rest."""
-    try:
-        await program
-    finally:
-        # Where the interpreter ends at once, it may crash: one in ten did, none with this
-        # (github.com/temporalio/sdk-python/issues/300).
-        await asyncio.sleep(0.3)
-
-
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -77,7 +66,7 @@ def main() -> None:
     parser.add_argument("--db", default=DATABASE, help="the shop's SQLite file; made if missing")
     parser.add_argument("--task-queue", default=TASK_QUEUE, help="the task queue")
     options = parser.parse_args()
-    asyncio.run(settle(run(options.db, options.task_queue)))
+    run_program(run(options.db, options.task_queue))
 
 
 if __name__ == "__main__":
