@@ -118,7 +118,12 @@ class StepRecord:
 
     def settle(self) -> None:
         """Read what became of the call. Its task is done."""
-        self.error = asyncio.CancelledError() if self.task.cancelled() else self.task.exception()
+        task = self.task
+        del (
+            self.task,
+            self._cancel,
+        )  # a run may hold thousands of records, and need not hold their results
+        self.error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self.error is None:
             self.outcome = Outcome.APPLIED
             return

@@ -1,6 +1,6 @@
 """What people see of a saga: names, keys and states. Never arguments, results or error details."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,30 +58,30 @@ class SagaReport:
 
 
 class Registry:
-    """The sagas of one run, in order of entry. It lives behind the run's query handler, so that nothing is global."""
+    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
 
     def __init__(self) -> None:
         self.sagas: list[Saga] = []
         self._ordinals: dict[str, int] = {}
 
     @staticmethod
-    def find() -> Registry | None:
+    def find() -> "Registry | None":
         """Return the registry of the current run, or None if no saga was entered yet."""
-        registry = getattr(_query_handler(), "__self__", None)
-        return registry if isinstance(registry, Registry) else None
+        handler: object = cast(Any, workflow).get_query_handler(QUERY)
+        return handler if isinstance(handler, Registry) else None
 
     @classmethod
-    def of_run(cls) -> Registry:
+    def of_run(cls) -> "Registry":
         """Return the registry of the current run; the first saga makes it."""
         registry = cls.find()
         if registry is None:
-            if _query_handler() is not None:
+            if cast(Any, workflow).get_query_handler(QUERY) is not None:
                 raise RuntimeError(
                     f"the workflow has a query handler named {QUERY!r} of its own: rename it, "
                     "that name is where a saga shows its report"
                 )
             registry = cls()
-            cast(Any, workflow).set_query_handler(QUERY, registry.saga_report)
+            cast(Any, workflow).set_query_handler(QUERY, registry)
         return registry
 
     def next_ordinal(self, name: str) -> int:
@@ -89,20 +89,16 @@ class Registry:
         self._ordinals[name] = self._ordinals.get(name, 0) + 1
         return self._ordinals[name]
 
-    def open_sagas(self) -> list[Saga]:
+    def open_sagas(self) -> list["Saga"]:
         """Return the sagas that have not ended, in order of entry."""
         return [saga for saga in self.sagas if saga.is_open]
 
-    def saga_report(self) -> list[SagaReport]:
+    def __call__(self) -> list[SagaReport]:
         """Answer the query."""
         return [saga.report() for saga in self.sagas]
 
 
-def _query_handler() -> object:
-    return cast(Any, workflow).get_query_handler(QUERY)
-
-
-def report_steps(records: Iterable[StepRecord], *, ended_well: bool = False) -> list[StepReport]:
+def report_steps(records: Iterable["StepRecord"], *, ended_well: bool = False) -> list[StepReport]:
     """Return what people see of steps. What is still armed in a saga that ended well is so no more."""
     reports: list[StepReport] = []
     for record in records:
@@ -112,7 +108,7 @@ def report_steps(records: Iterable[StepRecord], *, ended_well: bool = False) -> 
     return reports
 
 
-def show(name: str, records: Iterable[StepRecord]) -> None:
+def show(name: str, records: Iterable["StepRecord"]) -> None:
     """Show an unwinding saga in the Web UI, as a small table: newest step first, as they are undone."""
     armed = [record for record in records if record.undo_state is not None]
     done = sum(record.undo_state == "DONE" for record in armed)

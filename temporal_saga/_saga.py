@@ -82,7 +82,7 @@ class _Root:
         self.records: list[StepRecord] = []
         self.ticks = 0
         self.counts: dict[str, int] = {}
-        self.keyed: dict[str, list[str]] = {}
+        self.keyed: dict[str, dict[str, None]] = {}
         self.misuse: Exception | None = None
         self.past_pivot = False
         self.cancelled_at_pivot = False
@@ -101,12 +101,12 @@ class _Root:
     def key(self, step: str, key: str | None) -> str:
         """Return the key of this use of a step: by `key=`, or else by its number."""
         if key is not None:
-            used = self.keyed.setdefault(step, [])
+            used = self.keyed.setdefault(step, {})
             if key in used:
                 raise self.refuse(
                     f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
                 )
-            used.append(key)
+            used[key] = None
             return self._keys.of_step(step, key)
         task = asyncio.current_task()
         if self._users.setdefault(step, task) is not task:
@@ -262,7 +262,7 @@ class Saga(Steps):
                 )
             root.ticks = state.ticks
             root.counts = dict(state.counts)
-            root.keyed = {step: list(keys) for step, keys in state.keyed.items()}
+            root.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
             root.past_pivot, root.cancelled_at_pivot = state.past_pivot, self._cancelled_at_entry
             self.stack = records_of(state)
             root.records = list(self.stack)
@@ -405,20 +405,22 @@ class Saga(Steps):
         del self.in_flight[record]
         record.ended = self._root.tick()
         armed = record.undo_state is not None
+        task = record.task
         record.settle()
         if record.compensation_from is not None:
-            self._choose_compensation(record, record.compensation_from)
+            result = task.result() if record.error is None else None
+            self._choose_compensation(record, record.compensation_from, result)
         if armed and record.undo_state is None:
             self.stack.remove(record)
 
     def _choose_compensation(
-        self, record: StepRecord, choose: Callable[[StepOutcome], Any]
+        self, record: StepRecord, choose: Callable[[StepOutcome], Any], result: Any
     ) -> None:
-        inputs = record.input or []
+        inputs, record.input = record.input or [], None
         assert record.outcome is not None
         outcome: StepOutcome = StepOutcome(
             record.outcome,
-            record.task.result() if record.outcome is Outcome.APPLIED else None,
+            result,
             inputs[0] if len(inputs) == 1 else inputs or None,
             record.key,
         )

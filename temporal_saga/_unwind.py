@@ -133,7 +133,12 @@ async def _run_overlapping(scope: Saga, todo: list[StepRecord]) -> None:
     running: dict[asyncio.Task[None], StepRecord] = {}
     while todo or running:
         newest = max(record.place for record in (*todo, *running.values()))
-        ready = [record for record in reversed(todo) if record.ended >= newest]
+        first_ended = min((record.ended for record in running.values()), default=newest)
+        ready = [
+            record
+            for record in reversed(todo)
+            if record.ended >= newest and record.place <= first_ended
+        ]
         ready = ready[: _MOST_AT_ONCE - len(running)]
         chosen = set(ready)
         todo[:] = [record for record in todo if record not in chosen]

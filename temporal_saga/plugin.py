@@ -97,6 +97,14 @@ class _HoldClose(WorkflowInboundInterceptor):
         try:
             await super().handle_signal(input)
             return
+        except workflow.ContinueAsNewError as error:
+            registry = Registry.find()
+            if registry and registry.open_sagas():
+                raise RuntimeError(
+                    "continue_as_new in a signal handler would drop the compensations of an open saga: "
+                    "record the wish, and let the main method act on it"
+                ) from error
+            raise
         except (Exception, asyncio.CancelledError) as error:
             failure = saga_failure(error)
             if failure is None:

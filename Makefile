@@ -1,0 +1,104 @@
+# `make help` lists what can be made. PYTHON=python3.12 (a command, a path, or a version that pyenv has) does it with
+# another interpreter, in a virtual environment of its own.
+
+PYTHON ?= python3
+INTERPRETER := $(shell tools/find-python $(PYTHON))
+ifeq ($(INTERPRETER),)
+$(error PYTHON=$(PYTHON) is no Python 3.10 or later that can be run)
+endif
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+BIN := $(CURDIR)/$(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Everything runs where the source tree's temporal_saga cannot be imported, so that what is tested is the installed wheel.
+BED := build/testbed
+RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)/python
+SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
+CODE := $(wildcard temporal_saga examples tests bench)
+FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-fast test-inprocess test-floor lint types mutants server bench histories format testbed clean
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/demo.stamp testbed ## the stories on a real server; KEEP=1 leaves the server running
+	@$(RUN) -m examples.demo $(if $(KEEP),--keep)
+
+test: lint types server mutants ## lint, types, mutants and every test, against the wheel
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+test-inprocess: $(VENV)/installed.stamp testbed ## the tests that need no server, against the wheel
+	$(RUN) -m pytest -m "not server" $(PYTEST_ARGS)
+
+test-fast: $(VENV)/installed.stamp testbed ## the same without the slow ones
+	$(RUN) -m pytest -m "not server and not slow" $(PYTEST_ARGS)
+
+test-floor: ## every test with the oldest temporalio that is supported
+	@$(MAKE) --no-print-directory VENV=$(VENV)-floor run-floor
+
+.PHONY: run-floor
+run-floor: $(VENV)/installed.stamp testbed
+	$(PIP) install --quiet temporalio==$(FLOOR).*
+	$(RUN) -m pytest -m "not time_skipping" $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp ## ruff
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(VENV)/dev.stamp ## ruff, mending what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(VENV)/installed.stamp testbed ## four type checkers, and the completeness of the installed package's types
+	$(BIN)/mypy --python-executable $(BIN)/python $(CODE)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/ty check --python $(BIN)/python
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	cd $(BED) && PATH=$(BIN):$$PATH pyright --verifytypes temporal_saga --ignoreexternal
+
+mutants: $(VENV)/installed.stamp testbed ## each broken copy of the library must fail a test of its rule
+	$(RUN) -m tests.mutants
+
+server: $(VENV)/installed.stamp testbed ## find, download or build the Temporal CLI
+	$(RUN) -m examples.dev_server
+
+bench: $(VENV)/installed.stamp testbed ## what the library costs, against the same workflows by hand
+	$(RUN) -m bench
+
+histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
+	$(RUN) -m tests.histories
+
+clean: ## remove all that was made here
+	rm -rf .venv* build dist
+
+testbed:
+	@mkdir -p $(BED)
+	@for name in $(wildcard bench docs examples tests *.md pyproject.toml); do ln -sfn ../../$$name $(BED)/$$name; done
+
+$(VENV)/bin/python:
+	$(INTERPRETER) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) install --quiet .
+	@touch $@
+
+# Groups need pip 25.1.
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	$(PIP) install --quiet --group dev
+	@touch $@
+
+build/dist.stamp: $(SOURCES) | $(VENV)/dev.stamp
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	@mkdir -p build && touch $@
+
+# Twice: the first installs the dependencies, the second this build of a version that may be installed already.
+$(VENV)/installed.stamp: build/dist.stamp $(VENV)/dev.stamp
+	$(PIP) install --quiet dist/*.whl
+	$(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@

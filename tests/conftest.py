@@ -1,0 +1,70 @@
+"""What all tests share: the servers, started when the first test asks for one, and a header."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import temporalio.service
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+import temporal_saga
+from examples.dev_server import dev_server, find_cli
+from temporal_saga.plugin import SagaPlugin
+
+_SERVER_TESTS = Path(__file__).parent / "server"
+_SERVER_FIXTURES = {"env", "time_skipping_env"}
+
+
+def pytest_report_header() -> str:
+    where = Path(temporal_saga.__file__).parent
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return f"python {version}, temporalio {temporalio.service.__version__}, temporal_saga: {where}"
+
+
+def pytest_sessionstart() -> None:
+    if os.environ.get("TEMPORAL_SAGA_INSTALLED") == "1":
+        where = Path(temporal_saga.__file__).parent
+        if where.parent.name != "site-packages" or not where.is_relative_to(sys.prefix):
+            pytest.exit(f"temporal_saga is {where}, not the installed wheel", returncode=3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if _SERVER_TESTS in item.path.parents or fixtures & _SERVER_FIXTURES:
+            item.add_marker("server")
+        if "time_skipping_env" in fixtures:
+            item.add_marker("time_skipping")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Get the CLI before the first test: to build it takes longer than a test may."""
+    if any(item.get_closest_marker("server") for item in session.items):
+        os.environ["TEMPORAL_CLI"] = str(find_cli())
+
+
+@pytest.fixture(scope="session")
+async def env() -> AsyncIterator[WorkflowEnvironment]:
+    """A real server; its client is a plain one, without our plugin."""
+    async with dev_server() as env:
+        yield env
+
+
+@pytest.fixture(scope="session")
+def client(env: WorkflowEnvironment) -> Client:
+    """A client of the real server with ``SagaPlugin``, which its workers take over."""
+    config = env.client.config()
+    config["plugins"] = [SagaPlugin()]
+    return Client(**config)
+
+
+@pytest.fixture(scope="session")
+async def time_skipping_env() -> AsyncIterator[WorkflowEnvironment]:
+    """A real server on virtual time; its client has ``SagaPlugin``."""
+    async with dev_server(time_skipping=True, plugins=[SagaPlugin()]) as env:
+        yield env
