@@ -64,9 +64,7 @@ class Compensation:
     """
 
     @overload
-    def __init__(
-        self, activity_or_workflow: Callable[[], Any], **options: Unpack[CompensationOptions]
-    ) -> None: ...
+    def __init__(self, activity_or_workflow: Callable[[], Any], **options: Unpack[CompensationOptions]) -> None: ...
 
     @overload
     def __init__(
@@ -117,9 +115,7 @@ class Compensation:
         self._options = options
         check_arguments(activity_or_workflow, self._args)
         if "activity_id" in options:
-            raise TypeError(
-                "the saga sets the activity id of a compensation: leave out activity_id="
-            )
+            raise TypeError("the saga sets the activity id of a compensation: leave out activity_id=")
 
     @overload
     @classmethod
@@ -211,9 +207,7 @@ class Compensation:
 
     def to_state(self, activity_options: dict[str, Any]) -> CompensationState:
         """Return it as data, with the saga's own options laid under its options."""
-        options = (
-            {**activity_options, **self._options} if self._kind == "activity" else self._options
-        )
+        options = {**activity_options, **self._options} if self._kind == "activity" else self._options
         # As the payloads that the user's converter makes: any converter works, and nothing changes its type.
         payloads = workflow.payload_converter().to_payloads(self._args)
         return CompensationState(
@@ -277,9 +271,7 @@ def registered_name(target: Any) -> str:
             "@activity.defn, or give saga.add_callback(...) workflow code"
         )
     if definition.name is None:
-        raise TypeError(
-            "a dynamic activity has no name of its own: call it by the name that you want"
-        )
+        raise TypeError("a dynamic activity has no name of its own: call it by the name that you want")
     return cast(str, definition.name)
 
 
@@ -416,9 +408,7 @@ def _encode(target: str, name: str, value: Any) -> Any:
             "maximum_interval": None if longest is None else longest // _MICROSECOND,
             "non_retryable_error_types": list(value.non_retryable_error_types or ()),
         }
-    raise ValueError(
-        f"option {name}= of the compensation {target!r} cannot be detached: leave it out"
-    )
+    raise ValueError(f"option {name}= of the compensation {target!r} cannot be detached: leave it out")
 
 
 def _decode(name: str, value: Any) -> Any:

@@ -50,9 +50,7 @@ class Keys:
     def _uuid5(self, path: str) -> str:
         digits = sha1(self._namespace + path.encode(), usedforsecurity=False).hexdigest()
         variant = "89ab"[int(digits[16], 16) % 4]  # RFC 9562: version 5, variant 10xx
-        return (
-            f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
-        )
+        return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def step_id(name: str, phase: Phase, key: str) -> str:

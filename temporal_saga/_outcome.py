@@ -41,9 +41,7 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, ActivityError):
         cause = error.cause
         never_started = (
-            isinstance(cause, TimeoutError)
-            and cause.type == TimeoutType.SCHEDULE_TO_START
-            and cause.cause is None
+            isinstance(cause, TimeoutError) and cause.type == TimeoutType.SCHEDULE_TO_START and cause.cause is None
         )
         if never_started or says_no_effect(cause):
             return Outcome.NOT_APPLIED
@@ -94,9 +92,7 @@ class StepRecord:
         self.error: BaseException | None = None
         self.raised = False  # so that a swallowed failure can be told from a success
         armed = compensation is not None or compensation_from is not None
-        self.undo_state: Literal["PENDING", "RUNNING", "DONE", "FAILED"] | None = (
-            "PENDING" if armed else None
-        )
+        self.undo_state: Literal["PENDING", "RUNNING", "DONE", "FAILED"] | None = "PENDING" if armed else None
 
     def started(self, task: asyncio.Task[Any], cancel: Callable[[], object]) -> None:
         """Note that the command is given: `task` is the call, `cancel` asks it to end."""
@@ -119,10 +115,8 @@ class StepRecord:
     def settle(self) -> None:
         """Read what became of the call. Its task is done."""
         task = self.task
-        del (
-            self.task,
-            self._cancel,
-        )  # a run may hold thousands of records, and need not hold their results
+        del self.task  # a run may hold thousands of records, and need not hold their results
+        del self._cancel
         self.error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self.error is None:
             self.outcome = Outcome.APPLIED
@@ -172,8 +166,6 @@ def saga_failure(error: BaseException) -> BaseException | None:
     cancels = [leaf for leaf in leaves if isinstance(leaf, asyncio.CancelledError)]
     failures = [leaf for leaf in leaves if not isinstance(leaf, asyncio.CancelledError)]
     # A BaseException is control flow: the SDK's own, or a GeneratorExit outside of the workflow's event loop.
-    if not all(
-        isinstance(leaf, Exception) and workflow.is_failure_exception(leaf) for leaf in failures
-    ):
+    if not all(isinstance(leaf, Exception) and workflow.is_failure_exception(leaf) for leaf in failures):
         return None
     return [*failures, *cancels][0]

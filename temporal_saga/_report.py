@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """What people see of a saga: names, keys and states. Never arguments, results or error details."""
 
 # No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
@@ -91,7 +92,7 @@ class Registry:
 
     def open_sagas(self) -> list["Saga"]:
         """Return the sagas that have not ended, in order of entry."""
-        return [saga for saga in self.sagas if saga.is_open]
+        return [saga for saga in self.sagas if saga._is_open]
 
     def __call__(self) -> list[SagaReport]:
         """Answer the query."""
@@ -114,8 +115,7 @@ def show(name: str, records: Iterable["StepRecord"]) -> None:
     done = sum(record.undo_state == "DONE" for record in armed)
     failed = sum(record.undo_state == "FAILED" for record in armed)
     lines = [
-        f"saga **{name}**: {done} of {len(armed)} undone"
-        + (f", {failed} failed" if failed else ""),
+        f"saga **{name}**: {done} of {len(armed)} undone" + (f", {failed} failed" if failed else ""),
         "",
         "| step | state | undo | |",
         "|---|---|---|---|",

@@ -8,7 +8,7 @@
                                                                            #               or INCOMPLETE
 
 A step is armed before its command is given, and its outcome decides later whether it is undone. The scopes of one saga
-(itself and its savepoints) share a `_Root`: one clock of events, one set of keys, one list for the report.
+(itself and its savepoints) share a `Root`: one clock of events, one set of keys, one list for the report.
 
 What a cancel does is the heart of it. asyncio delivers it once, as a CancelledError at an await of the task that it is
 meant for, and that task alone. So a step waits in a loop of its own, and outlives the cancel until the call has ended;
@@ -42,9 +42,10 @@ from ._compensation import (
     registered_name,
     state_of,
 )
-from ._identity import Keys, check_parts, step_id
+from ._identity import step_id
 from ._outcome import Outcome, StepRecord, bug_in, saga_failure
 from ._report import Registry, SagaReport, report_steps
+from ._root import Root
 from ._steps import Steps
 from ._typing import UNSET
 from ._unwind import ended, fail_task, outlast, probe_eviction, unwind, unwinding
@@ -52,14 +53,10 @@ from .errors import CompensationError, SagaClosed, SagaDeadlineExceeded
 
 __all__ = ["Saga"]
 
-_State = Literal[
-    "NEW", "OPEN", "UNWINDING", "COMPLETED", "COMPENSATED", "INCOMPLETE", "DETACHED", "JOINED"
-]
+_State = Literal["NEW", "OPEN", "UNWINDING", "COMPLETED", "COMPENSATED", "INCOMPLETE", "DETACHED", "JOINED"]
 
 # An undo must not overtake its own step: a cancelled step is awaited until it has ended.
-_ACTIVITY_OPTIONS: dict[str, Any] = {
-    "cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
-}
+_ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
 _CHILD_OPTIONS: dict[str, Any] = {
     "cancellation_type": workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
     "parent_close_policy": workflow.ParentClosePolicy.REQUEST_CANCEL,
@@ -67,78 +64,6 @@ _CHILD_OPTIONS: dict[str, Any] = {
 
 guarded: ContextVar[bool] = ContextVar("temporal_saga_guarded", default=False)
 """Whether `SagaPlugin` holds the close of the run for the sagas entered here."""
-
-
-class _Root:
-    """What the scopes of one saga share."""
-
-    def __init__(self, name: str, ordinal: int, anchor: str) -> None:
-        self.name = name
-        self.ordinal = ordinal
-        self.anchor = anchor
-        self.main_task: asyncio.Task[Any] | None = (
-            None  # the one that the workflow's cancel reaches
-        )
-        self.records: list[StepRecord] = []
-        self.ticks = 0
-        self.counts: dict[str, int] = {}
-        self.keyed: dict[str, dict[str, None]] = {}
-        self.misuse: Exception | None = None
-        self.past_pivot = False
-        self.cancelled_at_pivot = False
-        self.held_cancel: BaseException | None = None
-        self._keys = Keys(anchor, name, ordinal)
-        self._users: dict[str, asyncio.Task[Any] | None] = {}
-
-    def is_same_as(self, other: _Root) -> bool:
-        return (self.name, self.ordinal, self.anchor) == (other.name, other.ordinal, other.anchor)
-
-    def tick(self) -> tuple[int, ...]:
-        """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
-        self.ticks += 1
-        return (self.ticks,)
-
-    def key(self, step: str, key: str | None) -> str:
-        """Return the key of this use of a step: by `key=`, or else by its number."""
-        if key is not None:
-            used = self.keyed.setdefault(step, {})
-            if key in used:
-                raise self.refuse(
-                    f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
-                )
-            used[key] = None
-            return self._keys.of_step(step, key)
-        task = asyncio.current_task()
-        if self._users.setdefault(step, task) is not task:
-            raise self.refuse(
-                f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
-                "order, and one would carry the other's key. Give each call a key= from its own data, or a step= name"
-            )
-        return self._keys.of_step(step, self.count(step))
-
-    def callback_key(self, name: str) -> str:
-        """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
-        return self._keys.of_step(name, self.count(name))
-
-    def user_key(self, parts: tuple[str | int, ...]) -> str:
-        return self._keys.of_parts(check_parts(parts))
-
-    def count(self, step: str) -> int:
-        self.counts[step] = self.counts.get(step, 0) + 1
-        return self.counts[step]
-
-    def was_cancelled_past_pivot(self) -> bool:
-        """Tell whether the workflow was cancelled after the pivot."""
-        return (
-            self.past_pivot
-            and not self.cancelled_at_pivot
-            and workflow.cancellation_reason() is not None
-        )
-
-    def refuse(self, message: str) -> RuntimeError:
-        """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
-        self.misuse = error = RuntimeError(message)
-        return error
 
 
 class Saga(Steps):
@@ -181,36 +106,34 @@ class Saga(Steps):
                 f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
             )
         if state is not None and name not in ("saga", state.name):
-            raise RuntimeError(
-                f"the state is that of saga {state.name!r}: leave out name=, it is part of every key"
-            )
+            raise RuntimeError(f"the state is that of saga {state.name!r}: leave out name=, it is part of every key")
         self.name: str = name if state is None else state.name
-        self.order: Literal["reverse", "concurrent"] = order
-        self.activity_options: dict[str, Any] = {**_ACTIVITY_OPTIONS, **_options(activity_options)}
-        self.compensation_options: dict[str, Any] = _options(
+        self._order: Literal["reverse", "concurrent"] = order
+        self._activity_options: dict[str, Any] = {**_ACTIVITY_OPTIONS, **_options(activity_options)}
+        self._compensation_options: dict[str, Any] = _options(
             presets.compensation() if compensation_options is None else compensation_options
         )
         self._deadline = deadline
         self._from_state = state
         self._parent: Saga | None = None
-        self._root: _Root
+        self._root: Root
         self._owner: asyncio.Task[Any] | None = None
         self._state: _State = "NEW"
 
-        self.stack: list[StepRecord] = []  # what is armed
-        self.in_flight: dict[StepRecord, None] = {}  # in order of their start
-        self.failed: list[StepRecord] = []  # compensations that failed
+        self._stack: list[StepRecord] = []  # what is armed
+        self._in_flight: dict[StepRecord, None] = {}  # in order of their start
+        self._failed: list[StepRecord] = []  # compensations that failed
         self._savepoints: list[Saga] = []  # those still open
 
         self._left: asyncio.Future[None]  # of a savepoint: done when it has ended
-        self.unwind_task: asyncio.Task[None] | None = None
-        self.released: asyncio.Future[None] | None = None  # done after the unwind: callers are held
+        self._unwind_task: asyncio.Task[None] | None = None
+        self._released: asyncio.Future[None] | None = None  # done after the unwind: callers are held
         self._timer: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
         self._expired = False
         self._cancelled_at_entry = False
         self._cancelled_before = False  # before the unwind
-        self.in_unwind = False  # entered by a callback of an unwind
+        self._in_unwind = False  # entered by a callback of an unwind
 
     # --- entering ----------------------------------------------------------------------------------------------------
 
@@ -228,7 +151,7 @@ class Saga(Steps):
         self._state = "OPEN"
         return self
 
-    def _enter_run(self) -> _Root:
+    def _enter_run(self) -> Root:
         registry = Registry.of_run()
         # Best effort: the SDK names the tasks of handlers so (`_apply_do_update`, `_process_signal_job`).
         task_name = self._owner.get_name() if self._owner else ""
@@ -245,27 +168,23 @@ class Saga(Steps):
                 "For a part that is undone with the whole, use saga.savepoint()",
                 self.name,
             )
-        self.in_unwind = bool(unwinding.get())
+        self._in_unwind = bool(unwinding.get())
         self._cancelled_at_entry = workflow.cancellation_reason() is not None
         state = self._from_state
         if state is None:
             anchor = workflow.info().original_execution_run_id
-            root = _Root(self.name, registry.next_ordinal(self.name), anchor)
+            root = Root(self.name, registry.next_ordinal(self.name), anchor)
             seconds = None if self._deadline is None else self._deadline.total_seconds()
         else:
-            root = _Root(state.name, state.ordinal, state.anchor)
-            if any(
-                saga._root.is_same_as(root) and saga._state != "DETACHED" for saga in registry.sagas
-            ):
-                raise RuntimeError(
-                    f"the state of saga {state.name!r} is in use in this run: each can go on once"
-                )
+            root = Root(state.name, state.ordinal, state.anchor)
+            if any(saga._root.is_same_as(root) and saga._state != "DETACHED" for saga in registry.sagas):
+                raise RuntimeError(f"the state of saga {state.name!r} is in use in this run: each can go on once")
             root.ticks = state.ticks
             root.counts = dict(state.counts)
             root.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
             root.past_pivot, root.cancelled_at_pivot = state.past_pivot, self._cancelled_at_entry
-            self.stack = records_of(state)
-            root.records = list(self.stack)
+            self._stack = records_of(state)
+            root.records = list(self._stack)
             seconds = state.deadline
         root.main_task = None if in_handler else self._owner
         registry.sagas.append(self)
@@ -287,9 +206,9 @@ class Saga(Steps):
         way; if it ends well, what it armed joins this saga.
         """
         self._require_entered()
-        savepoint = Saga(self.name, order=self.order)
-        savepoint.activity_options = self.activity_options
-        savepoint.compensation_options = self.compensation_options
+        savepoint = Saga(self.name, order=self._order)
+        savepoint._activity_options = self._activity_options
+        savepoint._compensation_options = self._compensation_options
         savepoint._parent = self
         savepoint._root = self._root
         return savepoint
@@ -315,9 +234,7 @@ class Saga(Steps):
         if compensation is not None and compensation_from is not None:
             raise TypeError("give compensation= or compensation_from=, not both")
         if "activity_id" in options:
-            raise TypeError(
-                "the saga sets the activity id, which carries the key: use key= to tell calls apart"
-            )
+            raise TypeError("the saga sets the activity id, which carries the key: use key= to tell calls apart")
         inputs = arguments(arg, args)
         if compensation is not None and not isinstance(compensation, Compensation):
             compensation = Compensation(compensation, args=inputs)
@@ -351,7 +268,7 @@ class Saga(Steps):
                 if self._holds(error):
                     continue
                 cancel = error
-                if not self.is_past_pivot:
+                if not self._is_past_pivot:
                     await _turns_of_the_loop()  # a result that came in the same activation wins
                     record.request_cancel()
         self._settle(record)
@@ -359,9 +276,7 @@ class Saga(Steps):
             await scope._hold()
             raise _unwound() from record.error
         if cancel is not None:
-            if (
-                not self._root.was_cancelled_past_pivot()
-            ):  # a gather, TaskGroup or wait_for hands it on
+            if not self._root.was_cancelled_past_pivot():  # a gather, TaskGroup or wait_for hands it on
                 record.raised = True
             raise cancel from record.error
         if record.error is not None:
@@ -380,21 +295,21 @@ class Saga(Steps):
         record.place = self._root.tick()
         armed = record.undo_state is not None
         if armed:
-            self.stack.append(record)
+            self._stack.append(record)
         id = step_id(record.name, "do", record.key)
         try:
             if kind == "child":
                 child = _Child(target, inputs, {"id": id, **_CHILD_OPTIONS, **options})
                 record.started(child.task, child.cancel)
             else:
-                options = {**self.activity_options, **options}
+                options = {**self._activity_options, **options}
                 handle = workflow.start_activity(target, args=inputs, activity_id=id, **options)
                 record.started(handle, handle.cancel)
         except Exception:
             if armed:
-                self.stack.pop()  # bad options or input: no command was given
+                self._stack.pop()  # bad options or input: no command was given
             raise
-        self.in_flight[record] = None
+        self._in_flight[record] = None
         self._root.records.append(record)
         return record.task
 
@@ -402,7 +317,7 @@ class Saga(Steps):
         """Note what became of a step whose task is done; the drain may have done so before its caller."""
         if record.outcome is not None:
             return
-        del self.in_flight[record]
+        del self._in_flight[record]
         record.ended = self._root.tick()
         armed = record.undo_state is not None
         task = record.task
@@ -411,11 +326,9 @@ class Saga(Steps):
             result = task.result() if record.error is None else None
             self._choose_compensation(record, record.compensation_from, result)
         if armed and record.undo_state is None:
-            self.stack.remove(record)
+            self._stack.remove(record)
 
-    def _choose_compensation(
-        self, record: StepRecord, choose: Callable[[StepOutcome], Any], result: Any
-    ) -> None:
+    def _choose_compensation(self, record: StepRecord, choose: Callable[[StepOutcome], Any], result: Any) -> None:
         inputs, record.input = record.input or [], None
         assert record.outcome is not None
         outcome: StepOutcome = StepOutcome(
@@ -427,9 +340,7 @@ class Saga(Steps):
         try:
             chosen = choose(outcome)
             if not isinstance(chosen, (Compensation, SagaState, type(None))):
-                raise TypeError(
-                    f"it returned {type(chosen).__name__}, not a Compensation, a SagaState or None"
-                )
+                raise TypeError(f"it returned {type(chosen).__name__}, not a Compensation, a SagaState or None")
         except Exception as error:
             raise self._root.refuse(
                 f"compensation_from= of step {record.name!r} failed: {type(error).__name__}"
@@ -440,7 +351,7 @@ class Saga(Steps):
         record.disarm()
         if isinstance(chosen, SagaState):
             joined = records_of(chosen, record.place)
-            self.stack += joined
+            self._stack += joined
             self._root.records += joined
 
     def _push(
@@ -460,9 +371,7 @@ class Saga(Steps):
             target = Compensation(target, arg, args=args, **options)
         scope = self._accepting_scope()
         name = step or target.name
-        scope._arm_pushed(
-            StepRecord(name, self._root.key(name, key), phase="push", compensation=target)
-        )
+        scope._arm_pushed(StepRecord(name, self._root.key(name, key), phase="push", compensation=target))
 
     def _push_callback(
         self,
@@ -478,7 +387,7 @@ class Saga(Steps):
     def _arm_pushed(self, record: StepRecord) -> None:
         record.place = record.ended = self._root.tick()
         record.outcome = Outcome.APPLIED
-        self.stack.append(record)
+        self._stack.append(record)
         self._root.records.append(record)
 
     # --- leaving -----------------------------------------------------------------------------------------------------
@@ -495,14 +404,14 @@ class Saga(Steps):
             if (
                 isinstance(exc, workflow.ContinueAsNewError)
                 and self._state == "OPEN"
-                and any(scope.stack for scope in (self, *self.open_savepoints()))
+                and any(scope._stack for scope in (self, *self._open_savepoints()))
             ):
                 raise RuntimeError(
                     "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
                     "or leave the scope first"
                 ) from exc
             bug = exc if isinstance(exc, Exception) else bug_in(exc)
-            if bug is not None and self.is_open:
+            if bug is not None and self._is_open:
                 await fail_task(bug)  # whoever catches it, the effects of this scope would stand
             return  # control flow of the SDK's
         if failure is not None:
@@ -528,9 +437,9 @@ class Saga(Steps):
 
     async def _end_well(self) -> BaseException | None:
         """Close the scope; return the reason if it has to end badly after all."""
-        while self.in_flight or self._savepoints:
+        while self._in_flight or self._savepoints:
             waits = [
-                *(record.task for record in self.in_flight),
+                *(record.task for record in self._in_flight),
                 *(each._left for each in self._savepoints),
             ]
             try:
@@ -542,33 +451,33 @@ class Saga(Steps):
             await _turns_of_the_loop()  # their callers may go on to another step
             if await self._is_taken_over():
                 raise _unwound()
-            self.settle_in_flight()
+            self._settle_in_flight()
         if self._root.misuse is not None:
             raise self._root.misuse
         if self._expired and (error := self._deadline_error()):
             return error
-        swallowed = [record for record in self.stack if record.raised]
+        swallowed = [record for record in self._stack if record.raised]
         if swallowed:
-            self.stack[:] = [record for record in self.stack if not record.raised]
+            self._stack[:] = [record for record in self._stack if not record.raised]
             cause = swallowed[-1].error
-            before = len(self.failed)
+            before = len(self._failed)
             interrupted = await self._unwind(swallowed)
             # Ending well has failed: what the scope did goes the way of every saga that ends badly.
-            if len(self.failed) > before:
-                return self.failed[before].error or cause or asyncio.CancelledError()
+            if len(self._failed) > before:
+                return self._failed[before].error or cause or asyncio.CancelledError()
             if interrupted is not None and not self._holds(interrupted):
                 return interrupted
         if self._parent is None:
             self._close("COMPLETED")
         else:
-            self.join_parent()
+            self._join_parent()
         self._release()
         return None
 
     async def _end_badly(self, failure: BaseException) -> BaseException:
         """Unwind; return what the scope raises."""
         cancel = await self._undo_all()
-        error = self._compensation_error(failure) if self.failed else failure
+        error = self._compensation_error(failure) if self._failed else failure
         if self._expired and sys.version_info >= (3, 11) and self._owner is not None:
             self._owner.uncancel()
         if cancel is None or isinstance(error, asyncio.CancelledError):
@@ -581,8 +490,8 @@ class Saga(Steps):
 
     async def _undo_all(self) -> BaseException | None:
         """Unwind the scope and close it; return a cancel that came meanwhile."""
-        cancel: BaseException | None = await self._unwind(self.stack)
-        self._close("INCOMPLETE" if self.failed else "COMPENSATED")
+        cancel: BaseException | None = await self._unwind(self._stack)
+        self._close("INCOMPLETE" if self._failed else "COMPENSATED")
         self._release()
         if cancel is not None and self._holds(cancel):
             cancel = None
@@ -593,16 +502,16 @@ class Saga(Steps):
         self._stop_timer()
         self._state = "UNWINDING"
         self._cancelled_before = workflow.cancellation_reason() is not None
-        self.released = self.released or asyncio.get_running_loop().create_future()
+        self._released = self._released or asyncio.get_running_loop().create_future()
         workflow.logger.info("Saga %s unwinds", self.name, extra={"saga": self.name})
         kept: asyncio.CancelledError | None = None
         while True:
-            self.unwind_task = asyncio.create_task(unwind(self, todo))
-            kept = await outlast(self.unwind_task) or kept
-            bug = self.unwind_task.exception()
+            self._unwind_task = asyncio.create_task(unwind(self, todo))
+            kept = await outlast(self._unwind_task) or kept
+            bug = self._unwind_task.exception()
             if isinstance(bug, Exception):  # in a callback
                 await fail_task(bug)
-            self.unwind_task.result()
+            self._unwind_task.result()
             if self._root.misuse is not None:
                 await fail_task(self._root.misuse)
             if not todo:  # nothing was registered since its last look
@@ -617,9 +526,7 @@ class Saga(Steps):
         """
         came = workflow.cancellation_reason() is not None and not self._cancelled_before
         registry = Registry.find()
-        late = registry and any(
-            each._expired and each._owner is self._owner for each in registry.open_sagas()
-        )
+        late = registry and any(each._expired and each._owner is self._owner for each in registry.open_sagas())
         if (came or late or self._root.held_cancel is not None) and self._owner is not None:
             self._owner.cancel()
 
@@ -637,12 +544,12 @@ class Saga(Steps):
         """
         self._require_owner("compensate()")
         await self._admit()
-        if any(each._owner is self._owner for each in self.open_savepoints()):
+        if any(each._owner is self._owner for each in self._open_savepoints()):
             raise self._root.refuse("compensate() inside a savepoint of this task: leave it first")
         if self._root.misuse is not None:
             raise self._root.misuse
         cancel = await self._undo_all()
-        if self.failed:
+        if self._failed:
             if cancel is not None:
                 self._deliver_cancel()
             raise self._compensation_error(cancel)
@@ -665,15 +572,13 @@ class Saga(Steps):
         enclosing: list[Saga] = [self]
         while (parent := enclosing[-1]._parent) is not None:
             enclosing.append(parent)
-        if any(scope.in_flight for scope in (enclosing[-1], *enclosing[-1].open_savepoints())):
-            raise self._root.refuse(
-                "pivot() with a step in flight: await every step first, it may yet fail"
-            )
+        if any(scope._in_flight for scope in (enclosing[-1], *enclosing[-1]._open_savepoints())):
+            raise self._root.refuse("pivot() with a step in flight: await every step first, it may yet fail")
         for scope in enclosing:
-            for record in scope.stack:
+            for record in scope._stack:
                 if not record.raised:
                     record.disarm()
-            scope.stack[:] = [record for record in scope.stack if record.raised]
+            scope._stack[:] = [record for record in scope._stack if record.raised]
             scope._stop_timer()
             if scope._expired and sys.version_info >= (3, 11) and scope._owner is not None:
                 scope._owner.uncancel()
@@ -692,14 +597,10 @@ class Saga(Steps):
         """
         self._require_open("detach()")
         if self._parent is not None or self._savepoints:
-            raise self._root.refuse(
-                "detach() in a savepoint: leave it first, so that it ends well or badly"
-            )
-        if self.in_flight:
+            raise self._root.refuse("detach() in a savepoint: leave it first, so that it ends well or badly")
+        if self._in_flight:
             raise self._root.refuse("detach() with a step in flight: await every step first")
-        callbacks = [
-            record.name for record in self.stack if isinstance(record.compensation, Callback)
-        ]
+        callbacks = [record.name for record in self._stack if isinstance(record.compensation, Callback)]
         if callbacks:
             raise self._root.refuse(
                 f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
@@ -718,7 +619,7 @@ class Saga(Steps):
             keyed={step: list(keys) for step, keys in root.keyed.items()},
             past_pivot=root.past_pivot,
             deadline=left,
-            steps=[state_of(record, self.compensation_options) for record in self.stack],
+            steps=[state_of(record, self._compensation_options) for record in self._stack],
         )
         self._close("DETACHED")
         if root.held_cancel is not None and self._owner is not None:
@@ -731,9 +632,7 @@ class Saga(Steps):
         if self._parent is not None:
             return self._parent.report()
         state: Any = self._state
-        return SagaReport(
-            self.name, state, report_steps(self._root.records, ended_well=state == "COMPLETED")
-        )
+        return SagaReport(self.name, state, report_steps(self._root.records, ended_well=state == "COMPLETED"))
 
     def idempotency_key(self, *parts: str | int) -> str:
         """Return a key for an effect of the workflow's own: as stable as a step's, and different from each of them.
@@ -750,49 +649,40 @@ class Saga(Steps):
     # --- what the unwind reads and does ------------------------------------------------------------------------------
 
     @property
-    def is_open(self) -> bool:
+    def _is_open(self) -> bool:
         """Whether it has been entered and has not ended."""
         return self._state in ("OPEN", "UNWINDING")
 
     @property
-    def is_unwinding(self) -> bool:
+    def _is_unwinding(self) -> bool:
         """Whether its compensations run."""
         return self._state == "UNWINDING"
 
     @property
-    def is_past_pivot(self) -> bool:
+    def _is_past_pivot(self) -> bool:
         """Whether its saga has passed the point of no return."""
         return self._root.past_pivot
 
     @property
-    def owner(self) -> asyncio.Task[Any] | None:
-        """The task that entered it."""
-        return self._owner
-
-    @property
-    def records(self) -> list[StepRecord]:
+    def _records(self) -> list[StepRecord]:
         """The steps of the saga, those of its savepoints included."""
         return self._root.records
 
-    def open_savepoints(self) -> list[Saga]:
+    def _open_savepoints(self) -> list[Saga]:
         """Return the savepoints inside that are still open, at any depth."""
-        return [
-            each
-            for savepoint in self._savepoints
-            for each in (savepoint, *savepoint.open_savepoints())
-        ]
+        return [each for savepoint in self._savepoints for each in (savepoint, *savepoint._open_savepoints())]
 
-    def settle_in_flight(self) -> None:
+    def _settle_in_flight(self) -> None:
         """Note what became of the steps whose task is done."""
-        for record in [record for record in self.in_flight if record.task.done()]:
+        for record in [record for record in self._in_flight if record.task.done()]:
             self._settle(record)
 
-    def join_parent(self) -> None:
+    def _join_parent(self) -> None:
         """Hand what a savepoint armed over to its parent, and close it."""
         if self._parent is None or self._state == "JOINED":
             return
-        self._parent.stack += self.stack
-        self.stack = []
+        self._parent._stack += self._stack
+        self._stack = []
         self._close("JOINED")
 
     # --- states ------------------------------------------------------------------------------------------------------
@@ -801,18 +691,18 @@ class Saga(Steps):
         self._state = state
         self._stop_timer()
         if self._parent is not None:
-            self._parent.failed += self.failed
+            self._parent._failed += self._failed
             self._parent._savepoints.remove(self)
             self._left.set_result(None)
 
     def _release(self) -> None:
         # Just before the owner raises: the callers that were held go on after it.
-        if self.released is not None and not self.released.done():
-            self.released.set_result(None)
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
 
     async def _hold(self) -> None:
-        assert self.released is not None
-        await outlast(self.released)
+        assert self._released is not None
+        await outlast(self._released)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -822,7 +712,7 @@ class Saga(Steps):
     def _unwinding_scope(self) -> Saga | None:
         """Return this scope or the nearest around it that unwinds."""
         scope: Saga | None = self
-        while scope is not None and not scope.is_unwinding:
+        while scope is not None and not scope._is_unwinding:
             scope = scope._parent
         return scope
 
@@ -837,7 +727,7 @@ class Saga(Steps):
         """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
         scope = self._unwinding_scope()
         # In a savepoint's callback too: this scope may start to unwind meanwhile, and would wait for it.
-        if any(each.is_unwinding and each._root is self._root for each in unwinding.get()):
+        if any(each._is_unwinding and each._root is self._root for each in unwinding.get()):
             raise self._root.refuse(
                 f"code that the unwind of saga {self.name!r} runs called a step of it, which may have to wait for "
                 "itself: call workflow.execute_activity(...) in a callback"
@@ -854,7 +744,7 @@ class Saga(Steps):
         scope = self
         while scope._state == "JOINED" and scope._parent is not None:
             scope = scope._parent
-        if scope.is_unwinding or (scope is self and scope._state == "OPEN"):
+        if scope._is_unwinding or (scope is self and scope._state == "OPEN"):
             return scope
         raise self._closed()
 
@@ -863,9 +753,7 @@ class Saga(Steps):
         root = self._root
         if (
             not root.was_cancelled_past_pivot()
-            or not is_cancelled_exception(
-                cancel
-            )  # a plain activity in the body makes an ActivityError of it
+            or not is_cancelled_exception(cancel)  # a plain activity in the body makes an ActivityError of it
             or asyncio.current_task() is not root.main_task
             or root.held_cancel not in (None, cancel)  # it comes once: this is a timeout's
         ):
@@ -882,9 +770,7 @@ class Saga(Steps):
     def _require_owner(self, what: str) -> None:
         self._require_entered()
         if asyncio.current_task() is not self._owner:
-            raise self._root.refuse(
-                f"{what} from a task that did not enter the scope: call it where the scope is"
-            )
+            raise self._root.refuse(f"{what} from a task that did not enter the scope: call it where the scope is")
 
     def _require_open(self, what: str) -> None:
         self._require_owner(what)
@@ -896,17 +782,13 @@ class Saga(Steps):
 
     def _deadline_error(self) -> SagaDeadlineExceeded | None:
         # A workflow's cancel wins: it was asked for by someone.
-        if not self._expired or (
-            workflow.cancellation_reason() is not None and not self._cancelled_at_entry
-        ):
+        if not self._expired or (workflow.cancellation_reason() is not None and not self._cancelled_at_entry):
             return None
         return SagaDeadlineExceeded(f"saga {self.name!r} passed its deadline")
 
     def _compensation_error(self, cause: BaseException | None) -> CompensationError:
-        names = ", ".join(record.name for record in self.failed)
-        error = CompensationError(
-            f"saga {self.name!r}: compensations failed for good: {names}", self.report()
-        )
+        names = ", ".join(record.name for record in self._failed)
+        error = CompensationError(f"saga {self.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause
         return error
 

@@ -116,9 +116,7 @@ class Steps:
         **options: Unpack[ActivityOptions],
     ) -> Any: ...
 
-    def execute_activity(
-        self, activity: Any, arg: Any = UNSET, **options: Any
-    ) -> Coroutine[Any, Any, Any]:
+    def execute_activity(self, activity: Any, arg: Any = UNSET, **options: Any) -> Coroutine[Any, Any, Any]:
         """Execute an activity as a step of this saga and wait for its result.
 
         Takes what `workflow.execute_activity` takes. The step's compensation is
@@ -223,9 +221,7 @@ class Steps:
         **options: Unpack[ActivityOptions],
     ) -> R: ...
 
-    def execute_activity_method(
-        self, activity: Any, arg: Any = UNSET, **options: Any
-    ) -> Coroutine[Any, Any, Any]:
+    def execute_activity_method(self, activity: Any, arg: Any = UNSET, **options: Any) -> Coroutine[Any, Any, Any]:
         """Execute an activity, named by its unbound method, as a step of this saga.
 
         For activities that are methods: the workflow has the class, the worker its instance. The
@@ -297,9 +293,7 @@ class Steps:
         **options: Unpack[ChildOptions],
     ) -> Any: ...
 
-    def execute_child_workflow(
-        self, workflow: Any, arg: Any = UNSET, **options: Any
-    ) -> Coroutine[Any, Any, Any]:
+    def execute_child_workflow(self, workflow: Any, arg: Any = UNSET, **options: Any) -> Coroutine[Any, Any, Any]:
         """Execute a child workflow as a step of this saga and wait for its result.
 
         Takes what `workflow.execute_child_workflow` takes. The id is by default
@@ -332,19 +326,13 @@ class Steps:
         return self._step("child", workflow, arg, **options)
 
     @overload
-    def add_compensation(
-        self, activity: Compensation, *, step: str | None = None, key: str | None = None
-    ) -> None: ...
+    def add_compensation(self, activity: Compensation, *, step: str | None = None, key: str | None = None) -> None: ...
 
     @overload
-    def add_compensation(
-        self, activity: Callable[[], Any], **options: Unpack[ActivityOptions]
-    ) -> None: ...
+    def add_compensation(self, activity: Callable[[], Any], **options: Unpack[ActivityOptions]) -> None: ...
 
     @overload
-    def add_compensation(
-        self, activity: Callable[[P], Any], arg: P, **options: Unpack[ActivityOptions]
-    ) -> None: ...
+    def add_compensation(self, activity: Callable[[P], Any], arg: P, **options: Unpack[ActivityOptions]) -> None: ...
 
     @overload
     def add_compensation(
@@ -391,9 +379,7 @@ class Steps:
         """
         self._push(activity, arg, **options)
 
-    def add_callback(
-        self, callback: Callable[Ps, Awaitable[object]], /, *args: Ps.args, **kwargs: Ps.kwargs
-    ) -> None:
+    def add_callback(self, callback: Callable[Ps, Awaitable[object]], /, *args: Ps.args, **kwargs: Ps.kwargs) -> None:
         """Push workflow code to run as a compensation.
 
         A callback lives in this run only: a saga that holds one cannot be detached. It must not

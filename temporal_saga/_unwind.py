@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """Unwinding a scope: drain what is in flight, then run the compensations, newest first.
 
     unwind
@@ -96,13 +97,13 @@ async def unwind(scope: Saga, todo: list[StepRecord]) -> None:
     unwinding.set((*unwinding.get(), scope))
     await _drain(scope)
     todo.sort(key=lambda record: record.place)
-    show(scope.name, scope.records)
-    if scope.order == "concurrent":
+    show(scope.name, scope._records)
+    if scope._order == "concurrent":
         await _run_overlapping(scope, todo)
     else:
         while todo:
             await _undo(scope, todo.pop())
-    show(scope.name, scope.records)
+    show(scope.name, scope._records)
 
 
 async def _drain(scope: Saga) -> None:
@@ -111,21 +112,21 @@ async def _drain(scope: Saga) -> None:
     It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled.
     """
     while True:
-        savepoints = scope.open_savepoints()
-        flying = [record for each in (scope, *savepoints) for record in each.in_flight]
-        if not scope.is_past_pivot:
+        savepoints = scope._open_savepoints()
+        flying = [record for each in (scope, *savepoints) for record in each._in_flight]
+        if not scope._is_past_pivot:
             for record in flying:
                 record.request_cancel()
         waits: list[asyncio.Future[Any]] = [record.task for record in flying]
         # Not `unwind_task`: what its owner does after it comes first.
-        waits += [each.released for each in savepoints if each.released is not None]
+        waits += [each._released for each in savepoints if each._released is not None]
         if all(wait.done() for wait in waits):
             break
         await asyncio.wait([wait for wait in waits if not wait.done()])
     for each in (scope, *savepoints):
-        each.settle_in_flight()
+        each._settle_in_flight()
     for each in reversed(savepoints):  # the inner ones first: through their parent
-        each.join_parent()
+        each._join_parent()
 
 
 async def _run_overlapping(scope: Saga, todo: list[StepRecord]) -> None:
@@ -134,11 +135,7 @@ async def _run_overlapping(scope: Saga, todo: list[StepRecord]) -> None:
     while todo or running:
         newest = max(record.place for record in (*todo, *running.values()))
         first_ended = min((record.ended for record in running.values()), default=newest)
-        ready = [
-            record
-            for record in reversed(todo)
-            if record.ended >= newest and record.place <= first_ended
-        ]
+        ready = [record for record in reversed(todo) if record.ended >= newest and record.place <= first_ended]
         ready = ready[: _MOST_AT_ONCE - len(running)]
         chosen = set(ready)
         todo[:] = [record for record in todo if record not in chosen]
@@ -156,14 +153,14 @@ async def _undo(scope: Saga, record: StepRecord) -> None:
     if compensation is None:
         return
     record.undo_state = "RUNNING"
-    if len(scope.records) <= _ROWS:
-        show(scope.name, scope.records)
+    if len(scope._records) <= _ROWS:
+        show(scope.name, scope._records)
     try:
         if isinstance(compensation, Callback):
             await compensation.function(*compensation.args, **compensation.kwargs)
         else:
             await compensation.start(
-                scope.compensation_options,
+                scope._compensation_options,
                 step_id(record.name, record.phase, record.key),
                 f"undo {record.name}",
             )
@@ -174,7 +171,7 @@ async def _undo(scope: Saga, record: StepRecord) -> None:
         if saga_failure(error) is None:
             raise
         record.undo_state = "FAILED"
-        scope.failed.append(record)
+        scope._failed.append(record)
         workflow.logger.warning(
             "Compensation of step %s of saga %s failed",
             record.name,

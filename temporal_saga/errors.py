@@ -37,9 +37,7 @@ class _SagaError(ApplicationError):
         *details: Any,
         category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
     ) -> None:
-        super().__init__(
-            message, *details, type=type(self).__name__, non_retryable=True, category=category
-        )
+        super().__init__(message, *details, type=type(self).__name__, non_retryable=True, category=category)
 
     # A process pool pickles what an activity raises. The default would call `__init__` with the one string in `args`
     # ("type: message"), and lose the details.

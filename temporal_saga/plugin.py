@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """A worker and client plugin: the sandbox, and the close of a run.
 
     client = await Client.connect("localhost:7233", plugins=[SagaPlugin()])
@@ -55,9 +56,7 @@ def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
 
 
 class _SagaInterceptor(Interceptor):
-    def workflow_interceptor_class(
-        self, input: WorkflowInterceptorClassInput
-    ) -> type[WorkflowInboundInterceptor]:
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
         return _HoldClose
 
 
@@ -85,9 +84,7 @@ class _HoldClose(WorkflowInboundInterceptor):
                 probe_eviction()
         self._main_has_ended = True
         await _end_sagas()
-        outcome = (
-            self._signal_error or outcome
-        )  # which came first, and cancelled the main method's saga
+        outcome = self._signal_error or outcome  # which came first, and cancelled the main method's saga
         if outcome is not None:
             raise outcome
         return result
@@ -117,9 +114,7 @@ class _HoldClose(WorkflowInboundInterceptor):
             return
         self._signal_error = failure
         await _end_sagas()
-        if (
-            not self._main_has_ended
-        ):  # else it has closed the run with this error: a run closes once
+        if not self._main_has_ended:  # else it has closed the run with this error: a run closes once
             raise failure
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
@@ -133,15 +128,13 @@ async def _end_sagas() -> None:
     task = asyncio.current_task()
 
     def open_sagas() -> list[Saga]:
-        return (
-            [saga for saga in registry.open_sagas() if saga.owner is not task] if registry else []
-        )
+        return [saga for saga in registry.open_sagas() if saga._owner is not task] if registry else []
 
     while sagas := open_sagas():
         for saga in sagas:
             # One that a callback has entered ends with the unwind that runs it, which nothing interrupts.
-            if not saga.is_unwinding and not saga.in_unwind and saga.owner is not None:
-                saga.owner.cancel()
+            if not saga._is_unwinding and not saga._in_unwind and saga._owner is not None:
+                saga._owner.cancel()
         try:
             await workflow.wait_condition(lambda: not open_sagas())
         except asyncio.CancelledError:
