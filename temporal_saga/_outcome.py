@@ -103,7 +103,7 @@ class StepRecord:
 
     def request_cancel(self) -> None:
         """Ask the call to end; its task is done when it has."""
-        if self.task.done():
+        if self.outcome is not None or self.task.done():
             return
         # The history has not grown since the command was given, so it never left this worker: the SDK's core drops it,
         # and the history shows no trace of the step (measured: no ActivityTaskScheduled). A child's cancel waits until

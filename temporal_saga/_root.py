@@ -23,6 +23,7 @@ class Root:
         self.ticks = 0
         self.counts: dict[str, int] = {}
         self.keyed: dict[str, dict[str, None]] = {}
+        self.cancelling: list[StepRecord] = []
         self.misuse: Exception | None = None
         self.past_pivot = False
         self.cancelled_at_pivot = False
@@ -67,6 +68,15 @@ class Root:
     def count(self, step: str) -> int:
         self.counts[step] = self.counts.get(step, 0) + 1
         return self.counts[step]
+
+    def request_cancels(self) -> None:
+        """Cancel the steps whose callers were cancelled in this turn, in the order of their start.
+
+        A `TaskGroup` cancels its tasks in the order of a set, which differs from one process to the next.
+        """
+        for record in sorted(self.cancelling, key=lambda record: record.place):
+            record.request_cancel()
+        self.cancelling.clear()
 
     def was_cancelled_past_pivot(self) -> bool:
         """Tell whether the workflow was cancelled after the pivot."""

@@ -269,8 +269,9 @@ class Saga(Steps):
                     continue
                 cancel = error
                 if not self._is_past_pivot:
+                    self._root.cancelling.append(record)
                     await _turns_of_the_loop()  # a result that came in the same activation wins
-                    record.request_cancel()
+                    self._root.request_cancels()
         self._settle(record)
         if (scope := self._unwinding_scope()) is not None:
             await scope._hold()
@@ -480,13 +481,20 @@ class Saga(Steps):
         error = self._compensation_error(failure) if self._failed else failure
         if self._expired and sys.version_info >= (3, 11) and self._owner is not None:
             self._owner.uncancel()
-        if cancel is None or isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             return error
-        if self._parent is not None:
-            cancel.__cause__ = error
-            return cancel
-        self._deliver_cancel()
-        return error
+        if self._parent is None:
+            if cancel is not None:
+                self._deliver_cancel()
+            return error
+        if isinstance(failure, asyncio.CancelledError) and workflow.cancellation_reason() is not None:
+            # The workflow's cancel must not end in an `except CompensationError` around the savepoint. A new
+            # object, since the old one is the cause of that error.
+            cancel = asyncio.CancelledError(*failure.args)
+        if cancel is None:
+            return error
+        cancel.__cause__ = error
+        return cancel
 
     async def _undo_all(self) -> BaseException | None:
         """Unwind the scope and close it; return a cancel that came meanwhile."""

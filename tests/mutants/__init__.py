@@ -1,0 +1,131 @@
+"""Broken copies of the library: each patch here breaks one rule, and names the tests that must notice.
+
+    Rule 1: compensations run newest first.
+    Fails: test_rule_01_order.py::test_rule_01_newest_first
+    --- temporal_saga/_unwind.py
+    +++ temporal_saga/_unwind.py
+    @@
+    -            await _undo(scope, todo.pop())
+    +            await _undo(scope, todo.pop(0))
+
+A hunk has no line numbers: its old lines must occur exactly once in the file, wherever that is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+import temporal_saga
+
+HERE = Path(__file__).parent
+_TESTS = HERE.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken copy of the library."""
+
+    name: str
+    rule: str
+    tests: list[str]
+    """The tests that must fail, each with an assertion; node ids under tests/rules."""
+    file: str
+    hunks: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def applied_to(self, source: str) -> str:
+        """Return the file, broken."""
+        for old, new in self.hunks:
+            found = f"\n{source}".count(f"\n{old}")
+            assert found == 1, f"{self.name}: its old lines occur {found} times in {self.file}"
+            source = f"\n{source}".replace(f"\n{old}", f"\n{new}")[1:]
+        return source
+
+
+class Result(NamedTuple):
+    """What pytest said."""
+
+    code: int
+    failed: set[str]
+    """The test functions that failed with an assertion, not with an error that any change might cause."""
+    output: str
+
+
+def parse(path: Path) -> Mutant:
+    """Read a patch file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rule, fails, old_file, new_file = (line.strip() for line in lines[:4])
+    assert fails.startswith("Fails: "), path
+    file = old_file.removeprefix("--- temporal_saga/")
+    assert new_file == f"+++ temporal_saga/{file}", path
+    hunks: list[tuple[str, str]] = []
+    for line in lines[4:]:
+        if line.startswith("@@"):
+            hunks.append(("", ""))
+            continue
+        old, new = hunks[-1]
+        assert line[0] in " -+", f"{path}: {line!r}"
+        hunks[-1] = (
+            old + (line[1:] if line[0] != "+" else ""),
+            new + (line[1:] if line[0] != "-" else ""),
+        )
+    return Mutant(path.stem, rule, fails.removeprefix("Fails: ").split(", "), file, hunks)
+
+
+def all_mutants() -> list[Mutant]:
+    """Return every mutant, by name."""
+    return [parse(path) for path in sorted(HERE.glob("*.patch"))]
+
+
+def run_tests(bed: Path, tests: list[str], mutant: Mutant | None = None) -> Result:
+    """Run tests of the rules against a copy of the library under test, broken or not.
+
+    Args:
+        bed: An empty directory, which becomes the first place to import from.
+        tests: Node ids under tests/rules.
+        mutant: How to break the copy.
+    """
+    package = bed / "temporal_saga"
+    shutil.copytree(Path(temporal_saga.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "examples", "pyproject.toml"):
+        (bed / name).symlink_to(_TESTS.parent / name)
+    if mutant is not None:
+        broken = package / mutant.file
+        broken.write_text(mutant.applied_to(broken.read_text(encoding="utf-8")), encoding="utf-8")
+    environment = dict(os.environ, PYTHONPATH=str(bed), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    environment.pop("TEMPORAL_SAGA_INSTALLED", None)  # it demands the installed wheel
+    report = bed / "report.xml"
+    options = ["--tb=native", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugins, *options, *(f"tests/rules/{test}" for test in tests)],
+        cwd=bed,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = process.stdout + process.stderr
+    assert f"temporal_saga: {package}" in output, output
+    failed = {
+        _function(case)
+        for case in ET.parse(report).iter("testcase")
+        for failure in case.iter("failure")
+        # pytest leaves the type out where it has rewritten the assertion.
+        if failure.get("message", "").startswith(("AssertionError", "assert "))
+    }
+    return Result(process.returncode, failed, output)
+
+
+def _function(case: ET.Element) -> str:
+    module = case.get("classname", "").rpartition(".")[2]
+    return f"{module}.py::{case.get('name', '').partition('[')[0]}"

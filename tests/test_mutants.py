@@ -1,0 +1,50 @@
+"""Each broken copy of the library makes a test of its rule fail: the tests can tell right from wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import Mutant, Result, all_mutants, run_tests
+
+MUTANTS = all_mutants()
+
+Outcomes = dict[str, "Future[Result]"]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """Run the mutants that were asked for, two at a time."""
+    asked: list[Mutant] = [
+        item.callspec.params["mutant"]  # type: ignore[misc]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == "test_a_mutant_is_caught"
+    ]
+    with ThreadPoolExecutor(2) as executor:
+        yield {
+            mutant.name: executor.submit(run_tests, tmp_path_factory.mktemp(mutant.name), mutant.tests, mutant)
+            for mutant in asked
+        }
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_a_mutant_is_caught(mutant: Mutant, outcomes: Outcomes) -> None:
+    result = outcomes[mutant.name].result()
+    assert result.code == 1, result.output  # tests failed; not: an error in collection
+    assert result.failed == {test.partition("[")[0] for test in mutant.tests}, result.output
+
+
+def test_the_copy_that_is_not_broken_passes(tmp_path: Path) -> None:
+    """Else the mutants would prove nothing."""
+    tests = sorted({test for mutant in MUTANTS for test in mutant.tests})
+    result = run_tests(tmp_path, tests)
+    assert result.code == 0, result.output
+
+
+def test_there_is_a_mutant_of_each_rule() -> None:
+    rules = {mutant.rule.split(":")[0] for mutant in MUTANTS}
+    assert {f"Rule {number}" for number in range(1, 13)} <= rules
