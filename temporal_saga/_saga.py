@@ -771,6 +771,13 @@ class Saga(Steps):
         root.held_cancel = cancel
         return True
 
+    def _hold_cancel(self, cancel: asyncio.CancelledError) -> bool:
+        """Take the workflow's cancel from the plugin, if the pivot is past: it does not reach the body then."""
+        if not self._root.past_pivot or self._root.main_task is None:
+            return False
+        self._root.held_cancel = cancel
+        return True
+
     def _require_entered(self) -> None:
         if self._state == "NEW" and self._parent is None:
             raise RuntimeError("enter the saga first: async with Saga() as saga")

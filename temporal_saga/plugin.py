@@ -30,7 +30,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from ._outcome import saga_failure
 from ._report import Registry
 from ._saga import Saga, Unwound, guarded
-from ._unwind import probe_eviction
+from ._unwind import ended, probe_eviction
 
 __all__ = ["SagaPlugin"]
 
@@ -72,8 +72,17 @@ class _HoldClose(WorkflowInboundInterceptor):
         guarded.set(True)
         result: Any = None
         outcome: BaseException | None = None
+        # In a task of its own: the workflow's cancel comes here then, where it can be held.
+        main = asyncio.create_task(super().execute_workflow(input), name="main method")
         try:
-            result = await super().execute_workflow(input)
+            while not main.done():
+                try:
+                    await ended(main)
+                except asyncio.CancelledError as cancel:
+                    probe_eviction()
+                    if not _hold(cancel):
+                        main.cancel(*cancel.args)
+            result = main.result()
         except workflow.ContinueAsNewError as error:
             outcome = error
         except BaseException as error:
@@ -122,13 +131,20 @@ class _HoldClose(WorkflowInboundInterceptor):
         return await super().handle_update_handler(input)
 
 
+def _hold(cancel: asyncio.CancelledError) -> bool:
+    """Leave the workflow's cancel to a saga past its pivot, if one is open: it raises it when it ends."""
+    registry = Registry.find()
+    return registry is not None and any(saga._hold_cancel(cancel) for saga in registry.open_sagas())
+
+
 async def _end_sagas() -> None:
     """Cancel the open sagas of other tasks, and wait until each has unwound."""
     registry = Registry.find()
     task = asyncio.current_task()
 
     def open_sagas() -> list[Saga]:
-        return [saga for saga in registry.open_sagas() if saga._owner is not task] if registry else []
+        sagas = registry.open_sagas() if registry else []
+        return [saga for saga in sagas if saga._owner not in (None, task) and not saga._owner.done()]
 
     while sagas := open_sagas():
         for saga in sagas:

@@ -20,6 +20,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, TimeoutType
 
 from temporal_saga import Saga
+from temporal_saga.plugin import SagaPlugin
 from tests.driver import Event, Run, cancel, cancelled, completed, failed, timed_out, timer
 from tests.model import (
     Model,
@@ -83,9 +84,7 @@ class Interpreter:
             self.begins(node.name)
             compensation = None if node.undo == "none" else "undo"
             try:
-                await saga.execute_activity(
-                    "do", node.name, step=node.name, compensation=compensation
-                )
+                await saga.execute_activity("do", node.name, step=node.name, compensation=compensation)
             except ActivityError:
                 if not node.swallowed:
                     raise
@@ -218,6 +217,7 @@ class Harness:
         order: str = "reverse",
         catches: bool = False,
         single_batch: bool = False,
+        plugin: bool = False,
     ) -> None:
         global _program
         _program = program
@@ -227,7 +227,8 @@ class Harness:
         self.cancels: list[int] = []
         self.choices = cycle(choices or [0])
         self._planned = sorted(set(cancels))[: _most_cancels(program)]
-        self.run = Run(Interpreter, order, catches, single_batch=single_batch)
+        plugins = [SagaPlugin()] if plugin else []
+        self.run = Run(Interpreter, order, catches, single_batch=single_batch, plugins=plugins)
         self.noted = 0
         events = self._cancels_now()
         self.run.start(*events)
@@ -358,10 +359,9 @@ def check(
     order: Literal["reverse", "concurrent"],
     catches: bool,
     single_batch: bool,
+    plugin: bool,
 ) -> None:
-    harness = Harness(
-        program, choices, cancels, order=order, catches=catches, single_batch=single_batch
-    )
+    harness = Harness(program, choices, cancels, order=order, catches=catches, single_batch=single_batch, plugin=plugin)
     model = Model(program, harness.world(), catches=catches, concurrent=order == "concurrent")
     if violations := model.violations():
         story = "\n".join(
@@ -439,20 +439,21 @@ def test_rules_1_to_9_hold_when(
     what: str, single_batch: bool, catches: bool, order: Literal["reverse", "concurrent"]
 ) -> None:
     program, choices, cancels = _KNOWN[what]
-    check(program, choices, cancels, order=order, catches=catches, single_batch=single_batch)
+    for plugin in (False, True):
+        check(program, choices, cancels, order=order, catches=catches, single_batch=single_batch, plugin=plugin)
 
 
 @_SETTINGS
-@given(programs(), _choices, _cancels, st.booleans(), st.booleans())
+@given(programs(), _choices, _cancels, st.booleans(), st.booleans(), st.booleans())
 def test_rules_1_to_9_hold_in_reverse_order(
-    program: Node, choices: list[int], cancels: list[int], catches: bool, single_batch: bool
+    program: Node, choices: list[int], cancels: list[int], catches: bool, single_batch: bool, plugin: bool
 ) -> None:
-    check(program, choices, cancels, order="reverse", catches=catches, single_batch=single_batch)
+    check(program, choices, cancels, order="reverse", catches=catches, single_batch=single_batch, plugin=plugin)
 
 
 @_SETTINGS
-@given(programs(), _choices, _cancels, st.booleans(), st.booleans())
+@given(programs(), _choices, _cancels, st.booleans(), st.booleans(), st.booleans())
 def test_rules_1_to_9_hold_in_concurrent_order(
-    program: Node, choices: list[int], cancels: list[int], catches: bool, single_batch: bool
+    program: Node, choices: list[int], cancels: list[int], catches: bool, single_batch: bool, plugin: bool
 ) -> None:
-    check(program, choices, cancels, order="concurrent", catches=catches, single_batch=single_batch)
+    check(program, choices, cancels, order="concurrent", catches=catches, single_batch=single_batch, plugin=plugin)

@@ -126,6 +126,21 @@ def test_pivot_a_held_cancel_lets_later_steps_run() -> None:
     run.check()
 
 
+def test_pivot_a_cancel_of_parallel_steps_undoes_nothing() -> None:
+    async def then(saga: Saga) -> None:
+        await asyncio.gather(do(saga, "b"), do(saga, "c"))
+
+    run = Run(pivoted(then)).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    assert cancels(run) == []
+    run.activate(completed("b"))
+    run.activate(completed("c"))
+    assert run.history == ["a", "b", "c"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
 def test_pivot_a_held_cancel_and_then_a_failure() -> None:
     @flow
     async def body() -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from temporalio import workflow
 
 from temporal_saga import Saga
-from tests.driver import Run, cancel, completed, failed
+from tests.driver import Run, cancel, completed, failed, signal
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
 
@@ -295,4 +296,26 @@ def test_rule_01_cancel_in_the_middle_of_parallel_steps() -> None:
     run.autopilot({})
     assert undone(run) == ["undo_c", "undo_b", "undo_a"]
     assert end(run) == "Cancelled"
+    run.check()
+
+
+def test_rule_01_concurrent_a_late_registration_waits_for_what_did_not_overlap() -> None:
+    @flow
+    async def body() -> None:
+        async with concurrent() as saga:
+            workflow.set_signal_handler("found", lambda: saga.add_compensation("undo_late"))
+            await asyncio.gather(do(saga, "a"), do(saga, "b"))
+            raise REFUSED
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    run.activate(completed("b"))
+    assert sorted(run.names) == ["undo_a", "undo_b"]
+    run.activate(signal("found"), completed("undo_a"))
+    # It was pushed after `b` had ended, so the two never overlapped.
+    assert run.names == ["undo_b"]
+    run.activate(completed("undo_b"))
+    assert run.names == ["undo_late"]
+    run.autopilot({})
+    assert end(run) == "Refused"
     run.check()

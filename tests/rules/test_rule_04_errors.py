@@ -320,6 +320,52 @@ def test_rule_04_continue_as_new_three_times_in_a_row_with_a_stack() -> None:
     run.check()
 
 
+@pytest.mark.parametrize("scope", ["savepoint", "saga", "callback"])
+def test_rule_04_a_bug_that_someone_swallows_fails_the_task_all_the_same(scope: str) -> None:
+    def code(bug: bool) -> type[Any]:
+        async def callback() -> None:
+            if bug:
+                raise TypeError("a bug")
+
+        @flow
+        async def body() -> str:
+            async with new_saga() as saga:
+                await do(saga, "a")
+                try:
+                    async with saga.savepoint() if scope != "saga" else new_saga("inner") as inner:
+                        await do(inner, "b")
+                        if scope == "callback":
+                            inner.add_callback(callback)
+                            raise REFUSED
+                        if bug:
+                            raise TypeError("a bug")
+                except Exception:
+                    return "swallowed"
+            return "carried on"
+
+        return body
+
+    run = Run(code(bug=True)).autopilot({})
+    assert run.history == ["a", "b"]
+    assert end(run) == "task: TypeError"
+    run.restart(code(bug=False)).autopilot({})
+    assert undone(run) == (["undo_b"] if scope == "callback" else [])
+    assert run.result == ("swallowed" if scope == "callback" else "carried on")
+    run.check()
+
+
+def test_rule_04_continue_as_new_inside_a_savepoint() -> None:
+    async def then(saga: Saga) -> None:
+        async with saga.savepoint() as attempt:
+            await do(attempt, "b")
+            workflow.continue_as_new()
+
+    run = Run(after_a_step(then)).autopilot({})
+    assert run.history == ["a", "b"]
+    assert end(run) == "task: RuntimeError"
+    run.check()
+
+
 # --- groups ---
 
 if sys.version_info >= (3, 11):

@@ -510,3 +510,27 @@ def test_rule_05_a_closed_saga_is_closed_for_code_that_swallowed_the_cancel() ->
     assert run.history == ["a", "undo_a"]
     assert run.result == "closed"
     run.check()
+
+
+def test_rule_05_a_cancel_is_no_failure_to_catch_around_a_savepoint_whose_undo_failed() -> None:
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            try:
+                async with saga.savepoint() as attempt:
+                    await do(attempt, "b")
+                    await asyncio.sleep(60)
+            except ApplicationError:
+                await do(saga, "another_way")
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    run.activate(completed("b"))
+    run.activate(cancel())
+    run.activate(failed("undo_b", REFUSED))
+    run.autopilot({})
+    assert run.history == ["a", "b", "undo_b", "undo_a"]
+    # The report of what stands goes on, and not the bare cancel.
+    assert end(run) == "CompensationError"
+    run.check()

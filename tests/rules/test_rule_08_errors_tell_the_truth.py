@@ -303,6 +303,19 @@ async def entered_again(saga: Saga) -> None:
         pass
 
 
+async def compensate_in_a_savepoint(saga: Saga) -> None:
+    async with saga.savepoint():
+        await saga.compensate()
+
+
+async def state_used_twice(saga: Saga) -> None:
+    state = saga.detach()
+    async with Saga(state=state):
+        pass
+    async with Saga(state=state):
+        pass
+
+
 async def another_name(saga: Saga) -> None:
     Saga("another", state=saga.detach())
 
@@ -327,6 +340,8 @@ async def wrong_choice(saga: Saga) -> None:
         (detach_in_a_task, "call it where the scope is"),
         (detach_callbacks, "callback"),
         (compensate_in_a_task, "call it where the scope is"),
+        (compensate_in_a_savepoint, "leave it first"),
+        (state_used_twice, "each can go on once"),
         (continue_as_new, "saga.detach()"),
         (not_entered, "async with"),
         (entered_again, "once"),

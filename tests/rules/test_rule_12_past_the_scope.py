@@ -401,3 +401,36 @@ def test_rule_12_a_timer_in_the_main_method_is_no_reason_to_hold() -> None:
 
 async def _bad() -> None:
     raise ApplicationError("from the handler", type="FromTheHandler")
+
+
+def test_rule_12_a_saga_of_a_callback_ends_with_the_unwind_that_runs_it() -> None:
+    @flow
+    async def body() -> str:
+        async def undo() -> None:
+            async with new_saga("undoing") as saga:
+                await do(saga, "p")
+                await do(saga, "q")
+
+        async def work() -> None:
+            async with new_saga("handler") as saga:
+                saga.add_callback(undo)
+                await do(saga, "x")
+                raise REFUSED
+
+        workflow.set_signal_handler("note", work)
+        await workflow.execute_activity("main", **OPTIONS)
+        return "main is done"
+
+    run = Run(body, **PLUGIN).start()
+    run.activate(signal("note"))
+    run.activate(completed("x"))
+    run.activate(completed("undo_x"))
+    assert run.names == ["main", "p"]
+    run.activate(completed("main"))
+    run.activate(completed("p"))
+    assert run.names == ["q"]
+    assert cancels(run) == []
+    run.activate(completed("q"))
+    assert undone(run) == ["undo_x"]
+    assert run.result == "main is done"
+    run.check()

@@ -1,0 +1,110 @@
+"""With `SagaPlugin` the workflow's cancel is held after the pivot wherever the body waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.exceptions import ActivityError
+
+from temporal_saga import Saga
+from temporal_saga.plugin import SagaPlugin
+from tests.driver import Run, cancel, completed, timer
+from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
+
+
+@pytest.mark.parametrize("where", ["a step", "a sleep", "branches", "a savepoint"])
+def test_pivot_with_the_plugin_the_body_goes_on_to_its_end(where: str) -> None:
+    async def body() -> str:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            saga.pivot()
+            if where == "a step":
+                await do(saga, "b")
+            elif where == "a sleep":
+                await asyncio.sleep(60)
+            elif where == "branches":
+                await asyncio.gather(do(saga, "b"), asyncio.sleep(60))
+            else:
+                async with saga.savepoint() as attempt:
+                    await do(attempt, "b")
+                    await asyncio.sleep(60)
+            await do(saga, "record")
+        return "not the end of the run"
+
+    run = Run(flow(body), plugins=[SagaPlugin()]).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    assert run.closed is None
+    if where != "a sleep":
+        run.activate(completed("b"))
+    if where != "a step":
+        run.activate(timer())
+    assert run.names == ["record"]
+    run.activate(completed("record"))
+    assert undone(run) == []
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+def test_pivot_with_the_plugin_a_failure_that_is_caught_meets_the_held_cancel() -> None:
+    async def body() -> str:
+        try:
+            async with new_saga() as saga:
+                await do(saga, "a")
+                saga.pivot()
+                await asyncio.sleep(60)
+                await do(saga, "b")
+        except ActivityError:
+            await asyncio.sleep(60)
+        return "not the end of the run"
+
+    run = Run(flow(body), plugins=[SagaPlugin()]).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    run.activate(timer())
+    run.autopilot({"b:do": REFUSED})
+    assert undone(run) == ["undo_b"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+def test_pivot_with_the_plugin_a_saga_before_its_pivot_is_cancelled_at_once() -> None:
+    async def body() -> None:
+        async with new_saga("first") as saga:
+            saga.pivot()
+        async with new_saga("second") as saga:
+            await do(saga, "a")
+            await asyncio.sleep(60)
+
+    run = Run(flow(body), plugins=[SagaPlugin()]).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    run.autopilot({})
+    assert undone(run) == ["undo_a"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+def test_pivot_with_the_plugin_a_timeout_still_ends_a_wait() -> None:
+    async def then(saga: Saga) -> str:
+        try:
+            await asyncio.wait_for(asyncio.sleep(60), 1)
+        except asyncio.TimeoutError:
+            return "timed out"
+        return "waited"
+
+    async def body() -> str:
+        async with new_saga() as saga:
+            saga.pivot()
+            said = await then(saga)
+            await do(saga, said)
+        return "not the end of the run"
+
+    run = Run(flow(body), plugins=[SagaPlugin()]).start()
+    run.activate(cancel())
+    run.activate(timer())
+    assert run.names == ["timed out"]
+    run.autopilot({})
+    assert end(run) == "Cancelled"
+    run.check()
