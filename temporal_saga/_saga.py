@@ -568,9 +568,9 @@ class Saga(Steps):
     def pivot(self) -> None:
         """Pass the point of no return: what succeeded is kept for good, in this scope and those around it.
 
-        The deadline stops. From here on the workflow's cancel is held until the saga ends, and a cancel of a scope
-        inside lets a step run to its end. A failed step whose error was swallowed is still undone. Later compensations
-        work as before.
+        The deadline stops. From here on the workflow's cancel is held until the saga ends: in a step, and with
+        `SagaPlugin` wherever the body waits. A cancel of a scope inside lets a step run to its end. A failed step whose
+        error was swallowed is still undone. Later compensations work as before.
 
         Raises:
             SagaClosed: If the saga has ended.
@@ -773,10 +773,9 @@ class Saga(Steps):
 
     def _hold_cancel(self, cancel: asyncio.CancelledError) -> bool:
         """Take the workflow's cancel from the plugin, if the pivot is past: it does not reach the body then."""
-        if not self._root.past_pivot or self._root.main_task is None:
-            return False
-        self._root.held_cancel = cancel
-        return True
+        if self._root.past_pivot:
+            self._root.held_cancel = cancel
+        return self._root.past_pivot
 
     def _require_entered(self) -> None:
         if self._state == "NEW" and self._parent is None:

@@ -70,19 +70,25 @@ class _HoldClose(WorkflowInboundInterceptor):
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
         guarded.set(True)
-        result: Any = None
+        results: list[Any] = []
         outcome: BaseException | None = None
+
+        async def run() -> None:
+            # Kept here: a task that returns while a cancel waits for its next await counts as cancelled.
+            results.append(await self.next.execute_workflow(input))
+
         # In a task of its own: the workflow's cancel comes here then, where it can be held.
-        main = asyncio.create_task(super().execute_workflow(input), name="main method")
+        main = asyncio.create_task(run(), name="main method")
         try:
             while not main.done():
                 try:
                     await ended(main)
                 except asyncio.CancelledError as cancel:
                     probe_eviction()
-                    if not _hold(cancel):
+                    if not _hold(cancel, main):
                         main.cancel(*cancel.args)
-            result = main.result()
+            if not results:
+                main.result()
         except workflow.ContinueAsNewError as error:
             outcome = error
         except BaseException as error:
@@ -96,7 +102,7 @@ class _HoldClose(WorkflowInboundInterceptor):
         outcome = self._signal_error or outcome  # which came first, and cancelled the main method's saga
         if outcome is not None:
             raise outcome
-        return result
+        return results[0]
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
         guarded.set(True)
@@ -131,10 +137,11 @@ class _HoldClose(WorkflowInboundInterceptor):
         return await super().handle_update_handler(input)
 
 
-def _hold(cancel: asyncio.CancelledError) -> bool:
-    """Leave the workflow's cancel to a saga past its pivot, if one is open: it raises it when it ends."""
+def _hold(cancel: asyncio.CancelledError, main: asyncio.Task[None]) -> bool:
+    """Leave the workflow's cancel to a saga of the main method past its pivot: it raises it when it ends."""
     registry = Registry.find()
-    return registry is not None and any(saga._hold_cancel(cancel) for saga in registry.open_sagas())
+    sagas = registry.open_sagas() if registry else []
+    return any(saga._hold_cancel(cancel) for saga in sagas if saga._owner is main)
 
 
 async def _end_sagas() -> None:

@@ -438,6 +438,7 @@ class Run:
         self.task_failure: Command | None = None
         self._at_once: list[WorkflowActivationJob] = []
         self._task = 0
+        self._flags: set[int] = set()
         self._history_length = 0
         self._instance = self._new_instance(workflow)
 
@@ -557,6 +558,7 @@ class Run:
         history, self.activations = self.activations, []
         self.activities, self.scheduled, self.children, self.timers = [], [], [], []
         self.closed = self.task_failure = None
+        self._flags = set()
         self._instance = self._new_instance(self.workflow)
         for done, request, expected in _as_replayed(history):
             self.now, self._task = request.timestamp.ToDatetime(timezone.utc), done.task
@@ -733,9 +735,7 @@ class Run:
             return runner.create_instance(details)
 
     def _request(self, jobs: Sequence[WorkflowActivationJob]) -> WorkflowActivation:
-        flags = {f for done in self.activations for f in _used_flags(done)}
-        if self.single_batch:
-            flags.add(SINGLE_BATCH)
+        flags = self._flags | ({SINGLE_BATCH} if self.single_batch else set())
         request = WorkflowActivation(
             run_id=self.run_id,
             history_length=self._history_length,
@@ -758,6 +758,7 @@ class Run:
     def _take(self, completion: WorkflowActivationCompletion) -> None:
         """Do with the commands what Core does."""
         activation = self.activations[-1]
+        self._flags.update(_used_flags(activation))
         if activation.failed:
             (self.task_failure,) = activation.commands
             self._at_once = []

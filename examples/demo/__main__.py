@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
 
+from examples._run import run_program
 from examples.demo.stage import Stage
 from examples.demo.stories import STORIES
 from examples.demo.terminal import Terminal
 from examples.demo.verdict import Verdicts
 from examples.dev_server import DevServerError, dev_server, find_cli, free_port
+
+logger = logging.getLogger(__name__)
 
 
 async def run(numbers: Sequence[int], *, keep: bool) -> int:
@@ -36,18 +39,17 @@ async def run(numbers: Sequence[int], *, keep: bool) -> int:
         terminal.heading("Sagas on Temporal: what a ledger says afterwards")
         terminal.progress("connecting to the server" if attached else "starting a server")
         async with dev_server(ui_port=ui_port) as env:
-            stage = Stage(env.client, folder, uuid4().hex[:4], threads)
+            stage = Stage(env.client, folder, uuid4().hex[:4], threads, tidy=attached)
             async with stage.open:
                 for number in numbers:
                     await tell(number, stage, terminal, verdicts)
-                ui = "that of your server" if attached else f"http://127.0.0.1:{ui_port}"
-                summary(terminal, verdicts, stage, ui, keep=keep)
+                summary(terminal, verdicts, stage, None if attached else ui_port)
                 if keep:
+                    terminal.text("Workers and server run until Ctrl-C.")
                     await interrupted()
-            # Where the interpreter ends at once, it may crash
-            # (github.com/temporalio/sdk-python/issues/300).
-            await asyncio.sleep(0.3)
-    return 1 if verdicts.objections else 0
+                elif not attached:
+                    terminal.text("The server ends now: `make demo KEEP=1` leaves it running.")
+    return verdicts.exit_code
 
 
 async def tell(number: int, stage: Stage, terminal: Terminal, verdicts: Verdicts) -> None:
@@ -57,37 +59,31 @@ async def tell(number: int, stage: Stage, terminal: Terminal, verdicts: Verdicts
     try:
         saga, textbook = await story.tell(stage, terminal.progress)
     except Exception as error:
-        logging.exception("story %d", number)
+        logger.exception("story %d", number)
         verdicts.broken(number, error)
         terminal.failure(verdicts.objections[-1])
         return
-    terminal.ledgers(saga, textbook, story.owned)
+    terminal.ledgers(saga, textbook)
     if verdicts.pass_on(number, saga, textbook, hazard=story.hazard):
         terminal.text(story.lesson)
     else:
         terminal.failure(verdicts.objections[-1])
 
 
-def summary(
-    terminal: Terminal, verdicts: Verdicts, stage: Stage, ui: str, *, keep: bool
-) -> None:
+def summary(terminal: Terminal, verdicts: Verdicts, stage: Stage, ui_port: int | None) -> None:
     """Prints the score, and where to look around."""
     terminal.heading("In the end")
     for line in verdicts.objections:
         terminal.failure(line)
     terminal.text(verdicts.score)
     terminal.heading("Look around")
-    terminal.text(f"Web UI     {ui}")
-    workflow = f"demo-{stage.run}-6-saga"
-    terminal.text(f"workflow   {workflow} (or any from demo-{stage.run}-1-saga on, or ...-textbook)")
-    terminal.text("history    the activities named `undo ...` are the compensations")
-    terminal.text("summary    its current details show the saga and its undos as a table")
-    terminal.text("query      saga_report: each step, and what became of it")
-    terminal.text(f"log        {stage.folder / 'log.txt'}, with the ledgers beside it")
-    if keep:
-        terminal.text("The server and the workers run until Ctrl-C.")
-    else:
-        terminal.text("The server ends with the demo: `make demo KEEP=1` leaves it running.")
+    ui = "that of your server" if ui_port is None else f"http://127.0.0.1:{ui_port}"
+    terminal.text(f"Web UI      {ui}")
+    terminal.text(f"workflows   demo-{stage.run}-<story>-saga, demo-{stage.run}-<story>-textbook")
+    terminal.text("history     the compensations are the activities `undo ...`")
+    terminal.text("details     the workflow's current details show its saga as a table")
+    terminal.text("query       saga_report: each step, and what became of it")
+    terminal.text(f"log         {stage.folder / 'log.txt'}, with the ledgers beside it")
 
 
 async def interrupted() -> None:
@@ -130,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     numbers = [options.story] if options.story else every
     try:
-        sys.exit(asyncio.run(run(numbers, keep=options.keep)))
+        sys.exit(run_program(run(numbers, keep=options.keep)))
     except DevServerError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

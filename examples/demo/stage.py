@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import (
     Client,
     WorkflowExecutionStatus,
-    WorkflowFailureError,
     WorkflowHandle,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.worker import Worker
 
@@ -37,17 +37,19 @@ from temporal_saga.plugin import SagaPlugin
 Name = Literal["saga", "textbook"]
 
 _PATIENCE = 60
-_ENDINGS = {
-    WorkflowExecutionStatus.RUNNING: "stuck, its task fails",
-    WorkflowExecutionStatus.CANCELED: "cancelled",
-}
 
 
 class Stage:
     """A run of the demo. Workers that enter the stage stay on it until the end: queries need one."""
 
     def __init__(
-        self, client: Client, folder: Path, run: str, threads: ThreadPoolExecutor
+        self,
+        client: Client,
+        folder: Path,
+        run: str,
+        threads: ThreadPoolExecutor,
+        *,
+        tidy: bool = False,
     ) -> None:
         """Keeps what all stories share.
 
@@ -56,8 +58,10 @@ class Stage:
             folder: Where the ledgers are.
             run: Tells this run from others on the same server.
             threads: For the activities, which block.
+            tidy: Whether to leave no workflow running: on a server that lives on.
         """
         self.client = client
+        self.tidy = tidy
         self.folder = folder
         self.run = run
         self.threads = threads
@@ -67,15 +71,15 @@ class Stage:
 class Side(ABC):
     """A story as the saga or the textbook has it: a workflow, its workers, its ledger."""
 
-    workflows: dict[Name, type[Any]]
+    workflows: ClassVar[Mapping[Name, type[Any]]]
+    caption: ClassVar[str]
     activities: Sequence[Callable[..., object]]
 
     def __init__(self, stage: Stage, story: int, name: Name) -> None:
         """Opens an empty ledger."""
-        self.name = name
+        self.name: Name = name
         self.id = f"demo-{stage.run}-{story}-{name}"  # of the workflow and of the task queue
         self.gate = Gate()
-        self.result: Any = None
         self.handle: WorkflowHandle[Any, Any] = stage.client.get_workflow_handle(self.id)
         self._stage = stage
 
@@ -97,42 +101,38 @@ class Side(ABC):
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         )
 
-    async def enter(self, workflow: type[Any] | None = None) -> None:
+    async def enter(self) -> None:
         """Starts a worker that stays until the end."""
-        await self._stage.open.enter_async_context(self.worker(workflow))
+        await self._stage.open.enter_async_context(self.worker())
         self._stage.open.callback(self.gate.opened.set)
 
     async def start(self, argument: object) -> None:
         """Starts the workflow."""
-        await self._stage.client.start_workflow(
-            self.workflows[self.name].run, argument, id=self.id, task_queue=self.id
-        )
-        self._stage.open.push_async_callback(self._leave)
+        await self._stage.client.start_workflow(self.workflows[self.name].run, argument, id=self.id, task_queue=self.id)
+        if self._stage.tidy:
+            self._stage.open.push_async_callback(self._leave)
 
     async def seen(self, *types: str) -> None:
         """Waits until the history has events of these types, in this order."""
 
         async def found() -> bool:
-            events = iter([
-                EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
-                async for event in self.handle.fetch_history_events()
-            ])
+            events = iter(
+                [
+                    EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+                    async for event in self.handle.fetch_history_events()
+                ]
+            )
             return all(type in events for type in types)
 
         await until(found, f"{self.id} has {types}")
 
-    async def task_attempts(self) -> int:
-        """How often the workflow task has been tried that is under way; 0 if none is."""
-        return (await self.handle.describe()).raw_description.pending_workflow_task.attempt
-
     async def end(self) -> None:
         """Waits until the workflow has ended, well or badly."""
-        try:
-            self.result = await asyncio.wait_for(self.handle.result(), _PATIENCE)
-        except WorkflowFailureError:
-            pass
-        except asyncio.TimeoutError:
-            raise TimeoutError(f"{self.id} does not end") from None
+
+        async def ended() -> bool:
+            return await self._status() is not WorkflowExecutionStatus.RUNNING
+
+        await until(ended, f"{self.id} ends")
 
     async def books(self, *, done: bool) -> Books:
         """The ledger as it is now, beside what it should be.
@@ -140,27 +140,41 @@ class Side(ABC):
         Args:
             done: Whether the business should be done; else, as if it had never been ordered.
         """
-        status = (await self.handle.describe()).status
-        assert status is not None, "the server knows it"
-        ending = _ENDINGS.get(status, status.name.lower())
-        if isinstance(self.result, dict):  # the sagas' workflows return how the business ended
-            ending = f"{ending}: {self.result['status']}"
-        return Books(self.rows(done), ending)
+        return Books(self.rows(done), self.caption, await self._ending())
 
     @abstractmethod
     def rows(self, done: bool) -> list[Row]:
         """The lines of the ledger."""
 
+    async def _status(self) -> WorkflowExecutionStatus | None:
+        return (await self.handle.describe()).status
+
+    async def _ending(self) -> str:
+        description = await self.handle.describe()
+        if description.status is WorkflowExecutionStatus.RUNNING:
+            attempt = description.raw_description.pending_workflow_task.attempt
+            return "running" if attempt < 2 else f"stuck in its task's attempt {attempt}"
+        if description.status is WorkflowExecutionStatus.COMPLETED:
+            result = await self.handle.result()
+            # The sagas' workflows return how the business ended.
+            return f"completed, {result['status']}" if isinstance(result, dict) else "completed"
+        if description.status is WorkflowExecutionStatus.CANCELED:
+            return "cancelled"
+        return description.status.name.lower() if description.status else "unknown"
+
     async def _leave(self) -> None:
-        # A server that was there before should not keep what no worker will ever carry on.
-        if (await self.handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+        if await self._status() is WorkflowExecutionStatus.RUNNING:
             await self.handle.terminate("the demo is over")
 
 
 class MoneySide(Side):
     """Alice sends bob 100.00 EUR."""
 
-    workflows = {"saga": MoneyTransfer, "textbook": TextbookTransfer}
+    workflows: ClassVar[Mapping[Name, type[Any]]] = {
+        "saga": MoneyTransfer,
+        "textbook": TextbookTransfer,
+    }
+    caption = "customers own"
 
     def __init__(
         self,
@@ -186,8 +200,12 @@ class MoneySide(Side):
     async def reject(self) -> None:
         """Answers the review."""
         review = Review(Decision.REJECT, "carol")
-        # By name: the two workflows have no class in common.
-        await self.handle.execute_update("review", review)
+        try:
+            # By name: the two workflows have no class in common.
+            await self.handle.execute_update("review", review)
+        except WorkflowUpdateRPCTimeoutOrCancelledError:
+            # There is no timeout: it is the demo's own cancel (Ctrl-C), which must not be lost.
+            raise asyncio.CancelledError from None
 
     def rows(self, done: bool) -> list[Row]:
         """Who has what."""
@@ -204,7 +222,11 @@ class MoneySide(Side):
 class OrderSide(Side):
     """Ann buys a teapot."""
 
-    workflows = {"saga": OrderWorkflow, "textbook": TextbookOrder}
+    workflows: ClassVar[Mapping[Name, type[Any]]] = {
+        "saga": OrderWorkflow,
+        "textbook": TextbookOrder,
+    }
+    caption = "ann has"
 
     def __init__(
         self,
@@ -224,6 +246,14 @@ class OrderSide(Side):
         """Orders the teapot."""
         await self.start(Order(self.id, "ann@example.com", "4242", [Line("teapot", 1)]))
 
+    async def end(self) -> None:
+        """Waits also for its mails, which are workflows of their own."""
+        await super().end()
+        async for event in self.handle.fetch_history_events():
+            started = event.child_workflow_execution_started_event_attributes
+            if mail := started.workflow_execution.workflow_id:
+                await self._stage.client.get_workflow_handle(mail).result()
+
     def parcel_has_left(self) -> bool:
         """Whether the warehouse has handed it over. What has left nobody can put back."""
         return bool(self.store.rows("SELECT 1 FROM outbox WHERE channel = 'parcel'"))
@@ -231,9 +261,7 @@ class OrderSide(Side):
     def rows(self, done: bool) -> list[Row]:
         """What the customer has, and what the shop was paid."""
         ((price,),) = self.store.rows("SELECT price FROM products WHERE sku = 'teapot'")
-        ((paid,),) = self.store.rows(
-            "SELECT coalesce(sum(amount), 0) FROM payments WHERE state = 'charged'"
-        )
+        ((paid,),) = self.store.rows("SELECT coalesce(sum(amount), 0) FROM payments WHERE state = 'charged'")
         sold = price if done else 0
         return [
             Row("on ann's card", self._on_card(), self._before - sold),

@@ -30,14 +30,12 @@ class Story:
         title: What it is about.
         tell: Lets it happen, says so, and returns the books of the saga and of the textbook.
         hazard: Whether it has one of the four hazards that the textbook does not survive.
-        owned: What the total of its ledger is called.
         lesson: Why it ends as it does.
     """
 
     title: str
     tell: Callable[[Stage, Say], Awaitable[Ending]]
     hazard: bool
-    owned: str
     lesson: str
 
 
@@ -149,40 +147,29 @@ async def bug(stage: Stage, say: Say) -> Ending:
         for side in sides:
             await side.seen("WORKFLOW_TASK_FAILED")
     say("The worker is stopped, and one with the fixed code takes over (after a backoff).")
-    attempts = await textbook.task_attempts()
     for side in sides:
         await side.enter()
     await saga.end()
-
-    async def tried_again() -> bool:
-        return await textbook.task_attempts() > attempts
-
-    await asyncio.sleep(1)
     return await saga.books(done=True), await textbook.books(done=True)
 
-
-_CUSTOMERS, _ANN = "customers own", "ann has"
 
 STORIES: Sequence[Story] = (
     Story(
         "A transfer that succeeds",
         succeeds,
         hazard=False,
-        owned=_CUSTOMERS,
         lesson="Nothing was to be undone: both are right.",
     ),
     Story(
         "A transfer whose deposit is refused",
         refused,
         hazard=False,
-        owned=_CUSTOMERS,
         lesson="An activity that fails is what the textbook is made for: both are right.",
     ),
     Story(
         "A transfer that is cancelled in the middle",
         cancelled,
         hazard=True,
-        owned=_CUSTOMERS,
         lesson="A cancel in a wait is a CancelledError, which `except Exception` does not catch: "
         "the textbook undoes nothing.",
     ),
@@ -190,14 +177,12 @@ STORIES: Sequence[Story] = (
         "A transfer whose worker is killed between a step and its undo",
         killed,
         hazard=False,
-        owned=_CUSTOMERS,
         lesson="That is Temporal's doing: a workflow outlives its worker. Both are right.",
     ),
     Story(
         "An order that fails on stock while the charge is in flight",
         late_charge,
         hazard=True,
-        owned=_ANN,
         lesson="The textbook refunds at once, when there is nothing to refund yet. The saga waits "
         "for what is in flight, then refunds.",
     ),
@@ -205,15 +190,12 @@ STORIES: Sequence[Story] = (
         "A transfer that is cancelled while its undos run",
         cancelled_again,
         hazard=True,
-        owned=_CUSTOMERS,
-        lesson="The cancel ends the textbook's loop, and the rest of its undos are lost. Nothing "
-        "interrupts a saga's.",
+        lesson="The cancel ends the textbook's loop, and the rest of its undos are lost. Nothing interrupts a saga's.",
     ),
     Story(
         "An order whose code has a bug",
         bug,
         hazard=True,
-        owned=_ANN,
         lesson="To the textbook a TypeError is a failure like any other: it refunds goods that "
         "have left. To the saga it is a bug to be fixed: nothing is undone, the fixed code goes on.",
     ),

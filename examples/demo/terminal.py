@@ -38,10 +38,10 @@ class Terminal:
         """Prints what happens now."""
         self._print(_INDENT + self._in(_DIM, text))
 
-    def ledgers(self, saga: Books, textbook: Books, owned: str) -> None:
+    def ledgers(self, saga: Books, textbook: Books) -> None:
         """Prints both ledgers, side by side, and the verdicts."""
-        left = self._table("with a saga", saga, owned)
-        right = self._table("the textbook", textbook, owned)
+        left = self._table("with a saga", saga)
+        right = self._table("the textbook", textbook)
         self._print()
         for one, other in zip(left, right, strict=True):
             self._print(f"{_INDENT}{one:<{_COLUMN}}{_GAP}{other}")
@@ -54,11 +54,11 @@ class Terminal:
         """Prints what should not have happened."""
         self._print(_INDENT + self._in(_RED, text))
 
-    def _table(self, title: str, books: Books, owned: str) -> list[str]:
+    def _table(self, title: str, books: Books) -> list[str]:
         lines = [(row.name, row.amount) for row in books.rows]
         rows = [
             f"{name}{format_amount(amount):>{_COLUMN - len(name)}}"
-            for name, amount in [*lines, (owned, books.total)]
+            for name, amount in [*lines, (books.caption, books.total)]
         ]
         rule = self._rule * _COLUMN
         return [title, rule, *rows[:-1], rule, rows[-1], f"workflow {books.ending}"]

@@ -58,9 +58,7 @@ class TextbookTransfer:
         self._review = review
 
     async def _approval(self) -> None:
-        await workflow.wait_condition(
-            lambda: self._review is not None, timeout=timedelta(hours=24)
-        )
+        await workflow.wait_condition(lambda: self._review is not None, timeout=timedelta(hours=24))
         if self._review is None or self._review.decision is Decision.REJECT:
             raise ApplicationError("the transfer was rejected", non_retryable=True)
 
@@ -89,17 +87,13 @@ class TextbookOrder:
             compensations.append((Shop.cancel_pickup, booking, "pickup"))
             await workflow.execute_activity_method(Shop.book_pickup, booking, **step("pickup"))
             compensations.append((Shop.void_label, booking, "label"))
-            label = await workflow.execute_activity_method(
-                Shop.print_label, booking, **step("label")
-            )
+            label = await workflow.execute_activity_method(Shop.print_label, booking, **step("label"))
             pick = PickOrder(order.id, label)
             compensations.append((Shop.recall_from_warehouse, pick, "notify"))
             await workflow.execute_activity_method(Shop.notify_warehouse, pick, **step("notify"))
             tracking_number = await self._wait_for_shipment()
             shipment = Shipment(order.id, tracking_number)
-            await workflow.execute_activity_method(
-                Shop.record_shipment, shipment, **step("record")
-            )
+            await workflow.execute_activity_method(Shop.record_shipment, shipment, **step("record"))
         except Exception:
             for undo, argument, name in reversed(compensations):
                 await workflow.execute_activity_method(undo, argument, **undo_of(name))
@@ -112,9 +106,7 @@ class TextbookOrder:
         self._tracking_number = tracking_number
 
     async def _wait_for_shipment(self) -> str:
-        await workflow.wait_condition(
-            lambda: self._tracking_number is not None, timeout=timedelta(days=7)
-        )
+        await workflow.wait_condition(lambda: self._tracking_number is not None, timeout=timedelta(days=7))
         assert self._tracking_number is not None, "waited for"
         return self._tracking_number
 

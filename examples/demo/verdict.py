@@ -27,9 +27,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Books:
-    """One ledger after a story, and how its workflow ended."""
+    """One ledger after a story.
+
+    Attributes:
+        rows: Its lines.
+        caption: What their total is called.
+        ending: How the workflow ended.
+    """
 
     rows: Sequence[Row]
+    caption: str
     ending: str
 
     @property
@@ -67,12 +74,14 @@ class Verdicts:
         self._told = self._ours = self._textbooks = 0
 
     @property
+    def exit_code(self) -> int:
+        """0 if every story went as the demo says."""
+        return 1 if self.objections else 0
+
+    @property
     def score(self) -> str:
         """How many ledgers were right."""
-        return (
-            f"Right ledgers: ours {self._ours} of {self._told}, "
-            f"the textbook's {self._textbooks} of {self._told}."
-        )
+        return f"Right ledgers: ours {self._ours} of {self._told}, the textbook's {self._textbooks} of {self._told}."
 
     def pass_on(self, number: int, saga: Books, textbook: Books, *, hazard: bool) -> bool:
         """Judges a story.
@@ -103,4 +112,4 @@ class Verdicts:
     def broken(self, number: int, error: Exception) -> None:
         """Takes note of a story that did not come to its end."""
         self._told += 1
-        self.objections.append(f"Story {number} broke off: {error or type(error).__name__}")
+        self.objections.append(f"Story {number} broke off: {str(error) or type(error).__name__}")

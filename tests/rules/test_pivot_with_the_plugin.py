@@ -9,7 +9,7 @@ from temporalio.exceptions import ActivityError
 
 from temporal_saga import Saga
 from temporal_saga.plugin import SagaPlugin
-from tests.driver import Run, cancel, completed, timer
+from tests.driver import Run, cancel, completed, failed, timer
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
 
@@ -105,6 +105,49 @@ def test_pivot_with_the_plugin_a_timeout_still_ends_a_wait() -> None:
     run.activate(cancel())
     run.activate(timer())
     assert run.names == ["timed out"]
+    run.autopilot({})
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+@pytest.mark.parametrize("plugins", [[], [SagaPlugin()]], ids=["without", "with"])
+def test_rule_05_a_cancel_kept_by_an_unwind_spares_a_run_that_awaits_no_more(plugins: list[SagaPlugin]) -> None:
+    async def body() -> str:
+        try:
+            async with new_saga() as saga:
+                await do(saga, "a")
+                await do(saga, "b")
+        except ActivityError:
+            return "an answer"
+        return "well"
+
+    run = Run(flow(body), plugins=plugins).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", REFUSED))
+    run.activate(cancel())
+    run.autopilot({})
+    assert undone(run) == ["undo_b", "undo_a"]
+    assert end(run) == "an answer"
+    run.check()
+
+
+def test_pivot_with_the_plugin_a_saga_in_a_background_task_holds_no_cancel_of_the_main_method() -> None:
+    async def background() -> None:
+        async with new_saga("background") as saga:
+            saga.pivot()
+            await do(saga, "x")
+
+    async def body() -> None:
+        task = asyncio.create_task(background())
+        async with new_saga() as saga:
+            await do(saga, "a")
+            await asyncio.sleep(60)
+        await task
+
+    run = Run(flow(body), plugins=[SagaPlugin()]).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    assert run.names == ["x", "undo_a"]
     run.autopilot({})
     assert end(run) == "Cancelled"
     run.check()

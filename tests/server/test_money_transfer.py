@@ -1,0 +1,429 @@
+"""The money transfer on a real server: how it ends, and what the ledger says afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer
+
+from examples.money_transfer.activities import Bank
+from examples.money_transfer.ledger import Ledger, in_transit
+from examples.money_transfer.models import (
+    Decision,
+    Review,
+    Transfer,
+    TransferResult,
+    TransferStatus,
+)
+from examples.money_transfer.starter import root_cause, start
+from examples.money_transfer.worker import build_worker
+from examples.money_transfer.workflows import MoneyTransfer
+from temporal_saga.plugin import SagaPlugin
+
+Handle = WorkflowHandle[MoneyTransfer, TransferResult]
+
+APPROVE = Review(Decision.APPROVE, "carol")
+REJECT = Review(Decision.REJECT, "carol")
+
+
+@dataclass
+class World:
+    """A ledger and a worker on a server."""
+
+    client: Client
+    ledger: Ledger
+    task_queue: str
+
+    async def start(
+        self, amount: int = 250_00, *, source: str = "alice", target: str = "bob", **changes: Any
+    ) -> Handle:
+        transfer = Transfer(uuid4().hex, source, target, amount, changes.pop("currency", "EUR"))
+        assert not changes
+        return await start(self.client, transfer, self.task_queue)
+
+    def balances(self) -> tuple[int, int, int]:
+        """What alice and bob have, and what is in transit."""
+        balances = {account.name: account.balance for account in self.ledger.accounts()}
+        return balances["alice"], balances["bob"], balances[in_transit("EUR")]
+
+
+UNTOUCHED = (20_000_00, 50_00, 0)
+
+
+class GatedBank(Bank):
+    """A bank whose deposit waits for the test."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.gate = threading.Event()
+        self._reached = threading.Event()
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 20)
+
+    @activity.defn
+    def deposit(self, transfer: Transfer) -> int:
+        self._reached.set()
+        assert self.gate.wait(20)
+        return super().deposit(transfer)
+
+
+class ForgetfulBank(Bank):
+    """A bank that loses its first reply to a deposit."""
+
+    @activity.defn
+    def deposit(self, transfer: Transfer) -> int:
+        entry = super().deposit(transfer)
+        if activity.info().attempt == 1:
+            raise ConnectionError("the reply is lost")
+        return entry
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    ledger = Ledger(tmp_path / "bank.sqlite3")
+    ledger.open_account("alice", "EUR", 20_000_00)
+    ledger.open_account("bob", "EUR", 50_00)
+    ledger.open_account("yuki", "JPY", 1000)
+    return Bank(ledger)
+
+
+@pytest.fixture
+def gated(bank: Bank) -> Iterator[GatedBank]:
+    gated = GatedBank(bank.ledger)
+    yield gated
+    gated.gate.set()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def world_on(client: Client, bank: Bank, threads: ThreadPoolExecutor) -> AsyncIterator[World]:
+    task_queue = uuid4().hex
+    async with build_worker(client, bank, threads, task_queue):
+        yield World(client, bank.ledger, task_queue)
+
+
+@pytest.fixture
+async def world(client: Client, bank: Bank, threads: ThreadPoolExecutor) -> AsyncIterator[World]:
+    async with world_on(client, bank, threads) as world:
+        yield world
+
+
+async def history(handle: Handle) -> list[str]:
+    """The activities in the order they were scheduled; replays the history on the way."""
+    replayer = Replayer(workflows=[MoneyTransfer], plugins=[SagaPlugin()])
+    fetched = await handle.fetch_history()
+    await replayer.replay_workflow(fetched)
+    return [
+        event.activity_task_scheduled_event_attributes.activity_type.name
+        for event in fetched.events
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+
+
+async def until(handle: Handle, status: TransferStatus) -> None:
+    async def poll() -> None:
+        while await handle.query(MoneyTransfer.transfer_status) is not status:
+            await asyncio.sleep(0.05)
+
+    await asyncio.wait_for(poll(), 20)
+
+
+async def status_of(handle: Handle) -> WorkflowExecutionStatus | None:
+    """How the run closed."""
+    with suppress(WorkflowFailureError):
+        await handle.result()
+    return (await handle.describe()).status
+
+
+async def refusal(handle: Handle, review: Review) -> str:
+    with pytest.raises(WorkflowUpdateFailedError) as caught:
+        await handle.execute_update(MoneyTransfer.review, review)
+    return root_cause(caught.value)
+
+
+async def test_a_transfer_that_succeeds(world: World) -> None:
+    handle = await world.start(250_00)
+    result = await handle.result()
+    assert result.status is TransferStatus.COMPLETED
+    assert result.receipt is not None
+    assert world.balances() == (19_750_00, 300_00, 0)
+    assert await history(handle) == ["check", "withdraw", "deposit", "record"]
+    assert await handle.query(MoneyTransfer.transfer_status) is TransferStatus.COMPLETED
+
+
+async def test_a_deposit_that_is_refused_returns_the_withdrawal(world: World) -> None:
+    world.ledger.freeze("bob")
+    handle = await world.start(250_00)
+    assert await handle.result() == TransferResult(
+        TransferStatus.DECLINED, reason="account bob is frozen"
+    )
+    assert world.balances() == UNTOUCHED
+    assert await history(handle) == ["check", "withdraw", "deposit", "return_withdrawal"]
+
+
+async def test_insufficient_funds_are_an_answer_and_no_stack_trace(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        handle = await world.start(100_00, source="bob", target="alice")
+        assert await handle.result() == TransferResult(
+            TransferStatus.DECLINED, reason="insufficient funds in account bob"
+        )
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert world.balances() == UNTOUCHED
+    assert await history(handle) == ["check", "withdraw"]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ({"source": "mallory"}, "unknown account mallory"),
+        ({"target": "alice"}, "same account"),
+        ({"amount": 0}, "above zero"),
+        ({"amount": -5}, "above zero"),
+        ({"currency": "USD"}, "not USD"),
+        ({"target": "yuki"}, "account yuki is in JPY"),
+    ],
+)
+async def test_a_bad_order_fails_before_anything_moves(
+    world: World, order: dict[str, Any], message: str
+) -> None:
+    handle = await world.start(**order)
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert message in root_cause(caught.value)
+    cause = caught.value.cause.__cause__
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "Rejected"
+    assert world.balances() == UNTOUCHED
+    assert await history(handle) == ["check"]
+    assert await handle.query(MoneyTransfer.transfer_status) is TransferStatus.FAILED
+
+
+async def test_an_approved_transfer_goes_on(world: World) -> None:
+    handle = await world.start(15_000_00)
+    await until(handle, TransferStatus.WAITING_FOR_REVIEW)
+    assert world.balances() == (5_000_00, 50_00, 15_000_00)
+    await handle.execute_update(MoneyTransfer.review, APPROVE)
+    assert (await handle.result()).status is TransferStatus.COMPLETED
+    assert world.balances() == (5_000_00, 15_050_00, 0)
+    assert await history(handle) == ["check", "withdraw", "deposit", "record"]
+
+
+async def test_a_rejected_transfer_unwinds(world: World) -> None:
+    handle = await world.start(15_000_00)
+    await until(handle, TransferStatus.WAITING_FOR_REVIEW)
+    await handle.execute_update(MoneyTransfer.review, REJECT)
+    assert await handle.result() == TransferResult(
+        TransferStatus.REJECTED, reason="rejected by carol"
+    )
+    assert world.balances() == UNTOUCHED
+    assert await history(handle) == ["check", "withdraw", "return_withdrawal"]
+
+
+async def test_a_review_is_valid_from_the_first_moment_on(
+    client: Client, bank: Bank, threads: ThreadPoolExecutor
+) -> None:
+    # Without a worker the update is with the server before the workflow has begun.
+    task_queue = uuid4().hex
+    handle = await World(client, bank.ledger, task_queue).start(15_000_00)
+    update = asyncio.create_task(handle.execute_update(MoneyTransfer.review, APPROVE))
+    await asyncio.sleep(0.3)
+    async with build_worker(client, bank, threads, task_queue):
+        await update
+        assert (await handle.result()).status is TransferStatus.COMPLETED
+    assert await history(handle) == ["check", "withdraw", "deposit", "record"]
+
+
+async def test_a_second_review_is_refused_whenever_it_comes(
+    client: Client, gated: GatedBank, threads: ThreadPoolExecutor
+) -> None:
+    async with world_on(client, gated, threads) as world:
+        handle = await world.start(15_000_00)
+        await until(handle, TransferStatus.WAITING_FOR_REVIEW)
+        await handle.execute_update(MoneyTransfer.review, APPROVE)
+        await gated.reached()
+        assert await refusal(handle, REJECT) == "already reviewed by carol"
+        gated.gate.set()
+        assert (await handle.result()).status is TransferStatus.COMPLETED
+        await history(handle)
+
+
+async def test_a_review_without_a_reviewer_is_refused(world: World) -> None:
+    handle = await world.start(15_000_00)
+    assert "reviewer's name" in await refusal(handle, Review(Decision.APPROVE, " "))
+    await handle.execute_update(MoneyTransfer.review, APPROVE)
+    assert (await handle.result()).status is TransferStatus.COMPLETED
+    await history(handle)
+
+
+async def test_a_review_of_a_transfer_within_the_limit_is_refused(
+    client: Client, gated: GatedBank, threads: ThreadPoolExecutor
+) -> None:
+    async with world_on(client, gated, threads) as world:
+        handle = await world.start(10_000_00)
+        await gated.reached()
+        assert await refusal(handle, REJECT) == "no review is due"
+        assert await handle.query(MoneyTransfer.transfer_status) is TransferStatus.RUNNING
+        gated.gate.set()
+        assert (await handle.result()).status is TransferStatus.COMPLETED
+        await history(handle)
+
+
+async def test_no_review_in_24_hours_counts_as_a_reject(
+    time_skipping_env: WorkflowEnvironment, bank: Bank, threads: ThreadPoolExecutor
+) -> None:
+    async with world_on(time_skipping_env.client, bank, threads) as world:
+        handle = await world.start(15_000_00)
+        assert await handle.result() == TransferResult(
+            TransferStatus.REJECTED, reason="no review in time"
+        )
+        assert world.balances() == UNTOUCHED
+        assert await history(handle) == ["check", "withdraw", "return_withdrawal"]
+        described = await handle.describe()
+        assert described.close_time is not None
+        assert described.close_time - described.start_time >= timedelta(hours=24)
+
+
+async def test_a_cancel_in_the_wait_for_the_review_unwinds(world: World) -> None:
+    handle = await world.start(15_000_00)
+    await until(handle, TransferStatus.WAITING_FOR_REVIEW)
+    await handle.cancel()
+    assert await status_of(handle) is WorkflowExecutionStatus.CANCELED
+    assert world.balances() == UNTOUCHED
+    assert await history(handle) == ["check", "withdraw", "return_withdrawal"]
+    assert await handle.query(MoneyTransfer.transfer_status) is TransferStatus.CANCELLED
+
+
+async def test_a_cancel_during_the_deposit_undoes_it_first(
+    client: Client, gated: GatedBank, threads: ThreadPoolExecutor
+) -> None:
+    async with world_on(client, gated, threads) as world:
+        handle = await world.start(250_00)
+        await gated.reached()
+        await handle.cancel()
+        gated.gate.set()
+        assert await status_of(handle) is WorkflowExecutionStatus.CANCELED
+        assert world.balances() == UNTOUCHED
+        undos = ["reverse_deposit", "return_withdrawal"]
+        assert await history(handle) == ["check", "withdraw", "deposit", *undos]
+
+
+async def test_a_deposit_whose_reply_is_lost_happens_once(
+    client: Client, bank: Bank, threads: ThreadPoolExecutor
+) -> None:
+    async with world_on(client, ForgetfulBank(bank.ledger), threads) as world:
+        handle = await world.start(250_00)
+        assert (await handle.result()).status is TransferStatus.COMPLETED
+        assert world.balances() == (19_750_00, 300_00, 0)
+        await history(handle)
+
+
+async def test_a_transfer_id_is_used_once(world: World) -> None:
+    transfer = Transfer(uuid4().hex, "alice", "bob", 250_00, "EUR")
+    handle = await start(world.client, transfer, world.task_queue)
+    await handle.result()
+    with pytest.raises(WorkflowAlreadyStartedError):
+        await start(world.client, transfer, world.task_queue)
+    assert world.balances() == (19_750_00, 300_00, 0)
+    await history(handle)
+
+
+async def run_program(module: str, *arguments: str, address: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", module, *arguments),
+        env={**os.environ, "TEMPORAL_ADDRESS": address},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def output(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+    except asyncio.TimeoutError:
+        process.kill()
+        raise
+    return process.returncode, (stdout + stderr).decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [((), "COMPLETED: receipt"), (("--freeze",), "DECLINED: account bob is frozen")],
+)
+async def test_the_demo_runs(client: Client, arguments: tuple[str, ...], expected: str) -> None:
+    address = client.service_client.config.target_host
+    demo = await run_program("examples.money_transfer", *arguments, address=address)
+    code, text = await output(demo)
+    assert code == 0, text
+    assert expected in text
+    assert text.count("1,050.00 EUR") == 2  # what the customers own, before and after
+
+
+async def test_worker_and_starter_run_as_processes(client: Client, tmp_path: Path) -> None:
+    address = client.service_client.config.target_host
+    queue = ("--task-queue", uuid4().hex)
+    database = tmp_path / "bank.sqlite3"
+
+    async def starter(*arguments: str) -> tuple[int | None, str]:
+        program = "examples.money_transfer.starter"
+        return await output(await run_program(program, *arguments, *queue, address=address))
+
+    accounts = ("--open", "alice", "EUR", "50000.00", "--open", "bob", "EUR", "0")
+    worker = await run_program(
+        "examples.money_transfer.worker", "--db", str(database), *accounts, *queue, address=address
+    )
+    try:
+        assert worker.stdout is not None
+        assert b"Working" in await asyncio.wait_for(worker.stdout.readline(), 30)
+        order = ("--id", uuid4().hex, "--from", "alice", "--to", "bob", "--amount", "20000.00")
+        code, text = await starter(*order, "--no-wait")
+        assert code == 0, text
+        assert "Started" in text
+        code, text = await starter(*order[:2], "--review", "approve")
+        assert (code, text) == (1, "error: a review needs the reviewer's name\n")
+        code, text = await starter(*order[:2], "--review", "approve", "--reviewer", "carol")
+        assert code == 0, text
+        assert "COMPLETED" in text
+        code, text = await starter(*order)
+        assert code == 1
+        assert "already started" in text
+    finally:
+        worker.terminate()
+        code, text = await output(worker)
+    assert code == 0, text
+    assert {a.name: a.balance for a in Ledger(database).accounts() if a.customer} == {
+        "alice": 30_000_00,
+        "bob": 20_000_00,
+    }
