@@ -18,9 +18,7 @@ from bench.workflows import ByHand, Unwinding, WithSaga
 from tests.driver import Run, _activate
 
 
-def measured(
-    workflow: type, *args: object, runner: WorkflowRunner | None = None
-) -> tuple[Callable[[], float], int]:
+def measured(workflow: type, *args: object, runner: WorkflowRunner | None = None) -> tuple[Callable[[], float], int]:
     """Return a function that runs the workflow and tells the seconds spent in it, and its number of activations."""
     recorded = Run(workflow, *args, runner=runner or UnsandboxedWorkflowRunner())
     recorded.autopilot({"work": 1})
@@ -42,9 +40,7 @@ def measured(
     return once, len(requests)
 
 
-def paired(
-    one: Callable[[], float], other: Callable[[], float], rounds: int
-) -> tuple[float, float]:
+def paired(one: Callable[[], float], other: Callable[[], float], rounds: int) -> tuple[float, float]:
     """Return the least seconds of two functions that take turns."""
     for function in (one, other):
         function()
@@ -54,9 +50,7 @@ def paired(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="about how long a line takes (default: 2)"
-    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long a line takes (default: 2)")
     budget = parser.parse_args().seconds
 
     print("a saga that succeeds, against the same workflow by hand")

@@ -25,9 +25,7 @@ class ByHand:
     @workflow.run
     async def run(self, steps: int, parallel: bool) -> int:
         def step(number: int) -> workflow.ActivityHandle[int]:
-            return workflow.start_activity(
-                work, number, start_to_close_timeout=timedelta(seconds=30)
-            )
+            return workflow.start_activity(work, number, start_to_close_timeout=timedelta(seconds=30))
 
         if parallel:
             return sum(await asyncio.gather(*[step(number) for number in range(steps)]))
@@ -42,18 +40,10 @@ class WithSaga:
             if parallel:
                 return sum(
                     await asyncio.gather(
-                        *[
-                            saga.execute_activity(work, number, compensation=undo)
-                            for number in range(steps)
-                        ]
+                        *[saga.execute_activity(work, number, compensation=undo) for number in range(steps)]
                     )
                 )
-            return sum(
-                [
-                    await saga.execute_activity(work, number, compensation=undo)
-                    for number in range(steps)
-                ]
-            )
+            return sum([await saga.execute_activity(work, number, compensation=undo) for number in range(steps)])
 
 
 @workflow.defn

@@ -219,9 +219,7 @@ def failed(name: str, error: BaseException) -> Event:
     def job(run: Run) -> WorkflowActivationJob:
         resolution = activity_result.ActivityResolution()
         activity = run.activity(name)
-        resolution.failed.failure.CopyFrom(
-            run._activity_failure(activity, "Activity task failed", error)
-        )
+        resolution.failed.failure.CopyFrom(run._activity_failure(activity, "Activity task failed", error))
         return run._resolve(name, resolution)
 
     return job
@@ -462,9 +460,7 @@ class Run:
         self.activate(initialize, *events)
         return self
 
-    def activate(
-        self, *events: Event, same_task: bool = False, history_length: int | None = None
-    ) -> list[Command]:
+    def activate(self, *events: Event, same_task: bool = False, history_length: int | None = None) -> list[Command]:
         """Deliver ``events`` in one activation, and what Core answers by itself after it.
 
         Args:
@@ -674,9 +670,7 @@ class Run:
 
     # --- inside ---
 
-    def _new_instance(
-        self, workflow: type[Any], runner: WorkflowRunner | None = None
-    ) -> WorkflowInstance:
+    def _new_instance(self, workflow: type[Any], runner: WorkflowRunner | None = None) -> WorkflowInstance:
         _sweep()
         extern_functions: dict[str, Callable[..., Any]] = {}
         interceptor_classes: list[type[WorkflowInboundInterceptor]] = []
@@ -722,10 +716,7 @@ class Run:
             randomness_seed=7,
             extern_functions=extern_functions,
             disable_eager_activity_execution=True,
-            worker_level_failure_exception_types=self._config.get(
-                "workflow_failure_exception_types"
-            )
-            or [],
+            worker_level_failure_exception_types=self._config.get("workflow_failure_exception_types") or [],
             patch_activation_callback=None,
             last_completion_result=temporalio.api.common.v1.Payloads(),
             last_failure=None,
@@ -818,9 +809,7 @@ class Run:
             start.cancelled.failure.CopyFrom(
                 self._child_failure(child, "Child Workflow Execution cancelled before scheduled")
             )
-            self._at_once.append(
-                WorkflowActivationJob(resolve_child_workflow_execution_start=start)
-            )
+            self._at_once.append(WorkflowActivationJob(resolve_child_workflow_execution_start=start))
         elif not waits:
             assert child.started, "not driven: a child cancelled with TRY_CANCEL while it starts"
             self._at_once.append(self._resolve_child(child.id, self._cancelled_child(child)))
@@ -867,17 +856,13 @@ class Run:
             else:
                 self.children = [c for c in self.children if c.seq != start.seq]
 
-    def _resolve(
-        self, name: str, resolution: activity_result.ActivityResolution
-    ) -> WorkflowActivationJob:
+    def _resolve(self, name: str, resolution: activity_result.ActivityResolution) -> WorkflowActivationJob:
         activity = self.activity(name)
         self.activities.remove(activity)
         job = ResolveActivity(seq=activity.seq, result=resolution)
         return WorkflowActivationJob(resolve_activity=job)
 
-    def _resolve_child(
-        self, name: str, resolution: child_workflow.ChildWorkflowResult
-    ) -> WorkflowActivationJob:
+    def _resolve_child(self, name: str, resolution: child_workflow.ChildWorkflowResult) -> WorkflowActivationJob:
         child = self.child(name)
         assert child.started, f"{child.name} has not started: child_started() first"
         self.children.remove(child)
@@ -896,9 +881,7 @@ class Run:
         self._to_failure(cause, failure.cause)
         return failure
 
-    def _child_failure(
-        self, child: Child, message: str, cause: BaseException | None = None
-    ) -> Failure:
+    def _child_failure(self, child: Child, message: str, cause: BaseException | None = None) -> Failure:
         failure = Failure(message=message)
         info = failure.child_workflow_execution_failure_info
         info.namespace = "default"
@@ -907,33 +890,23 @@ class Run:
         self._to_failure(cause or CancelledError(), failure.cause)
         return failure
 
-    def _cancelled(
-        self, activity: Activity, *, started: bool
-    ) -> activity_result.ActivityResolution:
+    def _cancelled(self, activity: Activity, *, started: bool) -> activity_result.ActivityResolution:
         resolution = activity_result.ActivityResolution()
         resolution.cancelled.failure.CopyFrom(
-            self._activity_failure(
-                activity, "Activity cancelled", CancelledError(), started=started
-            )
+            self._activity_failure(activity, "Activity cancelled", CancelledError(), started=started)
         )
         return resolution
 
     def _cancelled_child(self, child: Child) -> child_workflow.ChildWorkflowResult:
         resolution = child_workflow.ChildWorkflowResult()
-        resolution.cancelled.failure.CopyFrom(
-            self._child_failure(child, "Child Workflow execution cancelled")
-        )
+        resolution.cancelled.failure.CopyFrom(self._child_failure(child, "Child Workflow execution cancelled"))
         return resolution
 
     def _to_failure(self, error: BaseException, failure: Failure) -> None:
-        self.data_converter.failure_converter.to_failure(
-            error, self.data_converter.payload_converter, failure
-        )
+        self.data_converter.failure_converter.to_failure(error, self.data_converter.payload_converter, failure)
 
     def _exception(self, failure: Failure) -> BaseException:
-        return self.data_converter.failure_converter.from_failure(
-            failure, self.data_converter.payload_converter
-        )
+        return self.data_converter.failure_converter.from_failure(failure, self.data_converter.payload_converter)
 
     def _encode(self, values: Sequence[Any]) -> Sequence[temporalio.api.common.v1.Payload]:
         return self.data_converter.payload_converter.to_payloads(values)
@@ -968,9 +941,7 @@ class Run:
             )
         if kind == "cancel_child_workflow_execution":
             seq = command.cancel_child_workflow_execution.child_workflow_seq
-            children = (
-                c.start_child_workflow_execution for a in self.activations for c in a.protos
-            )
+            children = (c.start_child_workflow_execution for a in self.activations for c in a.protos)
             return ("cancel_child", next(c for c in children if c.seq == seq).workflow_id)
         if kind == "complete_workflow_execution":
             return ("complete", self._decode([command.complete_workflow_execution.result])[0])
@@ -1035,9 +1006,7 @@ def _behaviour(behaviours: Mapping[str, Any], pending: Activity | Child) -> Any:
     return outcome
 
 
-def _decode(
-    converter: DataConverter, payloads: Sequence[temporalio.api.common.v1.Payload]
-) -> list[Any]:
+def _decode(converter: DataConverter, payloads: Sequence[temporalio.api.common.v1.Payload]) -> list[Any]:
     return converter.payload_converter.from_payloads(payloads)
 
 
@@ -1082,9 +1051,7 @@ def _as_replayed(
             jobs.append(job)
         if len(jobs) != len(done.request.jobs):
             rejected = {
-                job.do_update.protocol_instance_id
-                for job in done.request.jobs
-                if job.HasField("do_update")
+                job.do_update.protocol_instance_id for job in done.request.jobs if job.HasField("do_update")
             } - accepted
             kept = [
                 command
@@ -1131,9 +1098,7 @@ def _running_loop(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
         asyncio._set_running_loop(before)
 
 
-def _activate(
-    instance: WorkflowInstance, request: WorkflowActivation
-) -> WorkflowActivationCompletion:
+def _activate(instance: WorkflowInstance, request: WorkflowActivation) -> WorkflowActivationCompletion:
     # The SDK calls this in a thread without a loop, and leaves none behind.
     with _running_loop(None):
         return instance.activate(request)

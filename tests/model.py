@@ -176,8 +176,7 @@ class Model:
         """Whether the workflow's cancel reached the saga: before its pivot, while it was open."""
         pivot = min((activation for activation, _ in self.world.pivots), default=None)
         return any(
-            (pivot is None or cancel <= pivot)
-            and (self.world.after is None or cancel <= self.world.after)
+            (pivot is None or cancel <= pivot) and (self.world.after is None or cancel <= self.world.after)
             for cancel in self.world.cancels
         )
 
@@ -198,9 +197,7 @@ class Model:
                 self._cancelled(node, scope)
             return set() if node.how == "settle" else errors
         elif isinstance(node, Savepoint):
-            errors = self._leave(
-                inner := self._inner(node, scope), self._judge(node.body, scope=inner)
-            )
+            errors = self._leave(inner := self._inner(node, scope), self._judge(node.body, scope=inner))
             return set() if node.caught else errors
         return set()
 
@@ -226,10 +223,7 @@ class Model:
         self.bad.add(scope)
         if errors:
             self.bad_bodies.add(scope)
-        stands = any(
-            trace.undo_failed and self._is_in(name, scope)
-            for name, trace in self.world.traces.items()
-        )
+        stands = any(trace.undo_failed and self._is_in(name, scope) for name, trace in self.world.traces.items())
         return {"CompensationError"} if stands else errors
 
     def _is_in(self, name: str, scope: tuple[int, ...]) -> bool:

@@ -175,9 +175,7 @@ def test_a_cache_that_cannot_be_written_is_explained(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("home", ["", None])
-def test_the_cache_has_a_place_without_a_home(
-    home: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_has_a_place_without_a_home(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     # The XDG specification: a relative path counts as none.
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     if home is None:
@@ -188,9 +186,7 @@ def test_the_cache_has_a_place_without_a_home(
     assert cache_directory() == expected
 
 
-@pytest.mark.parametrize(
-    ("version", "skips"), [("1.31.2", False), ("1.32.0-161.0", True), ("2.0.0", True)]
-)
+@pytest.mark.parametrize(("version", "skips"), [("1.31.2", False), ("1.32.0-161.0", True), ("2.0.0", True)])
 def test_a_server_that_cannot_skip_time_is_refused(version: str, skips: bool) -> None:
     class Service:
         async def get_system_info(self, request: object) -> SimpleNamespace:

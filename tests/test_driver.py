@@ -487,9 +487,7 @@ def test_the_single_batch_flag_reaches_the_sdk() -> None:
 
 
 class Marker(Interceptor):
-    def workflow_interceptor_class(
-        self, _: WorkflowInterceptorClassInput
-    ) -> type[WorkflowInboundInterceptor] | None:
+    def workflow_interceptor_class(self, _: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor] | None:
         class Inbound(WorkflowInboundInterceptor):
             async def execute_workflow(self, call: ExecuteWorkflowInput) -> Any:
                 return await super().execute_workflow(call) + 1000

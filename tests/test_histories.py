@@ -37,10 +37,7 @@ async def test_rule_09_a_golden_history_replays(replays: Replays, path: Path) ->
 
 
 def test_rule_09_each_golden_workflow_has_its_history() -> None:
-    kept = {
-        load(path).events[0].workflow_execution_started_event_attributes.workflow_type.name
-        for path in FILES
-    }
+    kept = {load(path).events[0].workflow_execution_started_event_attributes.workflow_type.name for path in FILES}
     assert {golden.__name__ for golden in GOLDEN} <= kept
 
 

@@ -98,9 +98,6 @@ def test_all_names_the_whole_public_surface() -> None:
 
 
 def test_importing_brings_neither_client_nor_worker() -> None:
-    code = (
-        "import sys, temporal_saga\n"
-        "print(*sorted({'temporalio.client', 'temporalio.worker'} & set(sys.modules)))"
-    )
+    code = "import sys, temporal_saga\nprint(*sorted({'temporalio.client', 'temporalio.worker'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""

@@ -67,11 +67,7 @@ def statements(source: str) -> dict[int, int]:
 def marks(source: str, begin: dict[int, int]) -> dict[int, str]:
     """Return the comments, by the line on which their statement begins."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {
-        begin.get(token.start[0], 0): token.string
-        for token in tokens
-        if token.type == tokenize.COMMENT
-    }
+    return {begin.get(token.start[0], 0): token.string for token in tokens if token.type == tokenize.COMMENT}
 
 
 def run_checker(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -111,14 +107,11 @@ def test_each_wrong_call_is_an_error_and_no_other(checker: str, files: Path) -> 
         left_open = {
             line
             for line, comment in comments.items()
-            if (differs := re.search(r"not in ([\w, ]+):", comment))
-            and checker in differs[1].split(", ")
+            if (differs := re.search(r"not in ([\w, ]+):", comment)) and checker in differs[1].split(", ")
         }
         for line in sorted((rejected ^ wrong) - left_open):
             verdict = "is an error" if line in rejected else "is no error"
-            surprises.append(
-                f"{path.name}:{line}: {verdict}: {source.splitlines()[line - 1].strip()}"
-            )
+            surprises.append(f"{path.name}:{line}: {verdict}: {source.splitlines()[line - 1].strip()}")
     assert surprises == [], run.stdout + run.stderr
 
 

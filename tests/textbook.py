@@ -19,9 +19,7 @@ from tests.server.workflows import FAST_RETRY, TEN, Plan, by_hand, go_on
 
 async def compensate(done: Sequence[Effect]) -> None:
     for effect in reversed(done):
-        await workflow.execute_activity(
-            undo, effect, start_to_close_timeout=TEN, retry_policy=FAST_RETRY
-        )
+        await workflow.execute_activity(undo, effect, start_to_close_timeout=TEN, retry_policy=FAST_RETRY)
 
 
 async def run_steps(plan: Plan, parallel: bool, done: list[Effect]) -> str:

@@ -205,10 +205,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str | None:
                 compiled += not line.startswith("go: ")
                 if time.monotonic() - said >= _PROGRESS_SECONDS:
                     said = time.monotonic()
-                    _say(
-                        f"{said - start:.0f} s: {downloaded} modules downloaded, "
-                        f"{compiled} packages compiled"
-                    )
+                    _say(f"{said - start:.0f} s: {downloaded} modules downloaded, {compiled} packages compiled")
         except BaseException:
             process.kill()
             raise

@@ -14,9 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 
 async def download(directory: str, version: str) -> None:
     # The SDK offers no download alone: it is part of starting a server.
-    env = await WorkflowEnvironment.start_local(
-        download_dest_dir=directory, dev_server_download_version=version
-    )
+    env = await WorkflowEnvironment.start_local(download_dest_dir=directory, dev_server_download_version=version)
     await env.shutdown()
 
 

@@ -156,6 +156,4 @@ async def _check_time_skipping(client: Client, cli: Path) -> None:
     info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     major, minor, *_ = (int(part) for part in info.server_version.split("-")[0].split("."))
     if (major, minor) < (1, 32):
-        raise DevServerError(
-            f"{cli} runs server {info.server_version}; skipping time needs 1.32 (CLI 1.9)"
-        )
+        raise DevServerError(f"{cli} runs server {info.server_version}; skipping time needs 1.32 (CLI 1.9)")

@@ -237,9 +237,7 @@ def _write(
     postings: tuple[Posting, ...],
     reverses: str | None = None,
 ) -> int:
-    number = db.execute(
-        "INSERT INTO entries (key, memo, reverses) VALUES (?, ?, ?)", (key, memo, reverses)
-    ).lastrowid
+    number = db.execute("INSERT INTO entries (key, memo, reverses) VALUES (?, ?, ?)", (key, memo, reverses)).lastrowid
     assert number is not None, "an INSERT gives a row id"
     db.executemany(
         "INSERT INTO postings (entry, account, amount) VALUES (?, ?, ?)",

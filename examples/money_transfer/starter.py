@@ -94,9 +94,7 @@ def main() -> None:
     parser.add_argument("--currency", default="EUR")
     parser.add_argument("--review", choices=[decision.value for decision in Decision])
     parser.add_argument("--reviewer", default="", help="who answers the review")
-    parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="print the status and leave"
-    )
+    parser.add_argument("--no-wait", dest="wait", action="store_false", help="print the status and leave")
     parser.add_argument("--task-queue", default=TASK_QUEUE)
     arguments = parser.parse_args()
     order = [arguments.source, arguments.target, arguments.amount]

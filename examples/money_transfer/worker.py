@@ -24,9 +24,7 @@ from temporal_saga.plugin import SagaPlugin
 TASK_QUEUE = "money-transfer"
 
 
-def build_worker(
-    client: Client, bank: Bank, threads: Executor, task_queue: str = TASK_QUEUE
-) -> Worker:
+def build_worker(client: Client, bank: Bank, threads: Executor, task_queue: str = TASK_QUEUE) -> Worker:
     """A worker for the workflow and the bank's activities, which block and so run in threads."""
     return Worker(
         client,

@@ -55,19 +55,13 @@ class MoneyTransfer:
         await workflow.execute_activity_method(Bank.check, transfer, **presets.standard())
 
         async with Saga(activity_options=presets.standard()) as saga:
-            await saga.execute_activity_method(
-                Bank.withdraw, transfer, compensation=Bank.return_withdrawal
-            )
+            await saga.execute_activity_method(Bank.withdraw, transfer, compensation=Bank.return_withdrawal)
             # The review comes after the withdrawal, so that an approved transfer has its money.
             if self._review_due and (objection := await self._objection()):
                 await saga.compensate()
                 return TransferResult(TransferStatus.REJECTED, reason=objection)
-            await saga.execute_activity_method(
-                Bank.deposit, transfer, compensation=Bank.reverse_deposit
-            )
-            receipt = await saga.execute_activity_method(
-                Bank.record, transfer, compensation=Bank.void_record
-            )
+            await saga.execute_activity_method(Bank.deposit, transfer, compensation=Bank.reverse_deposit)
+            receipt = await saga.execute_activity_method(Bank.record, transfer, compensation=Bank.void_record)
         return TransferResult(TransferStatus.COMPLETED, receipt=receipt)
 
     async def _objection(self) -> str | None:

@@ -162,9 +162,7 @@ class Shop:
     def report(self) -> Report:
         """Counts what has been sold and what is left."""
         ((shipped,),) = self.store.rows("SELECT count(*) FROM shipments")
-        ((paid,),) = self.store.rows(
-            "SELECT coalesce(sum(amount), 0) FROM payments WHERE state = 'charged'"
-        )
+        ((paid,),) = self.store.rows("SELECT coalesce(sum(amount), 0) FROM payments WHERE state = 'charged'")
         on_hand = self.store.rows("SELECT sku, on_hand FROM products ORDER BY sku")
         return Report(shipped, paid, dict(on_hand))
 

@@ -29,9 +29,7 @@ async def connect() -> Client:
     return await Client.connect(**config, plugins=[SagaPlugin()])
 
 
-def build_worker(
-    client: Client, shop: Shop, threads: Executor, task_queue: str = TASK_QUEUE
-) -> Worker:
+def build_worker(client: Client, shop: Shop, threads: Executor, task_queue: str = TASK_QUEUE) -> Worker:
     """A worker for all workflows, and for the shop's activities, which block: they need threads."""
     return Worker(
         client,

@@ -81,9 +81,7 @@ class OrderWorkflow:
         async with Saga("order", activity_options=presets.standard()) as saga:
             self._enter(OrderStatus.PAYING)
             await asyncio.gather(
-                saga.execute_activity_method(
-                    Shop.charge, Payment(order.card, total), compensation=Shop.refund
-                ),
+                saga.execute_activity_method(Shop.charge, Payment(order.card, total), compensation=Shop.refund),
                 saga.execute_activity_method(Shop.allocate, order, compensation=Shop.release),
             )
             self._enter(OrderStatus.BOOKING)
@@ -114,9 +112,7 @@ class OrderWorkflow:
             booking = Booking(order.id, carrier)
             try:
                 async with saga.savepoint() as attempt:
-                    await attempt.execute_activity_method(
-                        Shop.book_pickup, booking, compensation=Shop.cancel_pickup
-                    )
+                    await attempt.execute_activity_method(Shop.book_pickup, booking, compensation=Shop.cancel_pickup)
                     return await attempt.execute_activity_method(
                         Shop.print_label, booking, compensation=Shop.void_label
                     )
@@ -160,9 +156,7 @@ class OrderWorkflow:
         # One message for each order, channel and state, however often it is sent.
         status, reason = self._state.status.value, self._state.reason
         key = business_key(channel, order.id, status)
-        return Message(
-            key, channel, to, f"{order.id}: {status}" + (f", {reason}" if reason else "")
-        )
+        return Message(key, channel, to, f"{order.id}: {status}" + (f", {reason}" if reason else ""))
 
 
 @workflow.defn

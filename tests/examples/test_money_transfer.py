@@ -184,9 +184,7 @@ class TestUndo:
         assert balances(bank) == before
         assert rows(bank, f"SELECT count(*) FROM entries WHERE reverses = '{key}'") == [(1,)]
 
-    def test_of_a_step_that_never_applied_does_nothing(
-        self, bank: Bank, do: str, undo: str
-    ) -> None:
+    def test_of_a_step_that_never_applied_does_nothing(self, bank: Bank, do: str, undo: str) -> None:
         before = balances(bank)
         key = new_key()
         for attempt in (1, 2):
@@ -201,9 +199,7 @@ class TestUndo:
             call(getattr(bank, do), key)
         assert balances(bank) == before
 
-    def test_is_for_good_so_that_a_repeat_of_the_step_is_refused(
-        self, bank: Bank, do: str, undo: str
-    ) -> None:
+    def test_is_for_good_so_that_a_repeat_of_the_step_is_refused(self, bank: Bank, do: str, undo: str) -> None:
         # After a reset to before the step, the workflow calls it again under the same key.
         before = balances(bank)
         key = new_key()
@@ -271,9 +267,7 @@ def test_a_frozen_account_refuses_steps(bank: Bank) -> None:
         ({"target": "yuki"}, "account yuki is in JPY, not EUR"),
     ],
 )
-def test_an_order_that_can_never_succeed_is_rejected(
-    bank: Bank, change: dict[str, object], message: str
-) -> None:
+def test_an_order_that_can_never_succeed_is_rejected(bank: Bank, change: dict[str, object], message: str) -> None:
     bank.ledger.open_account("yuki", "JPY", 1000)
     with pytest.raises(Rejected, match=message) as caught:
         call(bank.check, new_key(), dataclasses.replace(TRANSFER, **change))  # type: ignore[arg-type]
@@ -393,7 +387,5 @@ def test_amounts_are_written_in_major_units() -> None:
 @pytest.mark.parametrize("module", ["", ".worker", ".starter"])
 def test_each_program_has_help(module: str) -> None:
     program = f"examples.money_transfer{module}"
-    shown = subprocess.run(
-        [sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True)
     assert f"python -m {program}" in shown.stdout

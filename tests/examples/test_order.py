@@ -61,9 +61,7 @@ def new_key() -> str:
 def call(function: Callable[..., Any], key: str, *arguments: Any, phase: str = "do") -> Any:
     """Runs an activity as the step with that key, or as its undo."""
     environment = ActivityEnvironment()
-    environment.info = dataclasses.replace(
-        environment.info, activity_id=f"{function.__name__}:{phase}:{key}"
-    )
+    environment.info = dataclasses.replace(environment.info, activity_id=f"{function.__name__}:{phase}:{key}")
     return environment.run(function, *arguments)
 
 
@@ -292,9 +290,7 @@ def test_whatever_the_order_of_steps_and_undos(calls: list[tuple[str, int]]) -> 
         keys = [new_key() for _ in range(3)]
         order = dataclasses.replace(ORDER, lines=[Line("teapot", 1)])
         for turn, (phase, index) in enumerate(calls):
-            charge, allocate = (
-                (shop.charge, shop.allocate) if phase == "do" else (shop.refund, shop.release)
-            )
+            charge, allocate = (shop.charge, shop.allocate) if phase == "do" else (shop.refund, shop.release)
             late = ("undo", index) in calls[:turn] and phase == "do"
             for function, argument in ((charge, PAYMENT), (allocate, order)):
                 with pytest.raises(Rejected) if late else nullcontext():

@@ -28,9 +28,7 @@ class Happy:
             await saga.execute_activity("work", "a", compensation="take_back", step="a")
             await asyncio.gather(
                 *[
-                    saga.execute_activity(
-                        "work", item, compensation="take_back", step="item", key=item
-                    )
+                    saga.execute_activity("work", item, compensation="take_back", step="item", key=item)
                     for item in ("b", "c")
                 ]
             )
@@ -97,9 +95,7 @@ class Concurrent:
 
     @workflow.run
     async def run(self) -> None:
-        async with Saga(
-            "together", activity_options=presets.standard(), order="concurrent"
-        ) as saga:
+        async with Saga("together", activity_options=presets.standard(), order="concurrent") as saga:
             await asyncio.gather(
                 saga.execute_activity("work", "a", compensation="take_back", step="a"),
                 saga.execute_activity("work", "b", compensation="take_back", step="b"),
@@ -119,12 +115,8 @@ class Savepoints:
             for target in ("fail", "work"):
                 try:
                     async with saga.savepoint() as attempt:
-                        await attempt.execute_activity(
-                            "work", target, compensation="take_back", step="pickup"
-                        )
-                        await attempt.execute_activity(
-                            target, target, compensation="take_back", step="label"
-                        )
+                        await attempt.execute_activity("work", target, compensation="take_back", step="pickup")
+                        await attempt.execute_activity(target, target, compensation="take_back", step="label")
                 except ActivityError:
                     continue
             raise ApplicationError("it went wrong", type="Boom")

@@ -20,9 +20,7 @@ ALL = [*WORKFLOWS, *TEXTBOOK]
 async def shared_worker(client: Client) -> AsyncIterator[str]:
     # Without a cache each workflow task replays the run from its beginning, and evicts it after.
     queue = "shared"
-    async with make_worker(
-        client, queue, workflows=ALL, activities=ACTIVITIES, max_cached_workflows=0
-    ):
+    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES, max_cached_workflows=0):
         yield queue
 
 

@@ -67,8 +67,7 @@ class History:
     def ids(self) -> list[str]:
         """The ids of the activities, in the order in which they were scheduled."""
         return [
-            event.activity_task_scheduled_event_attributes.activity_id
-            for event in self.of("ACTIVITY_TASK_SCHEDULED")
+            event.activity_task_scheduled_event_attributes.activity_id for event in self.of("ACTIVITY_TASK_SCHEDULED")
         ]
 
     @property
@@ -148,9 +147,7 @@ class Run:
 class Runs:
     """Starts workflows for one test, and replays each history that came of it."""
 
-    def __init__(
-        self, client: Client, queue: str, workflows: Sequence[type], replays: Replays
-    ) -> None:
+    def __init__(self, client: Client, queue: str, workflows: Sequence[type], replays: Replays) -> None:
         self._replays = replays
         self.client = client
         self.queue = queue
@@ -190,18 +187,14 @@ class Runs:
         answer = await self.client.workflow_service.reset_workflow_execution(
             ResetWorkflowExecutionRequest(
                 namespace=self.client.namespace,
-                workflow_execution=WorkflowExecution(
-                    workflow_id=run.handle.id, run_id=run.handle.result_run_id or ""
-                ),
+                workflow_execution=WorkflowExecution(workflow_id=run.handle.id, run_id=run.handle.result_run_id or ""),
                 reason="test",
                 workflow_task_finish_event_id=event_id,
                 request_id=str(uuid4()),
             )
         )
         return self.track(
-            self.client.get_workflow_handle(
-                run.handle.id, run_id=answer.run_id, first_execution_run_id=None
-            )
+            self.client.get_workflow_handle(run.handle.id, run_id=answer.run_id, first_execution_run_id=None)
         )
 
     @asynccontextmanager
@@ -217,9 +210,7 @@ class Runs:
     async def histories(self) -> list[History]:
         """The histories of all that was started: children and continued runs included."""
         found: dict[tuple[str, str], History] = {}
-        todo = [
-            (handle.id, handle.result_run_id or handle.run_id or "") for handle in self._started
-        ]
+        todo = [(handle.id, handle.result_run_id or handle.run_id or "") for handle in self._started]
         while todo:
             execution = todo.pop(0)
             if execution in found:

@@ -61,9 +61,7 @@ async def test_skips_are_not_limited_to_the_servers_default_of_two_hundred(
     time_skipping_env: WorkflowEnvironment,
 ) -> None:
     # No worker: what the server has taken over tells; 200 skips would take 40 s.
-    handle = await time_skipping_env.client.start_workflow(
-        Sleeper.run, 0, id=str(uuid4()), task_queue="none"
-    )
+    handle = await time_skipping_env.client.start_workflow(Sleeper.run, 0, id=str(uuid4()), task_queue="none")
     info = await time_skipping_env.get_time_skipping_info(handle)
     assert info is not None
     assert info.effective_config.max_session_skip_count == 100_000

@@ -12,13 +12,9 @@ from temporalio.testing import WorkflowEnvironment
 README = Path(__file__).parents[2] / "README.md"
 
 
-async def test_quick_start_prints_what_the_readme_says(
-    env: WorkflowEnvironment, tmp_path: Path
-) -> None:
+async def test_quick_start_prints_what_the_readme_says(env: WorkflowEnvironment, tmp_path: Path) -> None:
     text = README.read_text()
-    code, printed = re.findall(
-        r"<!-- quick start.*?```python\n(.*?)```.*?```text\n(.*?)```", text, re.DOTALL
-    )[0]
+    code, printed = re.findall(r"<!-- quick start.*?```python\n(.*?)```.*?```text\n(.*?)```", text, re.DOTALL)[0]
     address = env.client.service_client.config.target_host
     assert "localhost:7233" in code
     script = tmp_path / "transfer.py"

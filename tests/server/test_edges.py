@@ -81,9 +81,7 @@ async def test_stopped_between_a_step_and_its_undo(runs: Runs) -> None:
 async def process(client: Client, queue: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A worker in a process of its own, killed in the end."""
     address = client.service_client.config.target_host
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.server.worker", address, queue
-    )
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.server.worker", address, queue)
     try:
         yield worker
     finally:
@@ -124,9 +122,7 @@ async def is_pending(run: Run, step: str) -> bool:
 async def test_a_result_and_a_cancel_in_one_workflow_task(runs: Runs) -> None:
     async with runs.worker(workflows=[]) as queue:  # activities alone
         async with runs.worker(queue, activities=[]):
-            run = await runs.start(
-                Sequence.run, Plan([Effect("a", "gate"), Effect("b")]), queue=queue
-            )
+            run = await runs.start(Sequence.run, Plan([Effect("a", "gate"), Effect("b")]), queue=queue)
             await run.reached("a:do")
         run.open("a:do")
         await eventually(lambda: run.book.stands == ["a"])
@@ -263,9 +259,7 @@ async def test_three_hundred_at_once(cached_runs: Runs) -> None:
 
 
 async def test_a_child_as_a_step_and_as_a_compensation(runs: Runs) -> None:
-    run = await runs.start(
-        Parent.run, Plan([Effect("a")], "raise"), Plan([Effect("c")]), Plan([Effect("u")])
-    )
+    run = await runs.start(Parent.run, Plan([Effect("a")], "raise"), Plan([Effect("c")]), Plan([Effect("u")]))
     assert causes(await run.failure()) == [BOOM]
     do, undo = children_of(await run.history())
     assert do.partition(":do:")[2] == undo.partition(":undo:")[2] != ""
@@ -275,9 +269,7 @@ async def test_a_child_as_a_step_and_as_a_compensation(runs: Runs) -> None:
 
 
 async def test_a_child_that_fails_unwinds_itself_and_its_parent(runs: Runs) -> None:
-    run = await runs.start(
-        Parent.run, Plan([Effect("a")]), Plan([Effect("c"), Effect("d", "boom")]), Plan()
-    )
+    run = await runs.start(Parent.run, Plan([Effect("a")]), Plan([Effect("c"), Effect("d", "boom")]), Plan())
     assert causes(await run.failure()) == ["ChildWorkflowError", "ActivityError", BOOM]
     do, undo = children_of(await run.history())
     assert BOOKS[do].stands == run.book.stands == []
@@ -329,9 +321,7 @@ async def test_the_child_of_a_terminated_parent_unwinds(runs: Runs) -> None:
 
 
 async def test_a_child_that_hands_its_saga_over(runs: Runs) -> None:
-    run = await runs.start(
-        Adopts.run, Effect("before"), Plan([Effect("c"), Effect("d")]), Effect("after")
-    )
+    run = await runs.start(Adopts.run, Effect("before"), Plan([Effect("c"), Effect("d")]), Effect("after"))
     assert causes(await run.failure()) == [BOOM]
     assert (await run.history()).undone == ["after", "d", "c", "before"]
 
@@ -399,15 +389,11 @@ async def test_a_cancel_after_the_pivot_is_held(runs: Runs) -> None:
     assert run.book.stands == ["a", "b", "c"]
 
 
-async def test_a_deadline_of_three_days(
-    time_skipping_env: WorkflowEnvironment, replays: Replays
-) -> None:
+async def test_a_deadline_of_three_days(time_skipping_env: WorkflowEnvironment, replays: Replays) -> None:
     runs = Runs(time_skipping_env.client, "", WORKFLOWS, replays)
     async with runs.worker() as queue:
         days = 3 * 24 * 3600
-        run = await runs.start(
-            Sequence.run, Plan([Effect("a")], "wait", deadline=days), queue=queue
-        )
+        run = await runs.start(Sequence.run, Plan([Effect("a")], "wait", deadline=days), queue=queue)
         assert causes(await run.failure())[0] == "ApplicationError SagaDeadlineExceeded"
     history = await run.history()
     assert history.undone == ["a"]
@@ -439,9 +425,7 @@ async def test_a_pydantic_converter(client: Client, runs: Runs) -> None:
     config = client.config()
     config["data_converter"] = pydantic_data_converter
     pydantic_client = Client(**config)
-    payment = Payment(
-        amount=Decimal("12.50"), count=3, at=datetime(2026, 1, 2, tzinfo=timezone.utc)
-    )
+    payment = Payment(amount=Decimal("12.50"), count=3, at=datetime(2026, 1, 2, tzinfo=timezone.utc))
     SEEN.clear()
     async with (
         runs.worker(client=pydantic_client, workflows=[Pays], activities=[pay, refund]) as queue,

@@ -27,9 +27,7 @@ LOOP, SHIELD, OURS = TextbookLoop.run, TextbookShield.run, Ours.run
     ],
     ids=["loop", "shield", "ours"],
 )
-async def test_hazard_1_cancelled_in_a_sleep(
-    runs: Runs, workflow: Workflow, stands: list[str]
-) -> None:
+async def test_hazard_1_cancelled_in_a_sleep(runs: Runs, workflow: Workflow, stands: list[str]) -> None:
     run = await runs.start(workflow, Plan([Effect("a"), Effect("b")], "sleep"), False)
     await run.event("TIMER_STARTED")
     await run.handle.cancel()
@@ -43,12 +41,8 @@ async def test_hazard_1_cancelled_in_a_sleep(
     [(LOOP, ["a"]), (SHIELD, ["a"]), (OURS, [])],
     ids=["loop", "shield", "ours"],
 )
-async def test_hazard_2_cancelled_while_compensations_run(
-    runs: Runs, workflow: Workflow, stands: list[str]
-) -> None:
-    run = await runs.start(
-        workflow, Plan([Effect("a"), Effect("b", undo="stubborn")], "raise"), False
-    )
+async def test_hazard_2_cancelled_while_compensations_run(runs: Runs, workflow: Workflow, stands: list[str]) -> None:
+    run = await runs.start(workflow, Plan([Effect("a"), Effect("b", undo="stubborn")], "raise"), False)
     await run.reached("b:undo")
     await run.handle.cancel()
     await run.event("WORKFLOW_EXECUTION_CANCEL_REQUESTED")
@@ -81,9 +75,7 @@ async def test_hazard_3_a_bug(runs: Runs, workflow: Workflow, stands: list[str])
     [(LOOP, ["late"]), (SHIELD, ["late"]), (OURS, [])],
     ids=["loop", "shield", "ours"],
 )
-async def test_hazard_4_a_parallel_step_that_succeeds_late(
-    runs: Runs, workflow: Workflow, stands: list[str]
-) -> None:
+async def test_hazard_4_a_parallel_step_that_succeeds_late(runs: Runs, workflow: Workflow, stands: list[str]) -> None:
     run = await runs.start(workflow, Plan([Effect("late", "deaf"), Effect("bad", "boom")]), True)
     if workflow is OURS:
         await run.event("ACTIVITY_TASK_CANCEL_REQUESTED")

@@ -184,9 +184,7 @@ async def test_a_transfer_that_succeeds(world: World) -> None:
 async def test_a_deposit_that_is_refused_returns_the_withdrawal(world: World) -> None:
     world.ledger.freeze("bob")
     handle = await world.start(250_00)
-    assert await handle.result() == TransferResult(
-        TransferStatus.DECLINED, reason="account bob is frozen"
-    )
+    assert await handle.result() == TransferResult(TransferStatus.DECLINED, reason="account bob is frozen")
     assert world.balances() == UNTOUCHED
     assert await history(handle) == ["check", "withdraw", "deposit", "return_withdrawal"]
 
@@ -215,9 +213,7 @@ async def test_insufficient_funds_are_an_answer_and_no_stack_trace(
         ({"target": "yuki"}, "account yuki is in JPY"),
     ],
 )
-async def test_a_bad_order_fails_before_anything_moves(
-    world: World, order: dict[str, Any], message: str
-) -> None:
+async def test_a_bad_order_fails_before_anything_moves(world: World, order: dict[str, Any], message: str) -> None:
     handle = await world.start(**order)
     with pytest.raises(WorkflowFailureError) as caught:
         await handle.result()
@@ -244,9 +240,7 @@ async def test_a_rejected_transfer_unwinds(world: World) -> None:
     handle = await world.start(15_000_00)
     await until(handle, TransferStatus.WAITING_FOR_REVIEW)
     await handle.execute_update(MoneyTransfer.review, REJECT)
-    assert await handle.result() == TransferResult(
-        TransferStatus.REJECTED, reason="rejected by carol"
-    )
+    assert await handle.result() == TransferResult(TransferStatus.REJECTED, reason="rejected by carol")
     assert world.balances() == UNTOUCHED
     assert await history(handle) == ["check", "withdraw", "return_withdrawal"]
 
@@ -305,9 +299,7 @@ async def test_no_review_in_24_hours_counts_as_a_reject(
 ) -> None:
     async with world_on(time_skipping_env.client, bank, threads) as world:
         handle = await world.start(15_000_00)
-        assert await handle.result() == TransferResult(
-            TransferStatus.REJECTED, reason="no review in time"
-        )
+        assert await handle.result() == TransferResult(TransferStatus.REJECTED, reason="no review in time")
         assert world.balances() == UNTOUCHED
         assert await history(handle) == ["check", "withdraw", "return_withdrawal"]
         described = await handle.describe()

@@ -133,9 +133,7 @@ async def ended(handle: Handle, order: Order, store: Store) -> OrderState:
     state = await handle.result()
     assert state == await handle.query(OrderWorkflow.order_status)
     note = f", {state.reason}" if state.reason else ""
-    await eventually(
-        lambda: messages(store, "mail")[-1:] == [f"{order.id}: {state.status.value}{note}"]
-    )
+    await eventually(lambda: messages(store, "mail")[-1:] == [f"{order.id}: {state.status.value}{note}"])
     await replay(handle)
     return state
 
@@ -165,9 +163,7 @@ async def test_an_order_number_is_used_once(client: Client, store: Store, task_q
             await place_order(client, order, task_queue)
 
 
-async def test_bad_input_fails_before_anything_moves(
-    client: Client, store: Store, task_queue: str
-) -> None:
+async def test_bad_input_fails_before_anything_moves(client: Client, store: Store, task_queue: str) -> None:
     async with working(client, Shop(store), task_queue):
         handle = await place_order(client, new_order(Line("sofa", 1)), task_queue)
         with pytest.raises(WorkflowFailureError) as error:
@@ -209,9 +205,7 @@ class SlowCharge(Shop):
         super().charge(payment)
 
 
-async def test_out_of_stock_while_the_charge_is_in_flight(
-    client: Client, store: Store, task_queue: str
-) -> None:
+async def test_out_of_stock_while_the_charge_is_in_flight(client: Client, store: Store, task_queue: str) -> None:
     order = new_order(Line("cup", 1), Line("teapot", 6))
     shop = SlowCharge(store)
     async with working(client, shop, task_queue):
@@ -286,9 +280,7 @@ async def test_cancel_order_before_anything(client: Client, store: Store, task_q
     assert_untouched(store)
 
 
-async def test_cancel_order_between_two_stages(
-    client: Client, store: Store, task_queue: str
-) -> None:
+async def test_cancel_order_between_two_stages(client: Client, store: Store, task_queue: str) -> None:
     order = new_order()
     shop = SlowCharge(store)
     async with working(client, shop, task_queue):
@@ -303,9 +295,7 @@ async def test_cancel_order_between_two_stages(
     assert_untouched(store)
 
 
-async def test_shipment_ready_before_anything(
-    client: Client, store: Store, task_queue: str
-) -> None:
+async def test_shipment_ready_before_anything(client: Client, store: Store, task_queue: str) -> None:
     order = new_order()
     handle = await place_order(client, order, task_queue)
     await handle.signal(OrderWorkflow.shipment_ready, "T1")
@@ -316,9 +306,7 @@ async def test_shipment_ready_before_anything(
     assert store.rows("SELECT * FROM shipments") == [(order.id, "T1")]
 
 
-async def test_no_shipment_in_time(
-    time_skipping_env: WorkflowEnvironment, store: Store, task_queue: str
-) -> None:
+async def test_no_shipment_in_time(time_skipping_env: WorkflowEnvironment, store: Store, task_queue: str) -> None:
     client = time_skipping_env.client
     order = new_order()
     async with working(client, Shop(store), task_queue):
@@ -337,9 +325,7 @@ async def test_no_shipment_in_time(
     assert SHIP_WITHIN <= took < SHIP_WITHIN + timedelta(hours=1)
 
 
-async def test_the_workflow_is_cancelled_while_waiting(
-    client: Client, store: Store, task_queue: str
-) -> None:
+async def test_the_workflow_is_cancelled_while_waiting(client: Client, store: Store, task_queue: str) -> None:
     order = new_order()
     async with working(client, Shop(store), task_queue):
         handle = await place_order(client, order, task_queue)
@@ -368,9 +354,7 @@ class SlowRecord(Shop):
         super().record_shipment(shipment)
 
 
-async def test_what_has_left_is_not_taken_back(
-    client: Client, store: Store, task_queue: str
-) -> None:
+async def test_what_has_left_is_not_taken_back(client: Client, store: Store, task_queue: str) -> None:
     order = new_order()
     shop = SlowRecord(store)
     async with working(client, shop, task_queue):
@@ -435,9 +419,7 @@ async def test_the_report_is_scheduled(client: Client, store: Store, task_queue:
     assert messages(store, "mail") == ["0 shipped, 0.00 EUR paid, left: 20 cup, 5 teapot"]
 
 
-async def test_worker_and_starter_as_processes(
-    env: WorkflowEnvironment, tmp_path: Path, task_queue: str
-) -> None:
+async def test_worker_and_starter_as_processes(env: WorkflowEnvironment, tmp_path: Path, task_queue: str) -> None:
     environment = {
         **os.environ,
         "TEMPORAL_ADDRESS": env.client.service_client.config.target_host,
@@ -465,9 +447,7 @@ async def test_worker_and_starter_as_processes(
         await starter("place", order_id, "teapot:2", "cup")
         await starter("ship", order_id, "T1")
         assert await starter("status", order_id, "--wait") == "SHIPPED (T1)\n"
-        assert "paid to the shop                 56.30 EUR" in await starter(
-            "books", "--db", database
-        )
+        assert "paid to the shop                 56.30 EUR" in await starter("books", "--db", database)
     finally:
         worker.terminate()
         await worker.wait()

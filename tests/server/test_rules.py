@@ -176,9 +176,7 @@ async def test_rule_03_cancelled_in_backoff_is_unknown(runs: Runs) -> None:
 # --- 4. Which errors unwind
 
 
-@pytest.mark.parametrize(
-    ("then", "event"), [("sleep", "TIMER_STARTED"), ("wait", "ACTIVITY_TASK_COMPLETED")]
-)
+@pytest.mark.parametrize(("then", "event"), [("sleep", "TIMER_STARTED"), ("wait", "ACTIVITY_TASK_COMPLETED")])
 async def test_rule_04_a_cancel_in_a_sleep_or_a_wait(runs: Runs, then: Any, event: str) -> None:
     run = await runs.start(Sequence.run, Plan([Effect("a")], then))
     await run.event(event)
@@ -450,9 +448,7 @@ async def test_rule_10_no_event_more_than_by_hand(runs: Runs, ours: Any, hand: A
         histories.append(await run.history())
     of_ours, by_hand = histories
     assert of_ours.types == by_hand.types
-    for one, other in zip(
-        of_ours.of("ACTIVITY_TASK_SCHEDULED"), by_hand.of("ACTIVITY_TASK_SCHEDULED"), strict=True
-    ):
+    for one, other in zip(of_ours.of("ACTIVITY_TASK_SCHEDULED"), by_hand.of("ACTIVITY_TASK_SCHEDULED"), strict=True):
         mine = one.activity_task_scheduled_event_attributes
         theirs = other.activity_task_scheduled_event_attributes
         mine.activity_id = theirs.activity_id
@@ -488,9 +484,7 @@ async def whisper(secret: str) -> str:
     raise ApplicationError(f"cannot take back {secret}", secret, non_retryable=True)
 
 
-async def test_rule_11_names_keys_and_states_alone(
-    runs: Runs, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_rule_11_names_keys_and_states_alone(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     async with runs.worker(activities=[*ACTIVITIES, whisper]) as queue:
         with caplog.at_level(logging.INFO, logger="temporalio.workflow"):
             run = await runs.start(Reverts.run, SECRET, queue=queue)
@@ -504,8 +498,7 @@ async def test_rule_11_names_keys_and_states_alone(
     assert [step["undo_state"] for step in during[0]["steps"]] == ["RUNNING", "FAILED"]
     assert "| b | UNKNOWN | whisper | FAILED |" in str(details)
     summaries = [
-        event.user_metadata.summary.data.decode()
-        for event in (await run.history()).of("ACTIVITY_TASK_SCHEDULED")
+        event.user_metadata.summary.data.decode() for event in (await run.history()).of("ACTIVITY_TASK_SCHEDULED")
     ]
     assert summaries == ["", "", '"undo b"', '"undo a"']
     logged = [record.getMessage() for record in caplog.records if "aga" in record.getMessage()]
@@ -541,9 +534,7 @@ async def test_rule_12_a_step_that_fails_in_a_signal_handler(runs: Runs) -> None
 @pytest.mark.parametrize("how", ["returns", "is cancelled"])
 async def test_rule_12_a_saga_in_an_update_when_main(cached_runs: Runs, how: str) -> None:
     run = await cached_runs.start(OpensInHandler.run)
-    update = asyncio.create_task(
-        run.handle.execute_update(OpensInHandler.transfer, Plan([Effect("a")], "sleep"))
-    )
+    update = asyncio.create_task(run.handle.execute_update(OpensInHandler.transfer, Plan([Effect("a")], "sleep")))
     await run.event("TIMER_STARTED")
     if how == "returns":
         await run.handle.signal(OpensInHandler.end)
@@ -578,15 +569,9 @@ async def test_rule_12_without_the_plugin_a_warning_names_it(
     env: WorkflowEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
     # And it shows why: what the handler's saga did stands.
-    async with make_worker(
-        env.client, queue := f"q-{uuid4()}", workflows=[OpensInHandler], activities=ACTIVITIES
-    ):
-        run = Run(
-            await env.client.start_workflow(OpensInHandler.run, id=f"w-{uuid4()}", task_queue=queue)
-        )
-        update = asyncio.create_task(
-            run.handle.execute_update(OpensInHandler.transfer, Plan([Effect("a")], "sleep"))
-        )
+    async with make_worker(env.client, queue := f"q-{uuid4()}", workflows=[OpensInHandler], activities=ACTIVITIES):
+        run = Run(await env.client.start_workflow(OpensInHandler.run, id=f"w-{uuid4()}", task_queue=queue))
+        update = asyncio.create_task(run.handle.execute_update(OpensInHandler.transfer, Plan([Effect("a")], "sleep")))
         await run.event("TIMER_STARTED")
         await run.handle.cancel()
         await run.failure()

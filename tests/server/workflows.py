@@ -39,9 +39,7 @@ class Plan:
     """
 
     effects: list[Effect] = field(default_factory=list)
-    then: Literal[
-        "return", "raise", "sleep", "wait", "bug", "reject", "continue as new", "pivot"
-    ] = "return"
+    then: Literal["return", "raise", "sleep", "wait", "bug", "reject", "continue as new", "pivot"] = "return"
     order: Literal["reverse", "concurrent"] = "reverse"
     deadline: float | None = None
 
@@ -58,9 +56,7 @@ def scope(plan: Plan | None = None) -> Saga:
 def options_of(effect: Effect) -> workflow.ActivityConfig:
     return {
         "start_to_close_timeout": timedelta(seconds=effect.seconds),
-        "retry_policy": RetryPolicy(
-            initial_interval=timedelta(milliseconds=20), maximum_attempts=effect.attempts
-        ),
+        "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=20), maximum_attempts=effect.attempts),
     }
 
 
@@ -138,9 +134,7 @@ class Patient:
     @workflow.run
     async def run(self, plan: Plan) -> int:
         async with scope(plan) as saga:
-            results = await asyncio.gather(
-                *[step(saga, effect) for effect in plan.effects], return_exceptions=True
-            )
+            results = await asyncio.gather(*[step(saga, effect) for effect in plan.effects], return_exceptions=True)
             await go_on(saga, plan)
             return sum(isinstance(result, BaseException) for result in results)
 
@@ -199,9 +193,7 @@ class CatchesTheError:
                     await step(saga, effect)
                 await go_on(saga, plan)
         except ApplicationError:
-            await workflow.execute_activity(
-                do, Effect("after"), activity_id="after", start_to_close_timeout=TEN
-            )
+            await workflow.execute_activity(do, Effect("after"), activity_id="after", start_to_close_timeout=TEN)
         return "went on"
 
 
@@ -500,9 +492,7 @@ class Kinds:
             seal: Any = Seal
             unseal: Any = Unseal
             await saga.execute_activity(seal, "called", compensation=unseal, step="called")
-            await saga.execute_activity(
-                "do", Effect("named"), result_type=str, compensation="undo", step="named"
-            )
+            await saga.execute_activity("do", Effect("named"), result_type=str, compensation="undo", step="named")
             await saga.execute_activity(
                 do,
                 Effect("chosen"),

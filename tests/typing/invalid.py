@@ -93,12 +93,8 @@ async def activities(saga: Saga, order: Order, receipt: Receipt) -> None:
     await do(charge, order, compensation_from=awaits)  # wrong: async
     await do(charge, order, compensation_from=refund)  # wrong: an activity
     await do(charge, order, compensation_from="refund")  # wrong: a name
-    await do(
-        charge, order, compensation_from=lambda o: Compensation(refund, o.result)
-    )  # wrong: None, or a receipt
-    await do(
-        charge, order, compensation_from=lambda o: refund(o.input)
-    )  # wrong: calls the activity
+    await do(charge, order, compensation_from=lambda o: Compensation(refund, o.result))  # wrong: None, or a receipt
+    await do(charge, order, compensation_from=lambda o: refund(o.input))  # wrong: calls the activity
     await do(charge, order, compensation_from=lambda: None)  # wrong: no outcome
 
 

@@ -103,18 +103,14 @@ async def outcomes(saga: Saga, order: Order) -> None:
         str,
     )
     assert_type(
-        await saga.execute_activity(
-            charge, order, compensation_from=lambda o: Compensation(refund, o.input)
-        ),
+        await saga.execute_activity(charge, order, compensation_from=lambda o: Compensation(refund, o.input)),
         Receipt,  # not in mypy, pyrefly: Any, since the lambda fits the overload for `def` too
     )
     assert_type(
         await saga.execute_activity(
             charge,
             order,
-            compensation_from=lambda o: (
-                Compensation(refund_receipt, o.result) if o.result else None
-            ),
+            compensation_from=lambda o: Compensation(refund_receipt, o.result) if o.result else None,
         ),
         Receipt,  # not in pyrefly: Any, as above
     )
@@ -211,9 +207,7 @@ async def parallel(saga: Saga, orders: list[Order]) -> None:
         await asyncio.gather(*[saga.execute_activity(charge, order) for order in orders]),
         list[Receipt],
     )
-    both = asyncio.gather(
-        saga.execute_activity(open_till), saga.execute_activity(charge, orders[0])
-    )
+    both = asyncio.gather(saga.execute_activity(open_till), saga.execute_activity(charge, orders[0]))
     assert_type(await both, tuple[int, Receipt])
     task = asyncio.create_task(saga.execute_activity(charge, orders[0]))
     assert_type(await task, Receipt)
