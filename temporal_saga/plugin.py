@@ -149,9 +149,11 @@ async def _end_sagas() -> None:
     registry = Registry.find()
     task = asyncio.current_task()
 
+    def is_other(owner: asyncio.Task[Any] | None) -> bool:
+        return owner is not None and owner is not task and not owner.done()
+
     def open_sagas() -> list[Saga]:
-        sagas = registry.open_sagas() if registry else []
-        return [saga for saga in sagas if saga._owner not in (None, task) and not saga._owner.done()]
+        return [saga for saga in registry.open_sagas() if is_other(saga._owner)] if registry else []
 
     while sagas := open_sagas():
         for saga in sagas:
