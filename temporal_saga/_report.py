@@ -63,6 +63,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.sagas: list[Saga] = []
+        self.error_with_cancel: BaseException | None = None
         self._ordinals: dict[str, int] = {}
 
     @staticmethod

@@ -26,6 +26,7 @@ class Root:
         self.cancelling: list[StepRecord] = []
         self.misuse: Exception | None = None
         self.past_pivot = False
+        self._cancel_seen_at: int | None = None
         self.cancelled_at_pivot = False
         self.held_cancel: BaseException | None = None
         self._keys = Keys(anchor, name, ordinal)
@@ -77,6 +78,16 @@ class Root:
         for record in sorted(self.cancelling, key=lambda record: record.place):
             record.request_cancel()
         self.cancelling.clear()
+
+    def was_cancelled_before(self) -> bool:
+        """Tell whether the workflow's cancel was there in an earlier workflow task, as far as this saga has looked.
+
+        One that is seen for the first time may not have reached its task yet: it comes with the next turns of the loop.
+        """
+        now = workflow.info().get_current_history_length()
+        if self._cancel_seen_at is None and workflow.cancellation_reason() is not None:
+            self._cancel_seen_at = now
+        return self._cancel_seen_at is not None and self._cancel_seen_at < now
 
     def was_cancelled_past_pivot(self) -> bool:
         """Tell whether the workflow was cancelled after the pivot."""

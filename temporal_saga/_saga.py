@@ -131,8 +131,9 @@ class Saga(Steps):
         self._timer: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
         self._expired = False
-        self._cancelled_at_entry = False
+        self._outranked = False  # the deadline, by a workflow's cancel that came with it
         self._cancelled_before = False  # before the unwind
+        self._kept_cancel: asyncio.CancelledError | None = None
         self._in_unwind = False  # entered by a callback of an unwind
 
     # --- entering ----------------------------------------------------------------------------------------------------
@@ -169,7 +170,6 @@ class Saga(Steps):
                 self.name,
             )
         self._in_unwind = bool(unwinding.get())
-        self._cancelled_at_entry = workflow.cancellation_reason() is not None
         state = self._from_state
         if state is None:
             anchor = workflow.info().original_execution_run_id
@@ -182,11 +182,13 @@ class Saga(Steps):
             root.ticks = state.ticks
             root.counts = dict(state.counts)
             root.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
-            root.past_pivot, root.cancelled_at_pivot = state.past_pivot, self._cancelled_at_entry
+            root.past_pivot = state.past_pivot
+            root.cancelled_at_pivot = workflow.cancellation_reason() is not None
             self._stack = records_of(state)
             root.records = list(self._stack)
             seconds = state.deadline
         root.main_task = None if in_handler else self._owner
+        root.was_cancelled_before()  # looks
         registry.sagas.append(self)
         if seconds is not None and not root.past_pivot:
             loop = asyncio.get_running_loop()
@@ -196,6 +198,7 @@ class Saga(Steps):
 
     def _expire(self) -> None:
         self._expired = True
+        self._outranked = not self._root.was_cancelled_before() and workflow.cancellation_reason() is not None
         assert self._owner is not None
         self._owner.cancel()
 
@@ -260,6 +263,7 @@ class Saga(Steps):
             await self._admit()
         task = self._start(record, kind, target, inputs, options)
         cancel: asyncio.CancelledError | None = None
+        handed_on = False
         while not task.done():
             try:
                 await ended(task)
@@ -268,6 +272,7 @@ class Saga(Steps):
                 if self._holds(error):
                     continue
                 cancel = error
+                handed_on = self._is_handed_on(error)
                 if not self._is_past_pivot:
                     self._root.cancelling.append(record)
                     await _turns_of_the_loop()  # a result that came in the same activation wins
@@ -277,8 +282,7 @@ class Saga(Steps):
             await scope._hold()
             raise _unwound() from record.error
         if cancel is not None:
-            if not self._root.was_cancelled_past_pivot():  # a gather, TaskGroup or wait_for hands it on
-                record.raised = True
+            record.raised = not handed_on
             raise cancel from record.error
         if record.error is not None:
             raise record.error
@@ -293,6 +297,7 @@ class Saga(Steps):
         options: dict[str, Any],
     ) -> asyncio.Task[Any]:
         """Arm the step, then give its command: in this order, so that nothing lies between them."""
+        self._root.was_cancelled_before()
         record.place = self._root.tick()
         armed = record.undo_state is not None
         if armed:
@@ -402,19 +407,10 @@ class Saga(Steps):
         """Leave the scope: well, once its steps in flight have ended; or badly, unwinding it."""
         failure = None if exc is None else saga_failure(exc)
         if exc is not None and failure is None:
-            if (
-                isinstance(exc, workflow.ContinueAsNewError)
-                and self._state == "OPEN"
-                and any(scope._stack for scope in (self, *self._open_savepoints()))
-            ):
-                raise RuntimeError(
-                    "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
-                    "or leave the scope first"
-                ) from exc
-            bug = exc if isinstance(exc, Exception) else bug_in(exc)
-            if bug is not None and self._is_open:
-                await fail_task(bug)  # whoever catches it, the effects of this scope would stand
-            return  # control flow of the SDK's
+            failure = self._bug(exc)
+            if failure is None or not self._is_open:
+                return  # control flow of the SDK's
+            await fail_task(failure)  # whoever catches it, the effects of this scope would stand
         if failure is not None:
             probe_eviction()
         if await self._is_taken_over():
@@ -424,10 +420,11 @@ class Saga(Steps):
         if self._state != "OPEN":
             return  # compensate() or detach() has ended it
         if self._root.misuse is not None:
-            raise self._root.misuse
+            await fail_task(self._root.misuse)
+            failure = failure or self._root.misuse
         if self._expired and failure is not None and is_cancelled_exception(failure):
             failure = self._deadline_error() or failure
-        if failure is None or self._holds(failure):
+        if failure is None or self._holds(failure) or self._is_handed_on(failure):
             failure = await self._end_well()
         if failure is not None:
             failure = await self._end_badly(failure)
@@ -449,12 +446,15 @@ class Saga(Steps):
                 probe_eviction()
                 if not self._holds(cancel):
                     return self._deadline_error() or cancel
-            await _turns_of_the_loop()  # their callers may go on to another step
+            late = await _turns_of_the_loop()  # their callers may go on to another step
+            if late is not None and not self._holds(late):
+                return self._deadline_error() or late
             if await self._is_taken_over():
                 raise _unwound()
             self._settle_in_flight()
         if self._root.misuse is not None:
-            raise self._root.misuse
+            await fail_task(self._root.misuse)
+            return self._root.misuse
         if self._expired and (error := self._deadline_error()):
             return error
         swallowed = [record for record in self._stack if record.raised]
@@ -462,12 +462,12 @@ class Saga(Steps):
             self._stack[:] = [record for record in self._stack if not record.raised]
             cause = swallowed[-1].error
             before = len(self._failed)
-            interrupted = await self._unwind(swallowed)
+            await self._unwind(swallowed)
             # Ending well has failed: what the scope did goes the way of every saga that ends badly.
             if len(self._failed) > before:
                 return self._failed[before].error or cause or asyncio.CancelledError()
-            if interrupted is not None and not self._holds(interrupted):
-                return interrupted
+            if self._kept_cancel is not None and not self._holds(self._kept_cancel):
+                return self._kept_cancel
         if self._parent is None:
             self._close("COMPLETED")
         else:
@@ -485,7 +485,7 @@ class Saga(Steps):
             return error
         if self._parent is None:
             if cancel is not None:
-                self._deliver_cancel()
+                self._deliver_cancel(failure, error)
             return error
         if isinstance(failure, asyncio.CancelledError) and workflow.cancellation_reason() is not None:
             # The workflow's cancel must not end in an `except CompensationError` around the savepoint. A new
@@ -498,24 +498,25 @@ class Saga(Steps):
 
     async def _undo_all(self) -> BaseException | None:
         """Unwind the scope and close it; return a cancel that came meanwhile."""
-        cancel: BaseException | None = await self._unwind(self._stack)
+        await self._unwind(self._stack)
+        cancel: BaseException | None = self._kept_cancel
         self._close("INCOMPLETE" if self._failed else "COMPENSATED")
         self._release()
         if cancel is not None and self._holds(cancel):
             cancel = None
         return cancel if self._parent is not None else cancel or self._root.held_cancel
 
-    async def _unwind(self, todo: list[StepRecord]) -> asyncio.CancelledError | None:
-        """Undo `todo`, whatever happens; return the last cancel that came meanwhile."""
+    async def _unwind(self, todo: list[StepRecord]) -> None:
+        """Undo `todo`, whatever happens, and keep the last cancel that comes meanwhile."""
         self._stop_timer()
+        if self._state == "OPEN":
+            self._cancelled_before = self._root.was_cancelled_before()
         self._state = "UNWINDING"
-        self._cancelled_before = workflow.cancellation_reason() is not None
         self._released = self._released or asyncio.get_running_loop().create_future()
         workflow.logger.info("Saga %s unwinds", self.name, extra={"saga": self.name})
-        kept: asyncio.CancelledError | None = None
         while True:
             self._unwind_task = asyncio.create_task(unwind(self, todo))
-            kept = await outlast(self._unwind_task) or kept
+            self._kept_cancel = await outlast(self._unwind_task) or self._kept_cancel
             bug = self._unwind_task.exception()
             if isinstance(bug, Exception):  # in a callback
                 await fail_task(bug)
@@ -525,18 +526,23 @@ class Saga(Steps):
             if not todo:  # nothing was registered since its last look
                 break
         workflow.logger.info("Saga %s has unwound", self.name, extra={"saga": self.name})
-        return kept
 
-    def _deliver_cancel(self) -> None:
+    def _deliver_cancel(self, failure: BaseException, error: BaseException) -> None:
         """Deliver the cancel that an unwind kept, the workflow's or a deadline's around it, at the next await.
 
-        There is none if the error goes on to the end; it is for code that catches the error.
+        That is for code that catches the error; if it goes on to the end, there is none. A saga around this one may
+        keep the cancel again, so the registry remembers the error that it came with.
         """
+        registry = Registry.of_run()
         came = workflow.cancellation_reason() is not None and not self._cancelled_before
-        registry = Registry.find()
-        late = registry and any(each._expired and each._owner is self._owner for each in registry.open_sagas())
-        if (came or late or self._root.held_cancel is not None) and self._owner is not None:
-            self._owner.cancel()
+        again = registry.error_with_cancel is failure
+        late = any(each._expired and each._owner is self._owner for each in registry.open_sagas())
+        if self._owner is None or not (came or again or late or self._root.held_cancel is not None):
+            return
+        registry.error_with_cancel = error
+        if sys.version_info >= (3, 11) and self._root.held_cancel is None:
+            self._owner.uncancel()  # the kept one has counted already
+        self._owner.cancel()
 
     async def compensate(self) -> SagaReport:
         """Unwind now, without an error: a rejected review is no exception. The scope is closed then.
@@ -555,12 +561,13 @@ class Saga(Steps):
         if any(each._owner is self._owner for each in self._open_savepoints()):
             raise self._root.refuse("compensate() inside a savepoint of this task: leave it first")
         if self._root.misuse is not None:
-            raise self._root.misuse
+            await fail_task(self._root.misuse)
         cancel = await self._undo_all()
         if self._failed:
+            error = self._compensation_error(cancel)
             if cancel is not None:
-                self._deliver_cancel()
-            raise self._compensation_error(cancel)
+                self._deliver_cancel(cancel, error)
+            raise error
         if cancel is not None:
             raise cancel
         return self.report()
@@ -756,6 +763,29 @@ class Saga(Steps):
             return scope
         raise self._closed()
 
+    def _bug(self, error: BaseException) -> Exception | None:
+        """Return the bug or misuse that leaves the scope as `error`, None for control flow that may."""
+        if isinstance(error, workflow.ContinueAsNewError) and self._holds_compensations():
+            return RuntimeError(
+                "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
+                "or leave the scope first"
+            )
+        return error if isinstance(error, Exception) else bug_in(error)
+
+    def _holds_compensations(self) -> bool:
+        return any(scope._stack or scope._is_unwinding for scope in (self, *self._open_savepoints()))
+
+    def _is_handed_on(self, cancel: BaseException) -> bool:
+        """Tell whether a gather, TaskGroup or wait_for hands on the workflow's cancel that came after the pivot."""
+        root = self._root
+        return (
+            root.was_cancelled_past_pivot()
+            and is_cancelled_exception(cancel)
+            and asyncio.current_task() is not root.main_task
+            and root.main_task is not None  # a handler's saga: it never reaches that
+            and root.held_cancel is None
+        )
+
     def _holds(self, cancel: BaseException) -> bool:
         """Hold the workflow's own cancel, if it came after the pivot: it is raised when the saga ends."""
         root = self._root
@@ -778,8 +808,8 @@ class Saga(Steps):
         return self._root.past_pivot
 
     def _require_entered(self) -> None:
-        if self._state == "NEW" and self._parent is None:
-            raise RuntimeError("enter the saga first: async with Saga() as saga")
+        if self._state == "NEW":
+            raise RuntimeError("enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt")
 
     def _require_owner(self, what: str) -> None:
         self._require_entered()
@@ -796,7 +826,7 @@ class Saga(Steps):
 
     def _deadline_error(self) -> SagaDeadlineExceeded | None:
         # A workflow's cancel wins: it was asked for by someone.
-        if not self._expired or (workflow.cancellation_reason() is not None and not self._cancelled_at_entry):
+        if not self._expired or self._outranked:
             return None
         return SagaDeadlineExceeded(f"saga {self.name!r} passed its deadline")
 
@@ -831,13 +861,16 @@ class _Child:
         self._cancelled = True
 
 
-async def _turns_of_the_loop() -> None:
-    # What arrived with the cancel passes through up to four callbacks of the SDK's until its task is done.
+async def _turns_of_the_loop() -> asyncio.CancelledError | None:
+    """Let pass what came in this activation: up to four callbacks of the SDK's. Return a cancel that came meanwhile."""
+    kept: asyncio.CancelledError | None = None
     for _ in range(4):
         try:
             await asyncio.sleep(0)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancel:
             probe_eviction()
+            kept = cancel
+    return kept
 
 
 class Unwound(asyncio.CancelledError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from temporalio import workflow
 
@@ -61,11 +61,14 @@ async def ended(task: asyncio.Future[Any]) -> None:
     await waiter
 
 
-async def fail_task(bug: BaseException) -> NoReturn:
+async def fail_task(bug: Exception) -> None:
     """Fail the workflow task, whatever would catch `bug` on its way out.
 
-    The SDK evaluates a condition outside of all workflow code, and one that raises fails the activation.
+    The SDK evaluates a condition outside of all workflow code, and one that raises fails the activation. It returns
+    where the user lets such an exception fail the workflow (`failure_exception_types`): then the saga is to unwind.
     """
+    if workflow.is_failure_exception(bug):
+        return
 
     def raise_bug() -> bool:
         raise bug
@@ -164,6 +167,8 @@ async def _undo(scope: Saga, record: StepRecord) -> None:
                 step_id(record.name, record.phase, record.key),
                 f"undo {record.name}",
             )
+    except workflow.ContinueAsNewError as error:
+        raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
     except (Exception, asyncio.CancelledError) as error:
         # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
         if isinstance(error, asyncio.CancelledError):

@@ -109,20 +109,23 @@ class _HoldClose(WorkflowInboundInterceptor):
         try:
             await super().handle_signal(input)
             return
-        except workflow.ContinueAsNewError as error:
+        except workflow.ContinueAsNewError:
             registry = Registry.find()
-            if registry and registry.open_sagas():
-                raise RuntimeError(
-                    "continue_as_new in a signal handler would drop the compensations of an open saga: "
-                    "record the wish, and let the main method act on it"
-                ) from error
-            raise
-        except (Exception, asyncio.CancelledError) as error:
-            failure = saga_failure(error)
-            if failure is None:
+            if not any(saga._holds_compensations() for saga in (registry.open_sagas() if registry else ())):
                 raise
-            if isinstance(failure, asyncio.CancelledError):
+            failure: BaseException = RuntimeError(
+                "continue_as_new in a signal handler would drop the compensations of an open saga: "
+                "record the wish, and let the main method act on it"
+            )
+            if not workflow.is_failure_exception(failure):
+                raise failure from None
+        except (Exception, asyncio.CancelledError) as error:
+            cause = saga_failure(error)
+            if cause is None:
+                raise
+            if isinstance(cause, asyncio.CancelledError):
                 probe_eviction()
+            failure = cause
         # Cut short, by the end of the main method or by a saga that has unwound, it has no error of its own; and a run
         # closes once.
         if self._main_has_ended or isinstance(failure, Unwound) or self._signal_error is not None:
@@ -158,7 +161,8 @@ async def _end_sagas() -> None:
     while sagas := open_sagas():
         for saga in sagas:
             # One that a callback has entered ends with the unwind that runs it, which nothing interrupts.
-            if not saga._is_unwinding and not saga._in_unwind and saga._owner is not None:
+            # Past its pivot it has to go on to its end.
+            if not (saga._is_unwinding or saga._in_unwind or saga._is_past_pivot) and saga._owner is not None:
                 saga._owner.cancel()
         try:
             await workflow.wait_condition(lambda: not open_sagas())
