@@ -84,10 +84,12 @@ class Root:
 
         One that is seen for the first time may not have reached its task yet: it comes with the next turns of the loop.
         """
+        if workflow.cancellation_reason() is None:
+            return False
         now = workflow.info().get_current_history_length()
-        if self._cancel_seen_at is None and workflow.cancellation_reason() is not None:
+        if self._cancel_seen_at is None:
             self._cancel_seen_at = now
-        return self._cancel_seen_at is not None and self._cancel_seen_at < now
+        return self._cancel_seen_at < now
 
     def was_cancelled_past_pivot(self) -> bool:
         """Tell whether the workflow was cancelled after the pivot."""

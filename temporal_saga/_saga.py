@@ -431,7 +431,13 @@ class Saga(Steps):
         elif self._parent is None:
             failure = self._root.held_cancel
         if failure is not None and failure is not exc:
-            raise failure
+            context = failure.__context__
+            try:
+                raise failure
+            finally:
+                # Python makes what it replaces its context, which the SDK sends as a cause: that of a group's leaf would be
+                # the group, that of a deadline the cancel.
+                failure.__context__ = context
 
     async def _end_well(self) -> BaseException | None:
         """Close the scope; return the reason if it has to end badly after all."""

@@ -139,6 +139,8 @@ if sys.version_info >= (3, 11):
                     raise ExceptionGroup("g", [leaf, REFUSED])
             except ApplicationError as error:
                 assert error is leaf
+                assert error.__cause__ is None
+                assert error.__context__ is None  # which the SDK would send as its cause
                 return "leaf"
             return ""
 
@@ -476,4 +478,5 @@ def test_rule_08_a_deadline_says_so() -> None:
     assert undone(run) == ["undo_a"]
     assert run.error.type == "SagaDeadlineExceeded"
     assert run.error.non_retryable
+    assert run.error.cause is None
     run.check()
