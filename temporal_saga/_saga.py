@@ -435,8 +435,8 @@ class Saga(Steps):
             try:
                 raise failure
             finally:
-                # Python makes what it replaces its context, which the SDK sends as a cause: that of a group's leaf would be
-                # the group, that of a deadline the cancel.
+                # Python makes what it replaces its context, which the SDK sends as a cause: that of a group's leaf would
+                # be the group, that of a deadline the cancel.
                 failure.__context__ = context
 
     async def _end_well(self) -> BaseException | None:
