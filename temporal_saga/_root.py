@@ -29,6 +29,7 @@ class Root:
         self._cancel_seen_at: int | None = None
         self.cancelled_at_pivot = False
         self.held_cancel: BaseException | None = None
+        self.cancel_went_no_further = False  # held before a task that the main method waits for could get it
         self._keys = Keys(anchor, name, ordinal)
         self._users: dict[str, asyncio.Task[Any] | None] = {}
 

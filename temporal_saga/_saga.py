@@ -62,6 +62,9 @@ _CHILD_OPTIONS: dict[str, Any] = {
     "parent_close_policy": workflow.ParentClosePolicy.REQUEST_CANCEL,
 }
 
+UNWOUND = "the saga has been unwound"
+"""The message of the CancelledError that the caller of a step gets when its saga has been unwound."""
+
 guarded: ContextVar[bool] = ContextVar("temporal_saga_guarded", default=False)
 """Whether `SagaPlugin` holds the close of the run for the sagas entered here."""
 
@@ -270,6 +273,7 @@ class Saga(Steps):
             except asyncio.CancelledError as error:
                 probe_eviction()
                 if self._holds(error):
+                    self._root.cancel_went_no_further = True
                     continue
                 cancel = error
                 handed_on = self._is_handed_on(error)
@@ -282,7 +286,8 @@ class Saga(Steps):
             await scope._hold()
             raise _unwound() from record.error
         if cancel is not None:
-            record.raised = not handed_on
+            if not handed_on:
+                record.raised = True
             raise cancel from record.error
         if record.error is not None:
             raise record.error
@@ -435,8 +440,8 @@ class Saga(Steps):
             try:
                 raise failure
             finally:
-                # Python makes what it replaces its context, which the SDK sends as a cause: that of a group's leaf would
-                # be the group, that of a deadline the cancel.
+                # Python makes what it replaces its context, which the SDK sends as a cause: the group of a leaf, the
+                # cancel of a deadline.
                 failure.__context__ = context
 
     async def _end_well(self) -> BaseException | None:
@@ -696,7 +701,11 @@ class Saga(Steps):
     def _settle_in_flight(self) -> None:
         """Note what became of the steps whose task is done."""
         for record in [record for record in self._in_flight if record.task.done()]:
-            self._settle(record)
+            try:
+                self._settle(record)
+            except Exception as misuse:
+                if not workflow.is_failure_exception(misuse):
+                    raise
 
     def _join_parent(self) -> None:
         """Hand what a savepoint armed over to its parent, and close it."""
@@ -789,7 +798,7 @@ class Saga(Steps):
             and is_cancelled_exception(cancel)
             and asyncio.current_task() is not root.main_task
             and root.main_task is not None  # a handler's saga: it never reaches that
-            and root.held_cancel is None
+            and not root.cancel_went_no_further
         )
 
     def _holds(self, cancel: BaseException) -> bool:
@@ -811,6 +820,7 @@ class Saga(Steps):
         """Take the workflow's cancel from the plugin, if the pivot is past: it does not reach the body then."""
         if self._root.past_pivot:
             self._root.held_cancel = cancel
+            self._root.cancel_went_no_further = True
         return self._root.past_pivot
 
     def _require_entered(self) -> None:
@@ -879,12 +889,9 @@ async def _turns_of_the_loop() -> asyncio.CancelledError | None:
     return kept
 
 
-class Unwound(asyncio.CancelledError):
-    """What the caller of a step gets when its saga has been unwound."""
-
-
-def _unwound() -> Unwound:
-    return Unwound("the saga has been unwound")
+def _unwound() -> asyncio.CancelledError:
+    # No class of its own: asyncio compares by `is` up to Python 3.12 (`TaskGroup.__aexit__`, `Timeout.__aexit__`).
+    return asyncio.CancelledError(UNWOUND)
 
 
 def _options(options: Any) -> dict[str, Any]:

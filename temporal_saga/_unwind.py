@@ -153,22 +153,25 @@ async def _run_overlapping(scope: Saga, todo: list[StepRecord]) -> None:
 async def _undo(scope: Saga, record: StepRecord) -> None:
     """Run one compensation, to success or to its failure for good."""
     compensation = record.compensation
-    if compensation is None:
+    if compensation is None:  # its compensation_from= failed, and fails the workflow
+        record.undo_state = "FAILED"
+        scope._failed.append(record)
         return
     record.undo_state = "RUNNING"
     if len(scope._records) <= _ROWS:
         show(scope.name, scope._records)
     try:
         if isinstance(compensation, Callback):
-            await compensation.function(*compensation.args, **compensation.kwargs)
+            try:
+                await compensation.function(*compensation.args, **compensation.kwargs)
+            except workflow.ContinueAsNewError as error:
+                raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
         else:
             await compensation.start(
                 scope._compensation_options,
                 step_id(record.name, record.phase, record.key),
                 f"undo {record.name}",
             )
-    except workflow.ContinueAsNewError as error:
-        raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
     except (Exception, asyncio.CancelledError) as error:
         # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
         if isinstance(error, asyncio.CancelledError):

@@ -29,8 +29,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from ._outcome import saga_failure
 from ._report import Registry
-from ._saga import Saga, Unwound, guarded
-from ._unwind import ended, probe_eviction
+from ._saga import UNWOUND, Saga, guarded
+from ._unwind import probe_eviction
 
 __all__ = ["SagaPlugin"]
 
@@ -74,19 +74,15 @@ class _HoldClose(WorkflowInboundInterceptor):
         outcome: BaseException | None = None
 
         async def run() -> None:
+            gate.open()
             # Kept here: a task that returns while a cancel waits for its next await counts as cancelled.
             results.append(await self.next.execute_workflow(input))
 
-        # In a task of its own: the workflow's cancel comes here then, where it can be held.
+        # In a task of its own: the workflow's cancel comes to the gate then, where it can be held.
         main = asyncio.create_task(run(), name="main method")
+        gate = _Gate(main)
         try:
-            while not main.done():
-                try:
-                    await ended(main)
-                except asyncio.CancelledError as cancel:
-                    probe_eviction()
-                    if not _hold(cancel, main):
-                        main.cancel(*cancel.args)
+            await gate
             if not results:
                 main.result()
         except workflow.ContinueAsNewError as error:
@@ -128,7 +124,7 @@ class _HoldClose(WorkflowInboundInterceptor):
             failure = cause
         # Cut short, by the end of the main method or by a saga that has unwound, it has no error of its own; and a run
         # closes once.
-        if self._main_has_ended or isinstance(failure, Unwound) or self._signal_error is not None:
+        if self._main_has_ended or failure.args == (UNWOUND,) or self._signal_error is not None:
             return
         self._signal_error = failure
         await _end_sagas()
@@ -140,11 +136,38 @@ class _HoldClose(WorkflowInboundInterceptor):
         return await super().handle_update_handler(input)
 
 
-def _hold(cancel: asyncio.CancelledError, main: asyncio.Task[None]) -> bool:
-    """Leave the workflow's cancel to a saga of the main method past its pivot: it raises it when it ends."""
-    registry = Registry.find()
-    sagas = registry.open_sagas() if registry else []
-    return any(saga._hold_cancel(cancel) for saga in sagas if saga._owner is main)
+class _Gate(asyncio.Future[None]):
+    """Where the workflow's cancel arrives: done when the main method has ended.
+
+    It goes on to the main method, or to a saga past its pivot that holds it, within the call: a turn of the loop later,
+    what came in the same activation would overtake it, and a run begun without the plugin would not replay with it.
+    """
+
+    def __init__(self, main: asyncio.Task[None]) -> None:
+        super().__init__()
+        self._main = main
+        self._early: list[Any] | None = []
+        main.add_done_callback(lambda _: None if self.done() else self.set_result(None))
+
+    def open(self) -> None:
+        """Let the cancels in that came before the main method began: a task cancelled so early never begins."""
+        early, self._early = self._early or [], None
+        for msg in early:
+            self.cancel(msg)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Hand the cancel on."""
+        try:
+            probe_eviction()
+        except BaseException:
+            return super().cancel(msg)
+        registry = Registry.find()
+        sagas = [saga for saga in registry.open_sagas() if saga._owner is self._main] if registry else []
+        if self._early is not None:
+            self._early.append(msg)
+        elif not any(saga._hold_cancel(asyncio.CancelledError()) for saga in sagas):
+            self._main.cancel(msg)
+        return True
 
 
 async def _end_sagas() -> None:
