@@ -315,7 +315,8 @@ def test_pivot_with_the_plugin_a_handlers_saga_goes_on_to_its_end(how: str) -> N
     run.check()
 
 
-def test_pivot_with_the_plugin_savepoints_in_two_branches_end_one_after_the_other() -> None:
+@pytest.mark.parametrize("options", [{}, PLUGIN], ids=["without", "with"])
+def test_pivot_savepoints_in_two_branches_end_one_after_the_other(options: dict[str, Any]) -> None:
     """The workflow's cancel is held until the scope ends: the end of the first branch does not cancel the second."""
 
     @flow
@@ -329,7 +330,7 @@ def test_pivot_with_the_plugin_savepoints_in_two_branches_end_one_after_the_othe
             saga.pivot()
             await asyncio.gather(branch(saga, "b"), branch(saga, "c"))
 
-    run = Run(body, **PLUGIN).start()
+    run = Run(body, **options).start()
     run.activate(completed("a"))
     run.activate(cancel())
     run.activate(completed("b"))
