@@ -720,7 +720,7 @@ class Saga(Steps):
     def _close(self, state: _State) -> None:
         self._state = state
         self._stop_timer()
-        if self._parent is not None:
+        if self._parent is not None and not self._left.done():
             self._parent._failed += self._failed
             self._parent._savepoints.remove(self)
             self._left.set_result(None)
