@@ -129,7 +129,6 @@ class Saga(Steps):
         self._savepoints: list[Saga] = []  # those still open
 
         self._left: asyncio.Future[None]  # of a savepoint: done when it has ended
-        self._unwind_task: asyncio.Task[None] | None = None
         self._released: asyncio.Future[None] | None = None  # done after the unwind: callers are held
         self._timer: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
@@ -526,12 +525,12 @@ class Saga(Steps):
         self._released = self._released or asyncio.get_running_loop().create_future()
         workflow.logger.info("Saga %s unwinds", self.name, extra={"saga": self.name})
         while True:
-            self._unwind_task = asyncio.create_task(unwind(self, todo))
-            self._kept_cancel = await outlast(self._unwind_task) or self._kept_cancel
-            bug = self._unwind_task.exception()
+            task = asyncio.create_task(unwind(self, todo))
+            self._kept_cancel = await outlast(task) or self._kept_cancel
+            bug = task.exception()
             if isinstance(bug, Exception):  # in a callback
                 await fail_task(bug)
-            self._unwind_task.result()
+            task.result()
             if self._root.misuse is not None:
                 await fail_task(self._root.misuse)
             if not todo:  # nothing was registered since its last look
@@ -785,6 +784,13 @@ class Saga(Steps):
                 "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
                 "or leave the scope first"
             )
+        # In another task, or in none, it is the garbage collector's.
+        if isinstance(error, GeneratorExit) and workflow.in_workflow() and asyncio.current_task() is self._owner:
+            if self._holds_compensations():
+                return RuntimeError(
+                    "the generator around a saga was closed: let it run to its end, so that the saga ends"
+                )
+            return None
         return error if isinstance(error, Exception) else bug_in(error)
 
     def _holds_compensations(self) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -576,3 +576,21 @@ def test_rule_04_eviction_does_not_unwind() -> None:
     assert undone(run) == ["undo_d", "undo_child", "undo_c", "undo_b", "undo_a"]
     assert end(run) == "ActivityError"
     run.check()
+
+
+def test_rule_04_a_generator_closed_around_a_saga_is_misuse() -> None:
+    @flow
+    async def body() -> None:
+        async def charges() -> AsyncGenerator[str, None]:
+            async with new_saga() as saga:
+                yield await do(saga, "a")
+                yield await do(saga, "b")
+
+        generator = charges()
+        async for _ in generator:
+            break
+        await generator.aclose()
+
+    run = Run(body).autopilot({})
+    assert end(run) == "task: RuntimeError"
+    assert undone(run) == []
