@@ -77,10 +77,7 @@ def main() -> None:
     for count in (10, 100, 1000, 2000):
         unwind, _ = measured(Unwinding, count)
         spent = min(unwind() for _ in range(max(3, int(budget / 2 / unwind()))))
-        print(
-            f"  {count:>5} compensations {spent * 1e3:>8.1f} ms, {spent / count * 1e6:>5.0f} us each",
-            flush=True,
-        )
+        print(f"  {count:>5} compensations {spent * 1e3:>8.1f} ms, {spent / count * 1e6:>5.0f} us each", flush=True)
 
 
 if __name__ == "__main__":

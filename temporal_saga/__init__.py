@@ -16,13 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from temporal_saga._outcome import Outcome
     from temporal_saga._report import SagaReport, StepReport
     from temporal_saga._saga import Saga
-    from temporal_saga.errors import (
-        CompensationError,
-        Declined,
-        Rejected,
-        SagaClosed,
-        SagaDeadlineExceeded,
-    )
+    from temporal_saga.errors import CompensationError, Declined, Rejected, SagaClosed, SagaDeadlineExceeded
 
 __all__ = [
     "Compensation",

@@ -68,27 +68,17 @@ class Compensation:
 
     @overload
     def __init__(
-        self,
-        activity_or_workflow: Callable[[P], Any],
-        arg: P,
-        **options: Unpack[CompensationOptions],
+        self, activity_or_workflow: Callable[[P], Any], arg: P, **options: Unpack[CompensationOptions]
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        activity_or_workflow: Callable[[Any, P], Any],
-        arg: P,
-        **options: Unpack[CompensationOptions],
+        self, activity_or_workflow: Callable[[Any, P], Any], arg: P, **options: Unpack[CompensationOptions]
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        activity_or_workflow: Callable[..., Any],
-        *,
-        args: Sequence[Any],
-        **options: Unpack[CompensationOptions],
+        self, activity_or_workflow: Callable[..., Any], *, args: Sequence[Any], **options: Unpack[CompensationOptions]
     ) -> None: ...
 
     @overload
@@ -120,18 +110,13 @@ class Compensation:
     @overload
     @classmethod
     def child_workflow(
-        cls,
-        workflow: Callable[[Any], Awaitable[Any]],
-        **options: Unpack[ChildCompensationOptions],
+        cls, workflow: Callable[[Any], Awaitable[Any]], **options: Unpack[ChildCompensationOptions]
     ) -> Compensation: ...
 
     @overload
     @classmethod
     def child_workflow(
-        cls,
-        workflow: Callable[[Any, P], Awaitable[Any]],
-        arg: P,
-        **options: Unpack[ChildCompensationOptions],
+        cls, workflow: Callable[[Any, P], Awaitable[Any]], arg: P, **options: Unpack[ChildCompensationOptions]
     ) -> Compensation: ...
 
     @overload
@@ -147,22 +132,12 @@ class Compensation:
     @overload
     @classmethod
     def child_workflow(
-        cls,
-        workflow: str,
-        arg: Any = UNSET,
-        *,
-        args: Sequence[Any] = (),
-        **options: Unpack[ChildCompensationOptions],
+        cls, workflow: str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Unpack[ChildCompensationOptions]
     ) -> Compensation: ...
 
     @classmethod
     def child_workflow(
-        cls,
-        workflow: Callable[..., Any] | str,
-        arg: Any = UNSET,
-        *,
-        args: Sequence[Any] = (),
-        **options: Any,
+        cls, workflow: Callable[..., Any] | str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Any
     ) -> Compensation:
         """Return a compensation that is a child workflow, by its name or its `@workflow.run` method.
 
@@ -373,10 +348,7 @@ def records_of(state: SagaState, place: tuple[int, ...] = ()) -> list[StepRecord
     records: list[StepRecord] = []
     for step in state.steps:
         record = StepRecord(
-            step.name,
-            step.key,
-            phase=cast(Phase, step.phase),
-            compensation=Compensation.from_state(step.compensation),
+            step.name, step.key, phase=cast(Phase, step.phase), compensation=Compensation.from_state(step.compensation)
         )
         record.place = (*place, *step.place)
         record.ended = (*place, *step.ended)

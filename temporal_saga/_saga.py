@@ -254,12 +254,7 @@ class Saga(Steps):
         return self._execute(record, kind, fn, inputs, options)
 
     async def _execute(
-        self,
-        record: StepRecord,
-        kind: Kind,
-        target: Any,
-        inputs: list[Any],
-        options: dict[str, Any],
+        self, record: StepRecord, kind: Kind, target: Any, inputs: list[Any], options: dict[str, Any]
     ) -> Any:
         if self._state != "OPEN" or self._parent is not None or unwinding.get():
             await self._admit()
@@ -293,12 +288,7 @@ class Saga(Steps):
         return task.result()
 
     def _start(
-        self,
-        record: StepRecord,
-        kind: Kind,
-        target: Any,
-        inputs: list[Any],
-        options: dict[str, Any],
+        self, record: StepRecord, kind: Kind, target: Any, inputs: list[Any], options: dict[str, Any]
     ) -> asyncio.Task[Any]:
         """Arm the step, then give its command: in this order, so that nothing lies between them."""
         self._root.was_cancelled_before()
@@ -342,10 +332,7 @@ class Saga(Steps):
         inputs, record.input = record.input or [], None
         assert record.outcome is not None
         outcome: StepOutcome = StepOutcome(
-            record.outcome,
-            result,
-            inputs[0] if len(inputs) == 1 else inputs or None,
-            record.key,
+            record.outcome, result, inputs[0] if len(inputs) == 1 else inputs or None, record.key
         )
         try:
             chosen = choose(outcome)
@@ -384,10 +371,7 @@ class Saga(Steps):
         scope._arm_pushed(StepRecord(name, self._root.key(name, key), phase="push", compensation=target))
 
     def _push_callback(
-        self,
-        callback: Callable[..., Awaitable[object]],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        self, callback: Callable[..., Awaitable[object]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         scope = self._accepting_scope()
         pushed = Callback(callback, args, dict(kwargs))
@@ -403,10 +387,7 @@ class Saga(Steps):
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave the scope: well, once its steps in flight have ended; or badly, unwinding it."""
         failure = None if exc is None else saga_failure(exc)
@@ -446,10 +427,7 @@ class Saga(Steps):
     async def _end_well(self) -> BaseException | None:
         """Close the scope; return the reason if it has to end badly after all."""
         while self._in_flight or self._savepoints:
-            waits = [
-                *(record.task for record in self._in_flight),
-                *(each._left for each in self._savepoints),
-            ]
+            waits = [*(record.task for record in self._in_flight), *(each._left for each in self._savepoints)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError as cancel:

@@ -16,18 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._compensation import Compensation
-    from ._typing import (
-        ActivityOptions,
-        ChildOptions,
-        FromOutcome,
-        MethodUndo0,
-        P,
-        Ps,
-        R,
-        Undo,
-        Undo0,
-        UndoN,
-    )
+    from ._typing import ActivityOptions, ChildOptions, FromOutcome, MethodUndo0, P, Ps, R, Undo, Undo0, UndoN
 
 
 class Steps:
@@ -341,21 +330,12 @@ class Steps:
 
     @overload
     def add_compensation(
-        self,
-        activity: Callable[..., Any],
-        *,
-        args: Sequence[Any],
-        **options: Unpack[ActivityOptions],
+        self, activity: Callable[..., Any], *, args: Sequence[Any], **options: Unpack[ActivityOptions]
     ) -> None: ...
 
     @overload
     def add_compensation(
-        self,
-        activity: str,
-        arg: Any = UNSET,
-        *,
-        args: Sequence[Any] = (),
-        **options: Unpack[ActivityOptions],
+        self, activity: str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Unpack[ActivityOptions]
     ) -> None: ...
 
     def add_compensation(self, activity: Any, arg: Any = UNSET, **options: Any) -> None:
@@ -425,10 +405,7 @@ class Steps:
         raise NotImplementedError
 
     def _push_callback(
-        self,
-        callback: Callable[..., Awaitable[object]],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        self, callback: Callable[..., Awaitable[object]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Push workflow code."""
         raise NotImplementedError

@@ -167,11 +167,8 @@ async def _undo(scope: Saga, record: StepRecord) -> None:
             except workflow.ContinueAsNewError as error:
                 raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
         else:
-            await compensation.start(
-                scope._compensation_options,
-                step_id(record.name, record.phase, record.key),
-                f"undo {record.name}",
-            )
+            id = step_id(record.name, record.phase, record.key)
+            await compensation.start(scope._compensation_options, id, summary=f"undo {record.name}")
     except (Exception, asyncio.CancelledError) as error:
         # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
         if isinstance(error, asyncio.CancelledError):

@@ -32,10 +32,7 @@ MARK = "temporal_saga"
 
 class _SagaError(ApplicationError):
     def __init__(
-        self,
-        message: str,
-        *details: Any,
-        category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
+        self, message: str, *details: Any, category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED
     ) -> None:
         super().__init__(message, *details, type=type(self).__name__, non_retryable=True, category=category)
 

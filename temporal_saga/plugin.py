@@ -40,9 +40,7 @@ class SagaPlugin(SimplePlugin):
 
     def __init__(self) -> None:
         cast(Any, super()).__init__(
-            "temporal_saga.SagaPlugin",
-            interceptors=[_SagaInterceptor()],
-            workflow_runner=_pass_through,
+            "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor()], workflow_runner=_pass_through
         )
 
 

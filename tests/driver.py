@@ -226,10 +226,7 @@ def failed(name: str, error: BaseException) -> Event:
 
 
 def timed_out(
-    name: str,
-    kind: TimeoutType = TimeoutType.START_TO_CLOSE,
-    *,
-    cause: BaseException | None = None,
+    name: str, kind: TimeoutType = TimeoutType.START_TO_CLOSE, *, cause: BaseException | None = None
 ) -> Event:
     """The server timed the activity out; ``cause`` is the failure of its last attempt, if any."""
 
@@ -506,13 +503,7 @@ class Run:
             raise self._exception(answer.failed)
         return self._decode([answer.succeeded.response])[0]
 
-    def autopilot(
-        self,
-        behaviours: Mapping[str, Any],
-        *,
-        cancel_at: Collection[int] = (),
-        limit: int = 10_000,
-    ) -> Run:
+    def autopilot(self, behaviours: Mapping[str, Any], *, cancel_at: Collection[int] = (), limit: int = 10_000) -> Run:
         """Drive the run to its end; activities (oldest first) before timers.
 
         Args:
@@ -728,10 +719,7 @@ class Run:
     def _request(self, jobs: Sequence[WorkflowActivationJob]) -> WorkflowActivation:
         flags = self._flags | ({SINGLE_BATCH} if self.single_batch else set())
         request = WorkflowActivation(
-            run_id=self.run_id,
-            history_length=self._history_length,
-            jobs=jobs,
-            available_internal_flags=sorted(flags),
+            run_id=self.run_id, history_length=self._history_length, jobs=jobs, available_internal_flags=sorted(flags)
         )
         request.timestamp.FromDatetime(self.now)
         return request
@@ -758,10 +746,7 @@ class Run:
             kind = command.WhichOneof("variant")
             if kind == "schedule_activity":
                 activity = Activity(
-                    command.schedule_activity.seq,
-                    command.schedule_activity,
-                    self._task,
-                    self.data_converter,
+                    command.schedule_activity.seq, command.schedule_activity, self._task, self.data_converter
                 )
                 pending = {other.id for other in self.activities}
                 assert activity.id not in pending, f"activity id {activity.id} is pending already"
@@ -933,12 +918,7 @@ class Run:
             return (kind, delay.total_seconds())
         if kind == "start_child_workflow_execution":
             start = command.start_child_workflow_execution
-            return (
-                "start_child",
-                start.workflow_id,
-                start.workflow_type,
-                self._decode(start.input),
-            )
+            return ("start_child", start.workflow_id, start.workflow_type, self._decode(start.input))
         if kind == "cancel_child_workflow_execution":
             seq = command.cancel_child_workflow_execution.child_workflow_seq
             children = (c.start_child_workflow_execution for a in self.activations for c in a.protos)

@@ -335,11 +335,7 @@ class Model:
         gone wrong. And what was swallowed is undone when its scope ends well.
         """
         trouble = min(
-            [
-                *(t.ended[0] for t in self.world.traces.values() if t.failed and t.ended),
-                *self.world.cancels,
-            ],
-            default=0,
+            [*(t.ended[0] for t in self.world.traces.values() if t.failed and t.ended), *self.world.cancels], default=0
         )
         swallowed = self.world.traces[name].outcome == "UNKNOWN"
         for scope in self._chain(name):

@@ -44,9 +44,7 @@ SECOND = timedelta(seconds=1)
 
 
 async def activity(
-    name: str,
-    *args: Any,
-    kind: ActivityCancellationType = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    name: str, *args: Any, kind: ActivityCancellationType = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 ) -> Any:
     return await workflow.execute_activity(
         name, args=args, activity_id=f"{name}-id", start_to_close_timeout=SECOND,
@@ -86,11 +84,7 @@ def test_an_activity_fails_as_it_does_on_a_server() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "started"),
-    [
-        (TimeoutType.START_TO_CLOSE, True),
-        (TimeoutType.HEARTBEAT, True),
-        (TimeoutType.SCHEDULE_TO_START, False),
-    ],
+    [(TimeoutType.START_TO_CLOSE, True), (TimeoutType.HEARTBEAT, True), (TimeoutType.SCHEDULE_TO_START, False)],
 )
 def test_an_activity_times_out(kind: TimeoutType, started: bool) -> None:
     run = Run(Two, 3).start()
@@ -240,10 +234,7 @@ def test_signals_updates_and_queries() -> None:
     run = Run(Handlers).start()
     run.activate(signal("note", "one"))
     assert run.query("so_far") == ["one"]
-    assert run.activate(update("work", "", update_id="refused"))[0][:2] == (
-        "update_rejected",
-        "refused",
-    )
+    assert run.activate(update("work", "", update_id="refused"))[0][:2] == ("update_rejected", "refused")
     run.activate(update("work", "a", update_id="good"), signal("note", "two"))
     assert run.commands[-2:] == [
         ("update_accepted", "good"), ("schedule_activity", "a-id", "a", []),
@@ -275,10 +266,7 @@ class Child:
         kind = workflow.ChildWorkflowCancellationType
         try:
             result = await workflow.execute_child_workflow(
-                "Part",
-                5,
-                id="part-1",
-                cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if waits else kind.TRY_CANCEL,
+                "Part", 5, id="part-1", cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if waits else kind.TRY_CANCEL
             )
         except temporalio.exceptions.ChildWorkflowError as error:
             return f"{type(error.cause).__name__}"

@@ -55,17 +55,11 @@ def test_version(wheel: importlib.metadata.Distribution) -> None:
 def test_metadata(wheel: importlib.metadata.Distribution) -> None:
     assert wheel.metadata["License-Expression"] == "MIT"
     assert wheel.metadata["Requires-Python"] == ">=3.10"
-    assert sorted(wheel.requires or []) == [
-        "temporalio<2,>=1.35",
-        "typing-extensions<5,>=4.12",
-    ]
+    assert sorted(wheel.requires or []) == ["temporalio<2,>=1.35", "typing-extensions<5,>=4.12"]
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: importlib.metadata.Distribution) -> None:
-    assert {Path(file).parts[0] for file in files_of(wheel)} == {
-        "temporal_saga",
-        "temporal_saga-0.1.0.dist-info",
-    }
+    assert {Path(file).parts[0] for file in files_of(wheel)} == {"temporal_saga", "temporal_saga-0.1.0.dist-info"}
     assert "temporal_saga-0.1.0.dist-info/licenses/LICENSE" in files_of(wheel)
 
 

@@ -22,20 +22,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 from temporal_saga import Saga
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Event, Run, cancel, cancelled, completed, failed, timed_out, timer
-from tests.model import (
-    Model,
-    Node,
-    Par,
-    Pivot,
-    Push,
-    Savepoint,
-    Seq,
-    Sleep,
-    Step,
-    Trace,
-    World,
-    walk,
-)
+from tests.model import Model, Node, Par, Pivot, Push, Savepoint, Seq, Sleep, Step, Trace, World, walk
 
 _OPTIONS: Any = {"start_to_close_timeout": timedelta(seconds=1)}
 

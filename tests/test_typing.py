@@ -26,19 +26,9 @@ OLDEST = "3.10"
 # Each is told the interpreter, so that it reads the package which is installed there, and finds no
 # configuration but ours: it runs in a directory that holds nothing else.
 CHECKERS = {
-    "mypy": [
-        "--strict",
-        f"--python-version={OLDEST}",
-        "--config-file=",
-        "--explicit-package-bases",
-    ],
+    "mypy": ["--strict", f"--python-version={OLDEST}", "--config-file=", "--explicit-package-bases"],
     "pyright": [f"--pythonpath={sys.executable}"],
-    "ty": [
-        "check",
-        f"--python={sys.prefix}",
-        f"--python-version={OLDEST}",
-        "--output-format=concise",
-    ],
+    "ty": ["check", f"--python={sys.prefix}", f"--python-version={OLDEST}", "--output-format=concise"],
     "pyrefly": [
         "check",
         f"--python-interpreter-path={sys.executable}",
@@ -76,11 +66,7 @@ def run_checker(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedPr
     # `pyright --verifytypes` has no other way to be told the interpreter.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
-        [sys.executable, "-m", name, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", name, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
     )
 
 

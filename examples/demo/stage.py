@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import (
-    Client,
-    WorkflowExecutionStatus,
-    WorkflowHandle,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
-)
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.worker import Worker
 
 from examples.demo.hazards import Gate
@@ -43,13 +38,7 @@ class Stage:
     """A run of the demo. Workers that enter the stage stay on it until the end: queries need one."""
 
     def __init__(
-        self,
-        client: Client,
-        folder: Path,
-        run: str,
-        threads: ThreadPoolExecutor,
-        *,
-        tidy: bool = False,
+        self, client: Client, folder: Path, run: str, threads: ThreadPoolExecutor, *, tidy: bool = False
     ) -> None:
         """Keeps what all stories share.
 
@@ -170,10 +159,7 @@ class Side(ABC):
 class MoneySide(Side):
     """Alice sends bob 100.00 EUR."""
 
-    workflows: ClassVar[Mapping[Name, type[Any]]] = {
-        "saga": MoneyTransfer,
-        "textbook": TextbookTransfer,
-    }
+    workflows: ClassVar[Mapping[Name, type[Any]]] = {"saga": MoneyTransfer, "textbook": TextbookTransfer}
     caption = "customers own"
 
     def __init__(
@@ -222,19 +208,10 @@ class MoneySide(Side):
 class OrderSide(Side):
     """Ann buys a teapot."""
 
-    workflows: ClassVar[Mapping[Name, type[Any]]] = {
-        "saga": OrderWorkflow,
-        "textbook": TextbookOrder,
-    }
+    workflows: ClassVar[Mapping[Name, type[Any]]] = {"saga": OrderWorkflow, "textbook": TextbookOrder}
     caption = "ann has"
 
-    def __init__(
-        self,
-        stage: Stage,
-        story: int,
-        name: Name,
-        shop: Callable[[Store, Gate], Shop],
-    ) -> None:
+    def __init__(self, stage: Stage, story: int, name: Name, shop: Callable[[Store, Gate], Shop]) -> None:
         """Fills the shop."""
         super().__init__(stage, story, name)
         self.store = Store(self.path)

@@ -8,13 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from examples.demo.hazards import (
-    ClosedBooks,
-    OrderWithBug,
-    PromptWarehouse,
-    SlowCharge,
-    TextbookOrderWithBug,
-)
+from examples.demo.hazards import ClosedBooks, OrderWithBug, PromptWarehouse, SlowCharge, TextbookOrderWithBug
 from examples.demo.stage import MoneySide, OrderSide, Side, Stage, until
 from examples.demo.verdict import Books
 
@@ -79,8 +73,7 @@ async def killed(stage: Stage, say: Say) -> Ending:
     """The worker dies between a step and its undo."""
     sides = saga, textbook = MoneySide(stage, 4, "saga"), MoneySide(stage, 4, "textbook")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.demo.worker", str(stage.folder), stage.run, "4"),
-        env=_environment(stage),
+        *(sys.executable, "-m", "examples.demo.worker", str(stage.folder), stage.run, "4"), env=_environment(stage)
     )
     try:
         say(f"Alice sends bob 100.00 EUR. They are withdrawn by a worker, process {process.pid}.")
@@ -154,12 +147,7 @@ async def bug(stage: Stage, say: Say) -> Ending:
 
 
 STORIES: Sequence[Story] = (
-    Story(
-        "A transfer that succeeds",
-        succeeds,
-        hazard=False,
-        lesson="Nothing was to be undone: both are right.",
-    ),
+    Story("A transfer that succeeds", succeeds, hazard=False, lesson="Nothing was to be undone: both are right."),
     Story(
         "A transfer whose deposit is refused",
         refused,

@@ -129,10 +129,7 @@ def _download_or_build(cli: Path, version: str) -> None:
     not_built = _build(cli, version)
     if not_built is None:
         return
-    raise DevServerError(
-        f"the SDK's download: {not_downloaded}",
-        f"building with Go: {not_built}",
-    )
+    raise DevServerError(f"the SDK's download: {not_downloaded}", f"building with Go: {not_built}")
 
 
 def _download(cli: Path, version: str) -> str | None:
@@ -190,12 +187,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str | None:
     start = said = time.monotonic()
     tail: deque[str] = deque(maxlen=8)
     with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout
         try:

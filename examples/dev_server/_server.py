@@ -75,9 +75,7 @@ async def dev_server(
     only_ours = time_skipping or port is not None or database is not None or bool(extra_args)
     if os.environ.get("TEMPORAL_ADDRESS") and not only_ours:
         client = await Client.connect(
-            **ClientConfig.load_client_connect_config(),
-            plugins=plugins,
-            data_converter=data_converter,
+            **ClientConfig.load_client_connect_config(), plugins=plugins, data_converter=data_converter
         )
         yield WorkflowEnvironment.from_client(client)
         return

@@ -49,9 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--amount", default="250.00", help="in EUR; alice has 1,000.00")
     parser.add_argument(
-        "--freeze",
-        action="store_true",
-        help="freeze bob's account: the deposit is refused, the withdrawal is returned",
+        "--freeze", action="store_true", help="freeze bob's account: the deposit is refused, the withdrawal is returned"
     )
     arguments = parser.parse_args()
     try:

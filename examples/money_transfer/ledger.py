@@ -231,11 +231,7 @@ def _allow(db: sqlite3.Connection, posting: Posting) -> None:
 
 
 def _write(
-    db: sqlite3.Connection,
-    key: str,
-    memo: str,
-    postings: tuple[Posting, ...],
-    reverses: str | None = None,
+    db: sqlite3.Connection, key: str, memo: str, postings: tuple[Posting, ...], reverses: str | None = None
 ) -> int:
     number = db.execute("INSERT INTO entries (key, memo, reverses) VALUES (?, ?, ?)", (key, memo, reverses)).lastrowid
     assert number is not None, "an INSERT gives a row id"

@@ -6,25 +6,13 @@ import argparse
 import sys
 from uuid import uuid4
 
-from temporalio.client import (
-    Client,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowUpdateFailedError,
-)
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from examples._run import run_program
-from examples.money_transfer.models import (
-    Decision,
-    Review,
-    Transfer,
-    TransferResult,
-    format_amount,
-    to_minor_units,
-)
+from examples.money_transfer.models import Decision, Review, Transfer, TransferResult, format_amount, to_minor_units
 from examples.money_transfer.worker import TASK_QUEUE, connect
 from examples.money_transfer.workflows import MoneyTransfer
 

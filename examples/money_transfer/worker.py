@@ -27,11 +27,7 @@ TASK_QUEUE = "money-transfer"
 def build_worker(client: Client, bank: Bank, threads: Executor, task_queue: str = TASK_QUEUE) -> Worker:
     """A worker for the workflow and the bank's activities, which block and so run in threads."""
     return Worker(
-        client,
-        task_queue=task_queue,
-        workflows=[MoneyTransfer],
-        activities=bank.activities,
-        activity_executor=threads,
+        client, task_queue=task_queue, workflows=[MoneyTransfer], activities=bank.activities, activity_executor=threads
     )
 
 

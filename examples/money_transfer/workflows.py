@@ -12,13 +12,7 @@ from temporal_saga import Saga, presets
 
 with workflow.unsafe.imports_passed_through():
     from examples.money_transfer.activities import Bank
-    from examples.money_transfer.models import (
-        Decision,
-        Review,
-        Transfer,
-        TransferResult,
-        TransferStatus,
-    )
+    from examples.money_transfer.models import Decision, Review, Transfer, TransferResult, TransferStatus
 
 REVIEW_WINDOW = timedelta(hours=24)
 

@@ -11,16 +11,7 @@ from typing import TypeVar
 
 from temporalio import activity
 
-from examples.order.models import (
-    Booking,
-    Message,
-    Order,
-    OrderStatus,
-    Payment,
-    PickOrder,
-    Report,
-    Shipment,
-)
+from examples.order.models import Booking, Message, Order, OrderStatus, Payment, PickOrder, Report, Shipment
 from examples.order.payments import PaymentError, PaymentProvider
 from examples.order.store import Store, UndoneError
 from temporal_saga import Declined, Rejected, current_step

@@ -41,10 +41,7 @@ async def place_order(
 
 
 async def schedule_report(
-    client: Client,
-    task_queue: str = TASK_QUEUE,
-    schedule_id: str = SCHEDULE,
-    time_zone: str = "UTC",
+    client: Client, task_queue: str = TASK_QUEUE, schedule_id: str = SCHEDULE, time_zone: str = "UTC"
 ) -> ScheduleHandle:
     """Schedules the daily report on weekdays at 9. Does nothing if that has been done."""
     weekdays_at_9 = ScheduleCalendarSpec(

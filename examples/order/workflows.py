@@ -90,9 +90,7 @@ class OrderWorkflow:
             self._enter(OrderStatus.CONFIRMED)
             await self._mail_customer(order)
             await saga.execute_activity_method(
-                Shop.notify_warehouse,
-                PickOrder(order.id, label),
-                compensation=Shop.recall_from_warehouse,
+                Shop.notify_warehouse, PickOrder(order.id, label), compensation=Shop.recall_from_warehouse
             )
             tracking_number = await self._wait_for_shipment()
 
@@ -100,9 +98,7 @@ class OrderWorkflow:
             # from then on nothing can.
             saga.pivot()
             await saga.execute_activity_method(
-                Shop.record_shipment,
-                Shipment(order.id, tracking_number),
-                **presets.forward_only(),
+                Shop.record_shipment, Shipment(order.id, tracking_number), **presets.forward_only()
             )
         self._state = OrderState(OrderStatus.SHIPPED, tracking_number=tracking_number)
 
@@ -125,8 +121,7 @@ class OrderWorkflow:
         # A timeout decides nothing: a signal may have come with the timer.
         with suppress(asyncio.TimeoutError):
             await workflow.wait_condition(
-                lambda: self._tracking_number is not None or self._cancel_reason is not None,
-                timeout=SHIP_WITHIN,
+                lambda: self._tracking_number is not None or self._cancel_reason is not None, timeout=SHIP_WITHIN
             )
         self._stop_if_cancelled()
         if self._tracking_number is None:

@@ -46,20 +46,12 @@ def new_key() -> str:
 
 
 def call(
-    function: Callable[[Transfer], T],
-    key: str,
-    transfer: Transfer = TRANSFER,
-    *,
-    phase: str = "do",
-    attempt: int = 1,
+    function: Callable[[Transfer], T], key: str, transfer: Transfer = TRANSFER, *, phase: str = "do", attempt: int = 1
 ) -> T:
     """Runs an activity as the step with that forward key."""
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(
-        environment.info,
-        activity_id=f"step:{phase}:{key}",
-        activity_type=function.__name__,
-        attempt=attempt,
+        environment.info, activity_id=f"step:{phase}:{key}", activity_type=function.__name__, attempt=attempt
     )
     return environment.run(function, transfer)
 
@@ -146,10 +138,7 @@ def test_two_withdrawals_at_once_cannot_both_have_the_last_money(bank: Bank) -> 
 @pytest.mark.parametrize("attempt", range(5))
 def test_a_step_and_its_undo_at_once_leave_nothing(bank: Bank, attempt: int) -> None:
     key = new_key()
-    done, undone = at_once(
-        lambda: call(bank.withdraw, key),
-        lambda: call(bank.return_withdrawal, key, phase="undo"),
-    )
+    done, undone = at_once(lambda: call(bank.withdraw, key), lambda: call(bank.return_withdrawal, key, phase="undo"))
     assert isinstance(done, (int, Rejected))
     assert undone is None
     assert balances(bank)["alice"] == 100_00
@@ -157,12 +146,7 @@ def test_a_step_and_its_undo_at_once_leave_nothing(bank: Bank, attempt: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("do", "undo"),
-    [
-        ("withdraw", "return_withdrawal"),
-        ("deposit", "reverse_deposit"),
-        ("record", "void_record"),
-    ],
+    ("do", "undo"), [("withdraw", "return_withdrawal"), ("deposit", "reverse_deposit"), ("record", "void_record")]
 )
 class TestUndo:
     def test_reverses_the_step(self, bank: Bank, do: str, undo: str) -> None:
@@ -219,9 +203,7 @@ def test_an_undo_leaves_other_steps_alone(bank: Bank) -> None:
     assert balances(bank)["alice"] == 90_00
 
 
-def test_a_deposit_is_reversed_although_the_money_is_spent_and_the_account_frozen(
-    bank: Bank,
-) -> None:
+def test_a_deposit_is_reversed_although_the_money_is_spent_and_the_account_frozen(bank: Bank) -> None:
     call(bank.withdraw, new_key())
     key = new_key()
     call(bank.deposit, key)
@@ -324,10 +306,7 @@ STEPS = [("withdraw", "return_withdrawal"), ("deposit", "reverse_deposit")]
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(STEPS), st.integers(0, 2), st.booleans(), st.integers(1, 40_00)),
-        max_size=12,
-    )
+    st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 2), st.booleans(), st.integers(1, 40_00)), max_size=12)
 )
 def test_any_order_of_steps_and_undos_keeps_the_books_intact(
     plan: list[tuple[tuple[str, str], int, bool, int]],
@@ -362,16 +341,14 @@ def test_any_order_of_steps_and_undos_keeps_the_books_intact(
 
 
 @pytest.mark.parametrize(
-    ("text", "currency", "units"),
-    [("12.34", "EUR", 1234), ("0.1", "EUR", 10), ("7", "JPY", 7), ("-1", "EUR", -100)],
+    ("text", "currency", "units"), [("12.34", "EUR", 1234), ("0.1", "EUR", 10), ("7", "JPY", 7), ("-1", "EUR", -100)]
 )
 def test_amounts_are_read_without_floats(text: str, currency: str, units: int) -> None:
     assert to_minor_units(text, currency) == units
 
 
 @pytest.mark.parametrize(
-    ("text", "currency"),
-    [("0.001", "EUR"), ("1.5", "JPY"), ("ten", "EUR"), ("NaN", "EUR"), ("inf", "EUR"), ("1", "X")],
+    ("text", "currency"), [("0.001", "EUR"), ("1.5", "JPY"), ("ten", "EUR"), ("NaN", "EUR"), ("inf", "EUR"), ("1", "X")]
 )
 def test_what_is_no_amount_is_refused(text: str, currency: str) -> None:
     with pytest.raises(ValueError, match=r"decimals|not an amount|unknown currency"):

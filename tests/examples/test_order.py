@@ -218,10 +218,7 @@ def test_a_pick_order_is_revoked_only_if_it_was_given(shop: Shop) -> None:
     undo(shop.recall_from_warehouse, given_key, pick)
     undo(shop.recall_from_warehouse, given_key, pick)
     undo(shop.recall_from_warehouse, never, pick)
-    assert outbox(shop) == [
-        ("warehouse", "pack o1, label swift/o1"),
-        ("warehouse", "do not ship o1"),
-    ]
+    assert outbox(shop) == [("warehouse", "pack o1, label swift/o1"), ("warehouse", "do not ship o1")]
 
 
 def test_a_message_is_sent_once(shop: Shop) -> None:
@@ -256,10 +253,7 @@ def test_two_threads_with_one_key_have_one_effect(shop: Shop) -> None:
 
 def test_two_threads_cannot_both_take_the_last_one(shop: Shop) -> None:
     order = dataclasses.replace(ORDER, lines=[Line("teapot", 5)])
-    results = at_once(
-        lambda: call(shop.allocate, new_key(), order),
-        lambda: call(shop.allocate, new_key(), order),
-    )
+    results = at_once(lambda: call(shop.allocate, new_key(), order), lambda: call(shop.allocate, new_key(), order))
     assert sorted(type(result).__name__ for result in results) == ["Declined", "NoneType"]
     assert stock(shop)["teapot"] == 0
 

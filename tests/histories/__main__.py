@@ -106,9 +106,7 @@ async def main() -> None:
         old.unlink()
     async with dev_server(plugins=[SagaPlugin()]) as env:
         client = await Client.connect(
-            env.client.service_client.config.target_host,
-            plugins=[SagaPlugin()],
-            identity=_IDENTITY,
+            env.client.service_client.config.target_host, plugins=[SagaPlugin()], identity=_IDENTITY
         )
         async with (
             make_worker(client, "golden", workflows=workflows.WORKFLOWS, activities=ACTIVITIES),

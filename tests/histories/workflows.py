@@ -151,10 +151,7 @@ class ContinuedAsNew:
     @workflow.run
     async def run(self, hop: Hop) -> None:
         async with Saga(
-            "journey",
-            activity_options=presets.standard(),
-            deadline=timedelta(hours=1),
-            state=hop.state,
+            "journey", activity_options=presets.standard(), deadline=timedelta(hours=1), state=hop.state
         ) as saga:
             await saga.execute_activity("work", hop.left, compensation="take_back", step="hop")
             if hop.left:
@@ -201,16 +198,10 @@ class Children:
     async def run(self) -> None:
         async with scope() as saga:
             await saga.execute_child_workflow(
-                Detaches.run,
-                "a",
-                compensation=Compensation.child_workflow(TakesBack.run, "a"),
-                step="first",
+                Detaches.run, "a", compensation=Compensation.child_workflow(TakesBack.run, "a"), step="first"
             )
             await saga.execute_child_workflow(
-                Detaches.run,
-                "b",
-                compensation_from=lambda outcome: outcome.result,
-                step="second",
+                Detaches.run, "b", compensation_from=lambda outcome: outcome.result, step="second"
             )
             raise ApplicationError("it went wrong", type="Boom")
 

@@ -74,10 +74,7 @@ def parse(path: Path) -> Mutant:
             continue
         old, new = hunks[-1]
         assert line[0] in " -+", f"{path}: {line!r}"
-        hunks[-1] = (
-            old + (line[1:] if line[0] != "+" else ""),
-            new + (line[1:] if line[0] != "-" else ""),
-        )
+        hunks[-1] = (old + (line[1:] if line[0] != "+" else ""), new + (line[1:] if line[0] != "-" else ""))
     return Mutant(path.stem, rule, fails.removeprefix("Fails: ").split(", "), file, hunks)
 
 

@@ -20,17 +20,7 @@ from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import Compensation, Saga, SagaState, presets
-from tests.driver import (
-    Run,
-    cancel,
-    cancelled,
-    child_completed,
-    child_started,
-    completed,
-    failed,
-    signal,
-    timer,
-)
+from tests.driver import Run, cancel, cancelled, child_completed, child_started, completed, failed, signal, timer
 from tests.rules.workflows import DECLINED, OPTIONS, REFUSED, SECOND, cancels, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
@@ -480,11 +470,7 @@ def test_detach_the_undos_are_the_same_commands_as_without() -> None:
     assert first.history == ["a", "b"]
     later = Run(Resumes, first.result, "").autopilot({})
     assert undo_protos(later) == undo_protos(at_once)
-    assert [command[2] for command in later.commands if command[0] != "fail"] == [
-        "undo_by_hand",
-        "UndoB",
-        "undo_a",
-    ]
+    assert [command[2] for command in later.commands if command[0] != "fail"] == ["undo_by_hand", "UndoB", "undo_a"]
     later.check()
 
 

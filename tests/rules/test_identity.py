@@ -84,10 +84,7 @@ def test_a_key_is_a_uuid5_of_the_anchor_and_the_canonical_path() -> None:
 def test_keys_do_not_hang_on_what_a_replay_or_a_reset_changes() -> None:
     first = Run(keys, run_id=ANCHOR).autopilot({})
     reset = Run(
-        keys,
-        run_id="99999999-2222-4333-8444-555555555555",
-        original_execution_run_id=ANCHOR,
-        workflow_id="another-id",
+        keys, run_id="99999999-2222-4333-8444-555555555555", original_execution_run_id=ANCHOR, workflow_id="another-id"
     ).autopilot({})
     assert [activity.id for activity in reset.scheduled] == [activity.id for activity in first.scheduled]
     assert reset.result == first.result

@@ -50,11 +50,7 @@ def test_rule_02_one_that_fails_is_reported_and_the_others_run(event: Event) -> 
     assert end(run) == "CompensationError"
     (report,) = run.error.details
     assert report["state"] == "INCOMPLETE"
-    assert undo_states(report) == [
-        ("a", "APPLIED", "DONE"),
-        ("b", "APPLIED", "FAILED"),
-        ("c", "APPLIED", "DONE"),
-    ]
+    assert undo_states(report) == [("a", "APPLIED", "DONE"), ("b", "APPLIED", "FAILED"), ("c", "APPLIED", "DONE")]
     run.check()
 
 
@@ -98,10 +94,7 @@ def test_rule_02_a_callback_that_fails(kind: str) -> None:
     run = Run(body).autopilot({})
     assert undone(run) == ["undo_a"]
     assert end(run) == "CompensationError"
-    assert undo_states(run.error.details[0]) == [
-        ("a", "APPLIED", "DONE"),
-        ("callback", "APPLIED", "FAILED"),
-    ]
+    assert undo_states(run.error.details[0]) == [("a", "APPLIED", "DONE"), ("callback", "APPLIED", "FAILED")]
     run.check()
 
 

@@ -103,11 +103,7 @@ def test_rule_03_unknown_is_undone(event: Event) -> None:
 def test_rule_03_cancelled_before_it_left_the_worker() -> None:
     run = Run(two).start(cancel())
     assert run.history == []
-    assert [command[0] for command in run.commands] == [
-        "schedule_activity",
-        "request_cancel_activity",
-        "cancel",
-    ]
+    assert [command[0] for command in run.commands] == ["schedule_activity", "request_cancel_activity", "cancel"]
     assert states(run) == [("a", "NOT_APPLIED", None)]
     run.check()
 
@@ -166,10 +162,7 @@ def test_rule_03_the_mark_is_proof_on_the_first_attempt_alone(
     assert raised.value.type == error.__name__
     effect = "none" if attempt == 1 else "unknown"
     kind = error.__name__.upper()
-    assert list(raised.value.details) == [
-        {"code": 402},
-        {"temporal_saga": {"v": 1, "kind": kind, "effect": effect}},
-    ]
+    assert list(raised.value.details) == [{"code": 402}, {"temporal_saga": {"v": 1, "kind": kind, "effect": effect}}]
 
     run = Run(two).start()
     run.activate(completed("a"))

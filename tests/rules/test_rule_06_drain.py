@@ -10,17 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import Saga
-from tests.driver import (
-    Event,
-    Run,
-    cancel,
-    cancelled,
-    completed,
-    failed,
-    signal,
-    timed_out,
-    update,
-)
+from tests.driver import Event, Run, cancel, cancelled, completed, failed, signal, timed_out, update
 from tests.rules.workflows import DECLINED, OPTIONS, REFUSED, cancels, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
@@ -492,10 +482,6 @@ def test_rule_06_a_query_in_the_middle_of_an_unwind_and_after_the_close() -> Non
     run.activate(completed("undo_a"))
     assert states() == (
         "COMPENSATED",
-        [
-            ("a", "APPLIED", "undo_a", "DONE"),
-            ("b", "UNKNOWN", "undo_b", "DONE"),
-            ("slow", "NOT_APPLIED", None, None),
-        ],
+        [("a", "APPLIED", "undo_a", "DONE"), ("b", "UNKNOWN", "undo_b", "DONE"), ("slow", "NOT_APPLIED", None, None)],
     )
     run.check()

@@ -14,14 +14,7 @@ import pytest
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
 
-from temporal_saga import (
-    Compensation,
-    CompensationError,
-    Saga,
-    SagaClosed,
-    SagaDeadlineExceeded,
-    SagaReport,
-)
+from temporal_saga import Compensation, CompensationError, Saga, SagaClosed, SagaDeadlineExceeded, SagaReport
 from tests.driver import Run, cancel, completed, failed, timer, update
 from tests.rules.workflows import DECLINED, OPTIONS, REFUSED, SECOND, do, end, flow, new_saga, undone
 
@@ -94,10 +87,7 @@ def test_rule_08_after_an_incomplete_unwind(where: str) -> None:
             assert error.__cause__ is not None
             (report,) = error.details
             assert isinstance(report, SagaReport)
-            assert [(step.name, step.undo_state) for step in report.steps] == [
-                ("a", "DONE"),
-                ("b", "FAILED"),
-            ]
+            assert [(step.name, step.undo_state) for step in report.steps] == [("a", "DONE"), ("b", "FAILED")]
             raise
 
     run = Run(body).autopilot({"undo_b": REFUSED})

@@ -82,11 +82,7 @@ def without_ids(run: Run) -> list[list[WorkflowCommand]]:
 
 @pytest.mark.parametrize(
     ("hand", "ours"),
-    [
-        (by_hand, with_saga),
-        (by_hand_in_parallel, with_saga_in_parallel),
-        (by_hand, with_everything),
-    ],
+    [(by_hand, with_saga), (by_hand_in_parallel, with_saga_in_parallel), (by_hand, with_everything)],
     ids=["sequential", "parallel", "every part"],
 )
 def test_rule_10_the_same_commands(hand: type[Any], ours: type[Any]) -> None:

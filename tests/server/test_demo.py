@@ -95,12 +95,7 @@ LOST = books(900, 50, transit=100)
         (RIGHT, LOST, True, None),
         (LOST, LOST, True, "Story 1: ours is wrong, 1.00 EUR lost - 9.50 EUR of 10.50 EUR"),
         (LOST, RIGHT, False, "Story 1: ours is wrong, 1.00 EUR lost - 9.50 EUR of 10.50 EUR"),
-        (
-            books(900, 150),
-            LOST,
-            True,
-            "Story 1: ours is wrong, in the wrong place - 10.50 EUR of 10.50 EUR",
-        ),
+        (books(900, 150), LOST, True, "Story 1: ours is wrong, in the wrong place - 10.50 EUR of 10.50 EUR"),
         (
             books(1000, 50, transit=100),
             LOST,

@@ -84,8 +84,5 @@ async def test_a_database_outlives_its_server(tmp_path: Path) -> None:
     database = tmp_path / "temporal.db"
     async with dev_server(database=database) as env:
         await env.client.start_workflow(Sleeper.run, 0, id="sleeper", task_queue="sleepers")
-    async with (
-        dev_server(database=database) as env,
-        Worker(env.client, task_queue="sleepers", workflows=[Sleeper]),
-    ):
+    async with dev_server(database=database) as env, Worker(env.client, task_queue="sleepers", workflows=[Sleeper]):
         assert await env.client.get_workflow_handle("sleeper").result() == 0

@@ -21,10 +21,7 @@ async def test_quick_start_prints_what_the_readme_says(env: WorkflowEnvironment,
     script.write_text(code.replace("localhost:7233", address))
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(script),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        sys.executable, str(script), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, errors = await process.communicate()
 

@@ -94,10 +94,9 @@ async def process(client: Client, queue: str) -> AsyncIterator[asyncio.subproces
 @pytest.mark.parametrize("during", ["step", "undo"])
 async def test_killed_in_the_middle(client: Client, runs: Runs, during: str) -> None:
     queue = f"q-{uuid4()}"
-    hanging = {
-        "step": Effect("b", "hangs first", seconds=1.5, attempts=1),
-        "undo": Effect("b", undo="hangs first"),
-    }[during]
+    hanging = {"step": Effect("b", "hangs first", seconds=1.5, attempts=1), "undo": Effect("b", undo="hangs first")}[
+        during
+    ]
     run = await runs.start(Sequence.run, Plan([Effect("a"), hanging], "raise"), queue=queue)
     async with process(client, queue) as worker:
         await eventually(lambda: is_pending(run, "b:do" if during == "step" else "b:undo"))

@@ -37,9 +37,7 @@ async def test_hazard_1_cancelled_in_a_sleep(runs: Runs, workflow: Workflow, sta
 
 
 @pytest.mark.parametrize(
-    ("workflow", "stands"),
-    [(LOOP, ["a"]), (SHIELD, ["a"]), (OURS, [])],
-    ids=["loop", "shield", "ours"],
+    ("workflow", "stands"), [(LOOP, ["a"]), (SHIELD, ["a"]), (OURS, [])], ids=["loop", "shield", "ours"]
 )
 async def test_hazard_2_cancelled_while_compensations_run(runs: Runs, workflow: Workflow, stands: list[str]) -> None:
     run = await runs.start(workflow, Plan([Effect("a"), Effect("b", undo="stubborn")], "raise"), False)
@@ -58,9 +56,7 @@ async def test_hazard_2_cancelled_while_compensations_run(runs: Runs, workflow: 
 
 
 @pytest.mark.parametrize(
-    ("workflow", "stands"),
-    [(LOOP, []), (SHIELD, []), (OURS, ["a"])],
-    ids=["loop", "shield", "ours"],
+    ("workflow", "stands"), [(LOOP, []), (SHIELD, []), (OURS, ["a"])], ids=["loop", "shield", "ours"]
 )
 async def test_hazard_3_a_bug(runs: Runs, workflow: Workflow, stands: list[str]) -> None:
     run = await runs.start(workflow, Plan([Effect("a")], "bug"), False)
@@ -71,9 +67,7 @@ async def test_hazard_3_a_bug(runs: Runs, workflow: Workflow, stands: list[str])
 
 
 @pytest.mark.parametrize(
-    ("workflow", "stands"),
-    [(LOOP, ["late"]), (SHIELD, ["late"]), (OURS, [])],
-    ids=["loop", "shield", "ours"],
+    ("workflow", "stands"), [(LOOP, ["late"]), (SHIELD, ["late"]), (OURS, [])], ids=["loop", "shield", "ours"]
 )
 async def test_hazard_4_a_parallel_step_that_succeeds_late(runs: Runs, workflow: Workflow, stands: list[str]) -> None:
     run = await runs.start(workflow, Plan([Effect("late", "deaf"), Effect("bad", "boom")]), True)

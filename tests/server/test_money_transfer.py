@@ -32,13 +32,7 @@ from temporalio.worker import Replayer
 
 from examples.money_transfer.activities import Bank
 from examples.money_transfer.ledger import Ledger, in_transit
-from examples.money_transfer.models import (
-    Decision,
-    Review,
-    Transfer,
-    TransferResult,
-    TransferStatus,
-)
+from examples.money_transfer.models import Decision, Review, Transfer, TransferResult, TransferStatus
 from examples.money_transfer.starter import root_cause, start
 from examples.money_transfer.worker import build_worker
 from examples.money_transfer.workflows import MoneyTransfer
@@ -371,8 +365,7 @@ async def output(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [((), "COMPLETED: receipt"), (("--freeze",), "DECLINED: account bob is frozen")],
+    ("arguments", "expected"), [((), "COMPLETED: receipt"), (("--freeze",), "DECLINED: account bob is frozen")]
 )
 async def test_the_demo_runs(client: Client, arguments: tuple[str, ...], expected: str) -> None:
     address = client.service_client.config.target_host

@@ -19,32 +19,13 @@ import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import (
-    Client,
-    ScheduleActionExecutionStartWorkflow,
-    WorkflowFailureError,
-    WorkflowHandle,
-)
-from temporalio.exceptions import (
-    ActivityError,
-    ApplicationError,
-    CancelledError,
-    WorkflowAlreadyStartedError,
-)
+from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from examples.order.activities import Shop
-from examples.order.models import (
-    Line,
-    Message,
-    Order,
-    OrderState,
-    OrderStatus,
-    Payment,
-    Report,
-    Shipment,
-)
+from examples.order.models import Line, Message, Order, OrderState, OrderStatus, Payment, Report, Shipment
 from examples.order.starter import place_order, schedule_report
 from examples.order.store import Store
 from examples.order.worker import build_worker
@@ -231,10 +212,7 @@ async def test_the_second_carrier_takes_it(client: Client, store: Store, task_qu
     assert state.status is OrderStatus.SHIPPED
     # Only the pickup of the first carrier is undone, the payment is not.
     assert await scheduled(handle, "undo") == ["cancel_pickup"]
-    assert store.rows("SELECT * FROM carriers ORDER BY name") == [
-        ("post", 9, 9),
-        ("swift", 10, 0),
-    ]
+    assert store.rows("SELECT * FROM carriers ORDER BY name") == [("post", 9, 9), ("swift", 10, 0)]
     assert messages(store, "warehouse") == [f"pack {order.id}, label post/{order.id}"]
 
 
@@ -315,10 +293,7 @@ async def test_no_shipment_in_time(time_skipping_env: WorkflowEnvironment, store
     assert state == OrderState(OrderStatus.NOT_SHIPPED, "not shipped within 7 days")
     assert await scheduled(handle, "undo") == UNDO_ALL
     assert messages(store, "support") == [f"{order.id}: NOT_SHIPPED, not shipped within 7 days"]
-    assert messages(store, "mail") == [
-        f"{order.id}: CONFIRMED",
-        f"{order.id}: NOT_SHIPPED, not shipped within 7 days",
-    ]
+    assert messages(store, "mail") == [f"{order.id}: CONFIRMED", f"{order.id}: NOT_SHIPPED, not shipped within 7 days"]
     assert_untouched(store)
     history = await events(handle)
     took = history[-1].event_time.ToDatetime() - history[0].event_time.ToDatetime()
@@ -420,18 +395,13 @@ async def test_the_report_is_scheduled(client: Client, store: Store, task_queue:
 
 
 async def test_worker_and_starter_as_processes(env: WorkflowEnvironment, tmp_path: Path, task_queue: str) -> None:
-    environment = {
-        **os.environ,
-        "TEMPORAL_ADDRESS": env.client.service_client.config.target_host,
-    }
+    environment = {**os.environ, "TEMPORAL_ADDRESS": env.client.service_client.config.target_host}
     database = str(tmp_path / "orders.db")
     order_id = f"order-{uuid4()}"
 
     async def start(module: str, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", f"examples.{module}", *arguments),
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
+            *(sys.executable, "-m", f"examples.{module}", *arguments), env=environment, stdout=asyncio.subprocess.PIPE
         )
 
     async def starter(*arguments: str) -> str:

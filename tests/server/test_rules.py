@@ -21,10 +21,7 @@ from uuid import uuid4
 
 import pytest
 from temporalio import activity
-from temporalio.client import (
-    WorkflowExecutionStatus,
-    WorkflowUpdateFailedError,
-)
+from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
@@ -368,11 +365,7 @@ async def test_rule_07_swallowed_by_a_gather(runs: Runs) -> None:
 async def test_rule_07_an_undo_that_fails_then_ends_the_scope_badly(runs: Runs) -> None:
     run = await runs.start(Cards.run, Plan([Effect("card-1", "lost", undo="boom"), Effect("b")]))
     failure = await run.failure()
-    assert causes(failure) == [
-        "ApplicationError CompensationError",
-        "ActivityError",
-        "ApplicationError Lost",
-    ]
+    assert causes(failure) == ["ApplicationError CompensationError", "ActivityError", "ApplicationError Lost"]
 
 
 # --- 8. Errors tell the truth
@@ -465,10 +458,7 @@ async def test_rule_10_a_deadline_adds_its_timer(runs: Runs) -> None:
         types.append((await run.history()).types)
     with_it, without = types
     assert [name for name in with_it if not name.startswith("TIMER_")] == without
-    assert [name for name in with_it if name.startswith("TIMER_")] == [
-        "TIMER_STARTED",
-        "TIMER_CANCELED",
-    ]
+    assert [name for name in with_it if name.startswith("TIMER_")] == ["TIMER_STARTED", "TIMER_CANCELED"]
 
 
 # --- 11. Nothing leaks

@@ -439,10 +439,7 @@ class Parent:
             for effect in plan.effects:
                 await step(saga, effect)
             await saga.execute_child_workflow(
-                Sequence.run,
-                of_the_child,
-                compensation=Compensation(Sequence.run, undo_by),
-                step="child",
+                Sequence.run, of_the_child, compensation=Compensation(Sequence.run, undo_by), step="child"
             )
             return await go_on(saga, plan)
 
@@ -468,10 +465,7 @@ class Adopts:
         async with scope() as saga:
             await step(saga, before)
             await saga.execute_child_workflow(
-                Detaches.run,
-                of_the_child,
-                compensation_from=lambda outcome: outcome.result,
-                step="child",
+                Detaches.run, of_the_child, compensation_from=lambda outcome: outcome.result, step="child"
             )
             await step(saga, after)
             raise boom()
@@ -494,10 +488,7 @@ class Kinds:
             await saga.execute_activity(seal, "called", compensation=unseal, step="called")
             await saga.execute_activity("do", Effect("named"), result_type=str, compensation="undo", step="named")
             await saga.execute_activity(
-                do,
-                Effect("chosen"),
-                compensation_from=lambda outcome: Compensation(undo, outcome.input),
-                step="chosen",
+                do, Effect("chosen"), compensation_from=lambda outcome: Compensation(undo, outcome.input), step="chosen"
             )
             raise boom()
 
@@ -512,10 +503,7 @@ class Queues:
         async with scope(plan) as saga:
             await step(saga, first)
             await step(
-                saga,
-                second,
-                task_queue="nobody-works-here",
-                schedule_to_start_timeout=timedelta(milliseconds=200),
+                saga, second, task_queue="nobody-works-here", schedule_to_start_timeout=timedelta(milliseconds=200)
             )
 
 
@@ -606,10 +594,7 @@ class StartsAndRaises:
         async with scope() as saga:
             child = asyncio.create_task(
                 saga.execute_child_workflow(
-                    Sequence.run,
-                    of_the_child,
-                    compensation=Compensation(Sequence.run, Plan()),
-                    step="child",
+                    Sequence.run, of_the_child, compensation=Compensation(Sequence.run, Plan()), step="child"
                 )
             )
             await asyncio.sleep(0)
@@ -646,11 +631,7 @@ class Reverts:
     async def run(self, secret: str) -> None:
         async with scope() as saga:
             await saga.execute_activity(
-                do,
-                Effect("a", undo="gate"),
-                step="a",
-                compensation=undo,
-                start_to_close_timeout=TEN,
+                do, Effect("a", undo="gate"), step="a", compensation=undo, start_to_close_timeout=TEN
             )
             await saga.execute_activity(
                 "whisper",

@@ -220,14 +220,4 @@ class Unseal:
 
 
 DESK = Desk("desk")
-ACTIVITIES: list[Callable[..., object]] = [
-    do,
-    undo,
-    push,
-    stamp,
-    unstamp,
-    DESK.reserve,
-    DESK.release,
-    Seal(),
-    Unseal(),
-]
+ACTIVITIES: list[Callable[..., object]] = [do, undo, push, stamp, unstamp, DESK.reserve, DESK.release, Seal(), Unseal()]

@@ -69,14 +69,8 @@ async def activities(saga: Saga, order: Order) -> None:
     assert_type(await saga.execute_activity(charge, order, compensation=Unship.run), Receipt)
     assert_type(await saga.execute_activity(charge, order, compensation="refund"), Receipt)
     assert_type(await saga.execute_activity(charge, order, compensation=None), Receipt)
-    assert_type(
-        await saga.execute_activity(charge, order, compensation=Compensation(refund, order)),
-        Receipt,
-    )
-    assert_type(
-        await saga.execute_activity(allocate, args=[order, 1], compensation=release),
-        str,
-    )
+    assert_type(await saga.execute_activity(charge, order, compensation=Compensation(refund, order)), Receipt)
+    assert_type(await saga.execute_activity(allocate, args=[order, 1], compensation=release), str)
     assert_type(await saga.execute_activity(allocate_sync, args=[order, 1]), str)
     assert_type(await saga.execute_activity(Audit(), order, compensation=refund), int)
     assert_type(await saga.execute_activity(Bank().withdraw, order), Receipt)
@@ -86,84 +80,44 @@ async def activities(saga: Saga, order: Order) -> None:
 
 
 async def outcomes(saga: Saga, order: Order) -> None:
-    assert_type(
-        await saga.execute_activity(charge, order, compensation_from=by_outcome),
-        Receipt,
-    )
-    assert_type(
-        await saga.execute_activity(charge_sync, order, compensation_from=by_any_outcome),
-        Receipt,
-    )
-    assert_type(
-        await saga.execute_activity(open_till, compensation_from=by_any_outcome),
-        int,
-    )
-    assert_type(
-        await saga.execute_activity(allocate, args=[order, 1], compensation_from=by_any_outcome),
-        str,
-    )
+    assert_type(await saga.execute_activity(charge, order, compensation_from=by_outcome), Receipt)
+    assert_type(await saga.execute_activity(charge_sync, order, compensation_from=by_any_outcome), Receipt)
+    assert_type(await saga.execute_activity(open_till, compensation_from=by_any_outcome), int)
+    assert_type(await saga.execute_activity(allocate, args=[order, 1], compensation_from=by_any_outcome), str)
     assert_type(
         await saga.execute_activity(charge, order, compensation_from=lambda o: Compensation(refund, o.input)),
         Receipt,  # not in mypy, pyrefly: Any, since the lambda fits the overload for `def` too
     )
     assert_type(
         await saga.execute_activity(
-            charge,
-            order,
-            compensation_from=lambda o: Compensation(refund_receipt, o.result) if o.result else None,
+            charge, order, compensation_from=lambda o: Compensation(refund_receipt, o.result) if o.result else None
         ),
         Receipt,  # not in pyrefly: Any, as above
     )
-    assert_type(
-        await saga.execute_child_workflow(Onboard.run, order, compensation_from=lambda o: o.result),
-        SagaState,
-    )
+    assert_type(await saga.execute_child_workflow(Onboard.run, order, compensation_from=lambda o: o.result), SagaState)
 
 
 async def methods(saga: Saga, order: Order) -> None:
     assert_type(await saga.execute_activity_method(Bank.open, compensation=Bank.close), int)
     assert_type(await saga.execute_activity_method(Bank.open_sync, compensation=close_till), int)
-    assert_type(
-        await saga.execute_activity_method(Bank.withdraw, order, compensation=Bank.refund),
-        Receipt,
-    )
-    assert_type(
-        await saga.execute_activity_method(Bank.withdraw_sync, order, compensation=refund),
-        Receipt,
-    )
-    assert_type(
-        await saga.execute_activity_method(Bank.withdraw, order, compensation_from=by_outcome),
-        Receipt,
-    )
+    assert_type(await saga.execute_activity_method(Bank.withdraw, order, compensation=Bank.refund), Receipt)
+    assert_type(await saga.execute_activity_method(Bank.withdraw_sync, order, compensation=refund), Receipt)
+    assert_type(await saga.execute_activity_method(Bank.withdraw, order, compensation_from=by_outcome), Receipt)
     assert_type(await saga.execute_activity_method(Bank.move, args=[order, 1]), str)
-    assert_type(
-        await saga.execute_activity_method(Bank.move_sync, args=[order, 1], compensation=release),
-        str,
-    )
+    assert_type(await saga.execute_activity_method(Bank.move_sync, args=[order, 1], compensation=release), str)
 
 
 async def children(saga: Saga, order: Order) -> None:
     assert_type(await saga.execute_child_workflow(Sweep.run, compensation=Unsweep.run), int)
-    assert_type(
-        await saga.execute_child_workflow(Ship.run, order, compensation=Unship.run, id="ship"),
-        Receipt,
-    )
-    assert_type(
-        await saga.execute_child_workflow(Ship.run, order, compensation=refund, run_timeout=SECOND),
-        Receipt,
-    )
+    assert_type(await saga.execute_child_workflow(Ship.run, order, compensation=Unship.run, id="ship"), Receipt)
+    assert_type(await saga.execute_child_workflow(Ship.run, order, compensation=refund, run_timeout=SECOND), Receipt)
     assert_type(
         await saga.execute_child_workflow(
-            Ship.run,
-            order,
-            compensation=Compensation.child_workflow(Unship.run, order, id="unship"),
+            Ship.run, order, compensation=Compensation.child_workflow(Unship.run, order, id="unship")
         ),
         Receipt,
     )
-    assert_type(
-        await saga.execute_child_workflow(Ship.run, order, compensation_from=by_outcome),
-        Receipt,
-    )
+    assert_type(await saga.execute_child_workflow(Ship.run, order, compensation_from=by_outcome), Receipt)
     assert_type(await saga.execute_child_workflow(Pack.run, args=[order, 1]), str)
     assert_type(await saga.execute_child_workflow("Ship", order, compensation="unship"), Any)
     assert_type(await saga.execute_child_workflow("Ship", order, result_type=Receipt), Any)
@@ -191,22 +145,13 @@ async def options(saga: Saga, order: Order) -> None:
         ),
         Receipt,
     )
-    assert_type(
-        await workflow.execute_activity(charge, order, summary="s", **presets.forward_only()),
-        Receipt,
-    )
+    assert_type(await workflow.execute_activity(charge, order, summary="s", **presets.forward_only()), Receipt)
     child = workflow.ChildWorkflowConfig(task_queue="q")
-    assert_type(
-        await saga.execute_child_workflow(Ship.run, order, step="ship", key="1", **child),
-        Receipt,
-    )
+    assert_type(await saga.execute_child_workflow(Ship.run, order, step="ship", key="1", **child), Receipt)
 
 
 async def parallel(saga: Saga, orders: list[Order]) -> None:
-    assert_type(
-        await asyncio.gather(*[saga.execute_activity(charge, order) for order in orders]),
-        list[Receipt],
-    )
+    assert_type(await asyncio.gather(*[saga.execute_activity(charge, order) for order in orders]), list[Receipt])
     both = asyncio.gather(saga.execute_activity(open_till), saga.execute_activity(charge, orders[0]))
     assert_type(await both, tuple[int, Receipt])
     task = asyncio.create_task(saga.execute_activity(charge, orders[0]))
