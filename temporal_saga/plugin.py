@@ -5,7 +5,7 @@
 
 Two ways to close a run lie outside every scope in it: an exception that leaves a signal handler closes it at once, and
 a main method that ends, or is cancelled, closes it under the sagas that handlers opened. With the plugin the run waits
-until its open sagas have been cancelled and unwound. And a cancel of the workflow that comes after a pivot is held until
+until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held until
 that saga has ended, wherever the main method waits. It registers no activity and no workflow.
 """
 
