@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -25,8 +26,8 @@ async def test_quick_start_prints_what_the_readme_says(env: WorkflowEnvironment,
     )
     output, errors = await process.communicate()
 
-    # A worker's process may crash once all is done and said (github.com/temporalio/sdk-python/issues/300).
-    assert process.returncode == 0 or b"PyGILState_Release" in errors, errors.decode()
+    # A worker's process may crash at its end, when all is done and said (github.com/temporalio/sdk-python/issues/300).
+    assert process.returncode in (0, -signal.SIGABRT, -signal.SIGSEGV), errors.decode()
     assert b"Traceback" not in errors, errors.decode()
     pattern = re.escape(printed).replace(re.escape("..."), r"[0-9a-f-]{36}")
     assert re.fullmatch(pattern, output.decode()), output.decode()
