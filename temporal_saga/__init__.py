@@ -10,7 +10,7 @@ from temporalio import workflow
 # The sandbox imports a workflow's modules anew for each run. Passed through, the library is imported once a process:
 # measured as 2 ms a run instead of 30, with no plugin, and its classes are the same inside and outside.
 with workflow.unsafe.imports_passed_through():
-    from temporal_saga import presets
+    from temporal_saga import errors, presets
     from temporal_saga._compensation import Compensation, SagaState, StepOutcome
     from temporal_saga._identity import Step, business_key, current_step
     from temporal_saga._outcome import Outcome
@@ -34,5 +34,6 @@ __all__ = [
     "StepReport",
     "business_key",
     "current_step",
+    "errors",
     "presets",
 ]

@@ -1,4 +1,4 @@
-"""The errors of the library.
+"""The errors of the library, and what each says of a step.
 
 Every error that may cross a process is an `ApplicationError`, since only its type and details travel
 (the SDK's failure converter): its type is the bare class name, and code on the other side matches on that.
@@ -7,8 +7,18 @@ Every error that may cross a process is an `ApplicationError`, since only its ty
     ├── CompensationError       a compensation failed for good
     ├── SagaClosed              a step, or a registration, after the scope has ended
     ├── SagaDeadlineExceeded    the `deadline=` of a saga passed
-    ├── Declined                raise in an activity: the answer is no, as business
-    └── Rejected                raise in an activity: the request cannot succeed
+    │   raise in an activity, which is tried again:
+    ├── NotSent                 the request never left
+    ├── Throttled               refused: later
+    ├── Conflict                rolled back by a conflict
+    ├── InProgress              another attempt is at it
+    ├── Ambiguous               it may have taken effect
+    │   raise in an activity, which is not tried again:
+    ├── Declined                the answer is no, as business
+    ├── Rejected                the request cannot succeed
+    ├── AuthenticationError     not allowed: credentials, permissions
+    ├── KeyMisuse               the key was used with another payload
+    └── Fenced                  the step was undone before it came
 
 Misuse that only the programmer can cause is a plain `RuntimeError`, `TypeError` or `ValueError`. It fails the workflow
 task, which is retried until a fixed deployment carries on: nothing is lost, and nothing is refunded for a bug.
@@ -17,24 +27,117 @@ task, which is retried until a fixed deployment carries on: nothing is lost, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from ._mark import earlier_attempts_are_definite, failure_mark
+
 if TYPE_CHECKING:
     from ._report import SagaReport
 
-__all__ = ["CompensationError", "Declined", "Rejected", "SagaClosed", "SagaDeadlineExceeded"]
+__all__ = [
+    "Ambiguous",
+    "AuthenticationError",
+    "CompensationError",
+    "Conflict",
+    "Declined",
+    "FailureKind",
+    "Fenced",
+    "InProgress",
+    "KeyMisuse",
+    "NotSent",
+    "Rejected",
+    "SagaClosed",
+    "SagaDeadlineExceeded",
+    "Throttled",
+]
 
-MARK = "temporal_saga"
+
+class FailureKind(str, Enum):
+    """What a failure of an activity's attempt means: whether to try again, and what it says of the effect."""
+
+    NOT_SENT = "NOT_SENT"
+    """The request never left: refused connection, name not found."""
+    THROTTLED = "THROTTLED"
+    """Refused, to be tried later: 429, a quota."""
+    CONFLICT = "CONFLICT"
+    """Rolled back by a conflict: deadlock, serialization failure."""
+    IN_PROGRESS = "IN_PROGRESS"
+    """The same key is being processed: another attempt may yet take effect."""
+    AMBIGUOUS = "AMBIGUOUS"
+    """Sent, and no answer that says what became of it: a read timeout, a 500."""
+    REJECTED = "REJECTED"
+    """Refused, and would be again: bad input."""
+    DECLINED = "DECLINED"
+    """Refused as business: a declined card."""
+    AUTH = "AUTH"
+    """Not allowed: credentials, permissions."""
+    KEY_MISUSE = "KEY_MISUSE"
+    """The idempotency key was used with another payload, which may have taken effect."""
+    FENCED = "FENCED"
+    """The step was undone before this attempt came, so it was refused."""
+    CANCELLED = "CANCELLED"
+    """Cancelled while it ran."""
+    BUG = "BUG"
+    """An exception that no rule knows."""
+    INFRA = "INFRA"
+    """Temporal's own side."""
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying again can help."""
+        return self in _RETRYABLE
+
+    @property
+    def effect(self) -> Literal["none", "unknown"]:
+        """What a failure of this kind says by itself of the effect; of earlier attempts it says nothing."""
+        return "none" if self in _WITHOUT_EFFECT else "unknown"
+
+
+_RETRYABLE = frozenset(
+    {
+        FailureKind.NOT_SENT,
+        FailureKind.THROTTLED,
+        FailureKind.CONFLICT,
+        FailureKind.IN_PROGRESS,
+        FailureKind.AMBIGUOUS,
+        FailureKind.BUG,
+    }
+)
+_WITHOUT_EFFECT = frozenset(
+    {
+        FailureKind.NOT_SENT,
+        FailureKind.THROTTLED,
+        FailureKind.CONFLICT,
+        FailureKind.REJECTED,
+        FailureKind.DECLINED,
+        FailureKind.AUTH,
+        FailureKind.FENCED,
+    }
+)
 
 
 class _SagaError(ApplicationError):
     def __init__(
-        self, message: str, *details: Any, category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED
+        self,
+        message: str,
+        *details: Any,
+        non_retryable: bool = True,
+        next_retry_delay: timedelta | None = None,
+        category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
     ) -> None:
-        super().__init__(message, *details, type=type(self).__name__, non_retryable=True, category=category)
+        super().__init__(
+            message,
+            *details,
+            type=type(self).__name__,
+            non_retryable=non_retryable,
+            next_retry_delay=next_retry_delay,
+            category=category,
+        )
 
     # A process pool pickles what an activity raises. The default would call `__init__` with the one string in `args`
     # ("type: message"), and lose the details.
@@ -60,50 +163,194 @@ class SagaDeadlineExceeded(_SagaError):
     """The `deadline=` of a saga passed; the saga has been unwound."""
 
 
-class _Answer(_SagaError):
-    def __init__(self, message: str, *details: Any, category: ApplicationErrorCategory) -> None:
-        super().__init__(message, *details, _mark(type(self).__name__.upper()), category=category)
+class ActivityFailure(_SagaError):
+    """What the errors to raise in an activity share. Not to be raised itself."""
+
+    kind: ClassVar[FailureKind]
+    """What it means; the mark carries it."""
+    _benign: ClassVar[bool] = False
+    _default: ClassVar[str]
+
+    def __init__(self, message: str | None = None, *details: Any, retry_after: timedelta | None = None) -> None:
+        super().__init__(
+            message or self._default,
+            *details,
+            failure_mark(self.kind.value, self.kind.effect if _earlier_attempts_are_definite() else "unknown"),
+            non_retryable=not self.kind.retryable,
+            next_retry_delay=retry_after,
+            category=ApplicationErrorCategory.BENIGN if self._benign else ApplicationErrorCategory.UNSPECIFIED,
+        )
+
+    def _settle(self, *, definite_before: bool) -> None:
+        """Say what was not known where the error was made: whether each earlier attempt ended without an effect."""
+        mark = failure_mark(self.kind.value, self.kind.effect if definite_before else "unknown")
+        self._details = (*self._details[:-1], mark)
+
+    def _try_again(self, *, after: timedelta | None) -> None:
+        """Set when to try again; None is the retry policy's interval."""
+        self._next_retry_delay = after
+
+    def _give_up(self) -> None:
+        """Let it not be tried again, whatever its kind."""
+        self._non_retryable = True
 
 
-class Declined(_Answer):
+class _Final(ActivityFailure):
+    def __init__(self, message: str | None = None, *details: Any) -> None:
+        super().__init__(message, *details)
+
+
+class NotSent(ActivityFailure):
+    """Raise in an activity: the request never left, so nothing took effect.
+
+    Tried again. A `Declined` in the attempt after it is proof only with `classify_errors` or
+    `SagaPlugin(classify=...)`, which hand on what this attempt knew.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        retry_after: When to try again, in place of the retry policy's interval.
+    """
+
+    kind = FailureKind.NOT_SENT
+    _default = "not sent"
+
+
+class Throttled(ActivityFailure):
+    """Raise in an activity: refused for now, and nothing took effect (429, a quota).
+
+    Tried again. Category BENIGN: the SDK logs it at DEBUG and counts no failure. Proof as `NotSent` is.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        retry_after: When to try again, in place of the retry policy's interval.
+    """
+
+    kind = FailureKind.THROTTLED
+    _benign = True
+    _default = "throttled"
+
+
+class Conflict(ActivityFailure):
+    """Raise in an activity: a conflict rolled it back, and nothing took effect (a deadlock).
+
+    Tried again. Proof as `NotSent` is.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        retry_after: When to try again, in place of the retry policy's interval.
+    """
+
+    kind = FailureKind.CONFLICT
+    _default = "conflict"
+
+
+class InProgress(ActivityFailure):
+    """Raise in an activity: another attempt is at it, and may yet take effect. Proves nothing.
+
+    Tried again. Category BENIGN: the SDK logs it at DEBUG and counts no failure.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        retry_after: When to try again, in place of the retry policy's interval.
+    """
+
+    kind = FailureKind.IN_PROGRESS
+    _benign = True
+    _default = "in progress"
+
+
+class Ambiguous(ActivityFailure):
+    """Raise in an activity: sent, and it may have taken effect (a read timeout). Proves nothing.
+
+    Tried again, which is safe with an idempotency key; `presets.at_most_once` does not try again.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        retry_after: When to try again, in place of the retry policy's interval.
+    """
+
+    kind = FailureKind.AMBIGUOUS
+    _default = "it may have taken effect"
+
+
+class Declined(_Final):
     """Raise in an activity: the other side answered no, as business (a declined card), and nothing took effect.
 
     Not retried. Category BENIGN: the SDK logs it at DEBUG and counts no failure. On the first attempt it proves that
-    the step had no effect, so that its compensation does not run; a later attempt proves nothing of the earlier ones.
+    the step had no effect, so that its compensation does not run. On a later one it proves nothing of the attempts
+    before it, unless `classify_errors` or `SagaPlugin(classify=...)` saw them.
 
     Args:
         message: For people.
         details: Anything the data converter can encode. The library's mark is appended as the last one.
     """
 
-    def __init__(self, message: str = "declined", *details: Any) -> None:
-        super().__init__(message, *details, category=ApplicationErrorCategory.BENIGN)
+    kind = FailureKind.DECLINED
+    _benign = True
+    _default = "declined"
 
 
-class Rejected(_Answer):
+class Rejected(_Final):
     """Raise in an activity: the request is refused, would be again, and nothing took effect (bad input, 422).
 
-    Not retried. On the first attempt it proves that the step had no effect, as `Declined` does.
+    Not retried. Proof as `Declined` is.
 
     Args:
         message: For people.
         details: Anything the data converter can encode. The library's mark is appended as the last one.
     """
 
-    def __init__(self, message: str = "rejected", *details: Any) -> None:
-        super().__init__(message, *details, category=ApplicationErrorCategory.UNSPECIFIED)
+    kind = FailureKind.REJECTED
+    _default = "rejected"
 
 
-def _mark(kind: str) -> dict[str, Any]:
-    # An attempt that failed before this one may have taken effect, and a workflow cannot know what its activities did.
-    proven = activity.in_activity() and activity.info().attempt == 1
-    return {MARK: {"v": 1, "kind": kind, "effect": "none" if proven else "unknown"}}
+class AuthenticationError(_Final):
+    """Raise in an activity: the credentials or permissions do not allow it, and nothing took effect.
+
+    Not retried. Proof as `Declined` is.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+    """
+
+    kind = FailureKind.AUTH
+    _default = "not authorized"
 
 
-def says_no_effect(error: BaseException | None) -> bool:
-    """Tell whether the last detail of an activity's error is our mark that nothing took effect."""
-    if not isinstance(error, ApplicationError) or not error.details:
-        return False
-    last: object = error.details[-1]
-    mark = cast("dict[str, object]", last).get(MARK) if isinstance(last, dict) else None
-    return isinstance(mark, dict) and cast("dict[str, object]", mark).get("effect") == "none"
+class KeyMisuse(_Final):
+    """Raise in an activity: the idempotency key was used with another payload, which may have taken effect.
+
+    Not retried. Proves nothing.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+    """
+
+    kind = FailureKind.KEY_MISUSE
+    _default = "the idempotency key was used with another payload"
+
+
+class Fenced(_Final):
+    """Raise in an activity: the step was undone before this attempt came, and the attempt took no effect.
+
+    Not retried. Proof as `Declined` is.
+
+    Args:
+        message: For people.
+        details: Anything the data converter can encode. The library's mark is appended as the last one.
+    """
+
+    kind = FailureKind.FENCED
+    _default = "the step was undone before"
+
+
+def _earlier_attempts_are_definite() -> bool:
+    # A workflow cannot know what its activities did.
+    return activity.in_activity() and earlier_attempts_are_definite(activity.info())

@@ -7,17 +7,26 @@ Two ways to close a run lie outside every scope in it: an exception that leaves 
 a main method that ends, or is cancelled, closes it under the sagas that handlers opened. With the plugin the run waits
 until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held until
 that saga has ended, wherever the main method waits. It registers no activity and no workflow.
+
+With `classify=` it does for each activity of the worker what `classify_errors` does for one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, cast
 
-from temporalio import workflow
+from temporalio import activity, workflow
+from temporalio.exceptions import is_cancelled_exception
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ActivityOutboundInterceptor,
+    ExecuteActivityInput,
     ExecuteWorkflowInput,
     HandleSignalInput,
     HandleUpdateInput,
@@ -28,20 +37,29 @@ from temporalio.worker import (
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from ._attempt import Attempt
 from ._outcome import saga_failure
 from ._report import Registry
 from ._saga import UNWOUND, Saga, guarded
 from ._unwind import probe_eviction
+from .classification import Profile, translated
+from .errors import CompensationError
 
 __all__ = ["SagaPlugin"]
 
 
 class SagaPlugin(SimplePlugin):
-    """Give it to the client, which hands it on to its workers, or to a worker or a `Replayer`; not to both."""
+    """Give it to the client, which hands it on to its workers, or to a worker or a `Replayer`; not to both.
 
-    def __init__(self) -> None:
+    Args:
+        classify: Whether the exceptions of each activity become the errors that say what they mean; a profile for a
+            worker that calls one provider. See `classification`.
+    """
+
+    def __init__(self, *, classify: bool | Profile = False) -> None:
+        profile = Profile() if classify is True else classify or None
         cast(Any, super()).__init__(
-            "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor()], workflow_runner=_pass_through
+            "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor(profile)], workflow_runner=_pass_through
         )
 
 
@@ -55,6 +73,12 @@ def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
 
 
 class _SagaInterceptor(Interceptor):
+    def __init__(self, profile: Profile | None) -> None:
+        self._profile = profile
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return next if self._profile is None else _Classify(next, self._profile)
+
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
         return _HoldClose
 
@@ -65,6 +89,7 @@ class _HoldClose(WorkflowInboundInterceptor):
     def __init__(self, next: WorkflowInboundInterceptor) -> None:
         super().__init__(next)
         self._signal_error: BaseException | None = None
+        self._cut_short: CompensationError | None = None
         self._main_has_ended = False
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
@@ -94,6 +119,8 @@ class _HoldClose(WorkflowInboundInterceptor):
                 probe_eviction()
         self._main_has_ended = True
         await _end_sagas()
+        if self._cut_short is not None and outcome is not None and is_cancelled_exception(outcome):
+            outcome = self._cut_short  # Cancelled would say that all has been undone
         outcome = self._signal_error or outcome  # which came first, and cancelled the main method's saga
         if outcome is not None:
             raise outcome
@@ -124,6 +151,8 @@ class _HoldClose(WorkflowInboundInterceptor):
         # Cut short, by the end of the main method or by a saga that has unwound, it has no error of its own; and a run
         # closes once.
         if self._main_has_ended or failure.args == (UNWOUND,) or self._signal_error is not None:
+            if isinstance(failure, CompensationError):
+                self._cut_short = failure
             return
         self._signal_error = failure
         await _end_sagas()
@@ -190,3 +219,55 @@ async def _end_sagas() -> None:
             await workflow.wait_condition(lambda: not open_sagas())
         except asyncio.CancelledError:
             probe_eviction()
+
+
+class _Classify(ActivityInboundInterceptor):
+    """Around one attempt of an activity."""
+
+    def __init__(self, next: ActivityInboundInterceptor, profile: Profile) -> None:
+        super().__init__(next)
+        self._profile = profile
+
+    def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        self._attempt = Attempt(outbound.info(), outbound.heartbeat)
+        super().init(_HideMark(outbound, self._attempt))
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        if input.executor is not None and not isinstance(input.executor, ThreadPoolExecutor):
+            input = dataclasses.replace(input, fn=_InProcess(input.fn, self._profile))
+        try:
+            return await super().execute_activity(input)
+        except Exception as error:
+            failure = self._attempt.settle(translated(error, self._profile))
+            if failure is not error:
+                raise failure from error
+            raise
+
+
+class _HideMark(ActivityOutboundInterceptor):
+    def __init__(self, next: ActivityOutboundInterceptor, attempt: Attempt) -> None:
+        super().__init__(next)
+        self._attempt = attempt
+
+    def info(self) -> activity.Info:
+        return self._attempt.info
+
+    def heartbeat(self, *details: Any) -> None:
+        self._attempt.heartbeat(*details)
+
+
+@dataclass(frozen=True)
+class _InProcess:
+    """Translates in the pool's own process: not every exception of a client survives pickling, ours do."""
+
+    function: Callable[..., Any]
+    profile: Profile
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self.function(*args)
+        except Exception as error:
+            failure = translated(error, self.profile)
+            if failure is not error:
+                raise failure from error
+            raise

@@ -15,6 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 import temporal_saga
 from examples.dev_server import dev_server, find_cli
 from temporal_saga.plugin import SagaPlugin
+from tests.postgres import postgres as postgres  # a fixture of all tests
 
 _SERVER_TESTS = Path(__file__).parent / "server"
 _SERVER_FIXTURES = {"env", "time_skipping_env"}

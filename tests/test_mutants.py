@@ -35,7 +35,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_mutant_is_caught(mutant: Mutant, outcomes: Outcomes) -> None:
     result = outcomes[mutant.name].result()
     assert result.code == 1, result.output  # tests failed; not: an error in collection
-    assert result.failed == {test.partition("[")[0] for test in mutant.tests}, result.output
+    assert result.failed == {test.rpartition("/")[2].partition("[")[0] for test in mutant.tests}, result.output
 
 
 def test_the_copy_that_is_not_broken_passes(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ EXPORTS = {
     "StepReport",
     "business_key",
     "current_step",
+    "errors",
     "presets",
 }
 
@@ -85,13 +86,15 @@ def test_all_names_the_whole_public_surface() -> None:
         for name, value in vars(temporal_saga).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    # `presets` is a module and meant; `workflow` is one and is what the façade imports with.
-    assert public == EXPORTS - {"presets"}
+    # `errors` and `presets` are modules and meant; `workflow` is one and is what the façade imports with.
+    assert public == EXPORTS - {"errors", "presets"}
     for name in EXPORTS:
         assert getattr(temporal_saga, name) is not None
 
 
-def test_importing_brings_neither_client_nor_worker() -> None:
-    code = "import sys, temporal_saga\nprint(*sorted({'temporalio.client', 'temporalio.worker'} & set(sys.modules)))"
+def test_importing_brings_neither_client_nor_worker_nor_what_only_activities_use() -> None:
+    ours = ["_failure_rules", "classification", "fence", "plugin", "testing"]
+    absent = {"temporalio.client", "temporalio.worker", *(f"temporal_saga.{name}" for name in ours)}
+    code = f"import sys, temporal_saga\nprint(*sorted({absent!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""

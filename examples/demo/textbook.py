@@ -36,11 +36,11 @@ class TextbookTransfer:
     @workflow.run
     async def run(self, transfer: Transfer) -> int:
         """Returns the receipt."""
-        await workflow.execute_activity_method(Bank.check, transfer, **step("check"))
+        await workflow.execute_activity_method(Bank.check, transfer, **step("check", presets.fast))
         compensations: list[tuple[Callable[[Bank, Transfer], None], str]] = []
         try:
             compensations.append((Bank.return_withdrawal, "withdraw"))
-            await workflow.execute_activity_method(Bank.withdraw, transfer, **step("withdraw"))
+            await workflow.execute_activity_method(Bank.withdraw, transfer, **step("withdraw", presets.conflict))
             if transfer.amount > transfer.review_over:
                 await self._approval()
             compensations.append((Bank.reverse_deposit, "deposit"))
@@ -73,7 +73,7 @@ class TextbookOrder:
     @workflow.run
     async def run(self, order: Order) -> str:
         """Returns the tracking number."""
-        total = await workflow.execute_activity_method(Shop.validate, order, **step("validate"))
+        total = await workflow.execute_activity_method(Shop.validate, order, **step("validate", presets.fast))
         payment = Payment(order.card, total)
         booking = Booking(order.id, order.carriers[0])
         compensations: list[tuple[Callable[[Shop, Any], None], Any, str]] = []
@@ -82,12 +82,12 @@ class TextbookOrder:
             compensations.append((Shop.release, order, "allocate"))
             await asyncio.gather(
                 workflow.execute_activity_method(Shop.charge, payment, **step("charge")),
-                workflow.execute_activity_method(Shop.allocate, order, **step("allocate")),
+                workflow.execute_activity_method(Shop.allocate, order, **step("allocate", presets.conflict)),
             )
             compensations.append((Shop.cancel_pickup, booking, "pickup"))
-            await workflow.execute_activity_method(Shop.book_pickup, booking, **step("pickup"))
+            await workflow.execute_activity_method(Shop.book_pickup, booking, **step("pickup", presets.fast))
             compensations.append((Shop.void_label, booking, "label"))
-            label = await workflow.execute_activity_method(Shop.print_label, booking, **step("label"))
+            label = await workflow.execute_activity_method(Shop.print_label, booking, **step("label", presets.fast))
             pick = PickOrder(order.id, label)
             compensations.append((Shop.recall_from_warehouse, pick, "notify"))
             await workflow.execute_activity_method(Shop.notify_warehouse, pick, **step("notify"))
@@ -114,9 +114,9 @@ class TextbookOrder:
 # The activities find their keys in their ids, so the textbook writes its ids in the saga's form.
 
 
-def step(name: str) -> workflow.ActivityConfig:
+def step(name: str, preset: presets.Preset = presets.standard) -> workflow.ActivityConfig:
     """The options of a step."""
-    return {**presets.standard.config(), "activity_id": f"{name}:do:{_key(name)}"}
+    return {**preset.config(), "activity_id": f"{name}:do:{_key(name)}"}
 
 
 def undo_of(name: str) -> workflow.ActivityConfig:

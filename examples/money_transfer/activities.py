@@ -1,7 +1,8 @@
 """What the bank does for a transfer: each step, and what undoes it.
 
-Each activity makes its entry in one transaction, under the key of its step. The key is the same for
-each attempt, so that a repeat (the reply was lost, the worker died) changes nothing.
+Each is one transaction, which makes an entry and leaves the fence's record of it. A repeat (the reply
+was lost, the worker died) finds the record and changes nothing; an undo reverses what was posted, and
+keeps an attempt that comes later from posting it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Callable
 
 from temporalio import activity
 
-from examples.money_transfer.ledger import Ledger, Posting, RefusedError, UndoneError, in_transit
+from examples.money_transfer.ledger import Ledger, Posting, in_transit
 from examples.money_transfer.models import Transfer
-from temporal_saga import Declined, Rejected, current_step
+from temporal_saga import Rejected, current_step, fence
 
 
 class Bank:
@@ -92,17 +93,18 @@ class Bank:
         self._reverse(transfer)
 
     def _post(self, transfer: Transfer, *postings: Posting) -> int:
-        try:
-            return self.ledger.post(current_step().key, _memo(transfer), *postings)
-        except RefusedError as refusal:
-            raise Declined(str(refusal)) from refusal
-        except UndoneError as late:
-            raise Rejected(str(late)) from late
+        key, memo = current_step().key, _memo(transfer)
+        with self.ledger.transaction() as db:
+            number = fence.once(db, lambda: self.ledger.post(db, key, memo, *postings), payload=transfer)
+        assert number is not None, "a step has a result"
+        return number
 
     def _reverse(self, transfer: Transfer) -> None:
-        step = current_step()
-        assert step.forward_key is not None, "armed with its step, so it has the step's key"
-        self.ledger.reverse(step.key, step.forward_key, _memo(transfer))
+        step, memo = current_step(), _memo(transfer)
+        done = step.forward_key
+        assert done is not None, "armed with its step, so it has the step's key"
+        with self.ledger.transaction() as db:
+            fence.once(db, lambda: self.ledger.reverse(db, done, step.key, memo), payload=transfer)
 
 
 def _memo(transfer: Transfer) -> str:

@@ -73,7 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples.money_transfer.starter",
         description="Order a transfer, or answer the review of one that is waiting.",
-        epilog="The server is the one that TEMPORAL_ADDRESS names (default localhost:7233).",
+        epilog="The server is the one that TEMPORAL_ADDRESS names (default localhost:7233). "
+        "The accounts are in the worker's ledger.",
     )
     parser.add_argument("--id", default=uuid4().hex[:8], help="the transfer's id, used once")
     parser.add_argument("--from", dest="source", metavar="ACCOUNT")

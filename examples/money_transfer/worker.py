@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
@@ -22,6 +22,7 @@ from examples.money_transfer.workflows import MoneyTransfer
 from temporal_saga.plugin import SagaPlugin
 
 TASK_QUEUE = "money-transfer"
+DATABASE = "bank.sqlite3"
 
 
 def build_worker(client: Client, bank: Bank, threads: Executor, task_queue: str = TASK_QUEUE) -> Worker:
@@ -34,14 +35,15 @@ def build_worker(client: Client, bank: Bank, threads: Executor, task_queue: str 
 async def connect() -> Client:
     """A client for the server that the environment names (`TEMPORAL_ADDRESS` and the like).
 
-    The plugin goes on the client; workers made from it have it too.
+    The plugin goes on the client; workers made from it have it too. It classifies: a database that
+    is locked or restarts is a failure to try again after, and no bug.
     """
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, plugins=[SagaPlugin()])
+    return await Client.connect(**config, plugins=[SagaPlugin(classify=True)])
 
 
-async def run(database: Path, accounts: Sequence[Sequence[str]], task_queue: str) -> None:
+async def run(database: str, accounts: Sequence[Sequence[str]], task_queue: str) -> None:
     """Opens the accounts that are new, then works until it is stopped."""
     ledger = Ledger(database)
     for name, currency, balance in accounts:
@@ -53,7 +55,7 @@ async def run(database: Path, accounts: Sequence[Sequence[str]], task_queue: str
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     with ThreadPoolExecutor() as threads:
         async with build_worker(client, Bank(ledger), threads, task_queue):
-            print(f"Working on task queue {task_queue}. Stop with Ctrl-C.", flush=True)
+            print(f"Working on task queue {task_queue}, ledger {ledger.where}. Stop with Ctrl-C.", flush=True)
             await stopped.wait()
 
 
@@ -64,7 +66,8 @@ def main() -> None:
         description="Run a worker for transfers.",
         epilog="The server is the one that TEMPORAL_ADDRESS names (default localhost:7233).",
     )
-    parser.add_argument("--db", type=Path, default=Path("bank.sqlite3"), help="the ledger's file")
+    where = os.environ.get("DATABASE_URL") or DATABASE
+    parser.add_argument("--db", default=where, help=f"ledger file or postgresql://...; else DATABASE_URL or {DATABASE}")
     parser.add_argument("--task-queue", default=TASK_QUEUE)
     parser.add_argument(
         "--open",

@@ -45,11 +45,16 @@ class MoneyTransfer:
         return result
 
     async def _transfer(self, transfer: Transfer) -> TransferResult:
-        # No step of the saga: it has no effect, so there is nothing to undo.
-        await workflow.execute_activity_method(Bank.check, transfer, **presets.standard())
+        # No step of the saga: it has no effect, so there is nothing to undo. Fast: it only reads.
+        await workflow.execute_activity_method(Bank.check, transfer, **presets.fast())
 
+        # Standard: a restart of the database is no reason to send the money back.
         async with Saga(activity_options=presets.standard()) as saga:
-            await saga.execute_activity_method(Bank.withdraw, transfer, compensation=Bank.return_withdrawal)
+            # Conflict: transactions meet at a busy customer's account, and soon part again. Should it
+            # take longer, nothing has moved yet.
+            await saga.execute_activity_method(
+                Bank.withdraw, transfer, compensation=Bank.return_withdrawal, **presets.conflict()
+            )
             # The review comes after the withdrawal, so that an approved transfer has its money.
             if self._review_due and (objection := await self._objection()):
                 await saga.compensate()

@@ -55,7 +55,7 @@ async def show(store: Store, mail: str) -> None:
 
 async def run(database: Path) -> None:
     """Starts a server (or uses that of TEMPORAL_ADDRESS) and tells the story."""
-    async with dev_server(plugins=[SagaPlugin()]) as env:
+    async with dev_server(plugins=[SagaPlugin(classify=True)]) as env:
         with ThreadPoolExecutor() as threads:
             await tell(env.client, Store(database), threads)
 

@@ -1,22 +1,22 @@
-"""The steps of an order and what undoes each. Every activity is one transaction, safe to repeat.
+"""The steps of an order and what undoes each. A step and its undo get the same input.
 
-A step and its undo get the same input; the undo finds the effect by the step's key.
+Each is one transaction, which does the work and leaves the fence's record of it: a repeat changes
+nothing, an undo that finds no record of its step does nothing, and a step that comes after its undo
+is refused.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import TypeVar
 
 from temporalio import activity
 
 from examples.order.models import Booking, Message, Order, OrderStatus, Payment, PickOrder, Report, Shipment
-from examples.order.payments import PaymentError, PaymentProvider
-from examples.order.store import Store, UndoneError
-from temporal_saga import Declined, Rejected, current_step
-
-T = TypeVar("T")
+from examples.order.payments import PROFILE, PaymentError, PaymentProvider
+from examples.order.store import Store
+from temporal_saga import Declined, Rejected, current_step, fence
+from temporal_saga.classification import classify_errors
 
 
 class Shop:
@@ -61,19 +61,22 @@ class Shop:
         return sum(prices[line.sku] * line.quantity for line in order.lines)
 
     @activity.defn
+    @classify_errors(profile=PROFILE)
     def charge(self, payment: Payment) -> None:
         """Takes the money."""
         try:
             self.payments.charge(current_step().key, payment)
         except PaymentError as answer:
-            if answer.status == 402:
+            if answer.status == 402:  # is classified as Declined too, but the customer wants to know why
                 raise Declined(str(answer), OrderStatus.PAYMENT_DECLINED) from None
-            raise Rejected(str(answer)) from None
+            raise
 
     @activity.defn
     def refund(self, payment: Payment) -> None:
         """Undoes `charge`."""
-        self.payments.take_back(_undone_key(), payment)
+        key = current_step().forward_key
+        assert key is not None, "armed with its step, so it has the step's key"
+        self.payments.take_back(key, payment)
 
     @activity.defn
     def allocate(self, order: Order) -> None:
@@ -85,53 +88,52 @@ class Shop:
                 if not db.execute(one, (line.quantity, line.sku, line.quantity)).rowcount:
                     raise Declined(f"{line.sku} is out of stock", OrderStatus.OUT_OF_STOCK)
 
-        self._do(take)
+        self._once(order, take)
 
     @activity.defn
     def release(self, order: Order) -> None:
         """Undoes `allocate`."""
-        put_back = "UPDATE products SET on_hand = on_hand + ? WHERE sku = ?"
-        back = [(line.quantity, line.sku) for line in order.lines]
-        self._undo(lambda db: db.executemany(put_back, back))
+
+        def put_back(db: sqlite3.Connection) -> None:
+            for line in order.lines:
+                db.execute("UPDATE products SET on_hand = on_hand + ? WHERE sku = ?", (line.quantity, line.sku))
+
+        self._once(order, put_back)
 
     @activity.defn
     def book_pickup(self, booking: Booking) -> None:
         """Asks a carrier to come."""
-        self._do(lambda db: _take_one(db, "pickups", booking.carrier))
+        self._once(booking, lambda db: _take_one(db, "pickups", booking.carrier))
 
     @activity.defn
     def cancel_pickup(self, booking: Booking) -> None:
         """Undoes `book_pickup`."""
-        self._undo(lambda db: _give_one_back(db, "pickups", booking.carrier))
+        self._once(booking, lambda db: _give_one_back(db, "pickups", booking.carrier))
 
     @activity.defn
     def print_label(self, booking: Booking) -> str:
         """Prints a carrier's label, and returns its number."""
-
-        def take(db: sqlite3.Connection) -> str:
-            _take_one(db, "labels", booking.carrier)
-            return f"{booking.carrier}/{booking.order_id}"
-
-        return self._do(take)
+        self._once(booking, lambda db: _take_one(db, "labels", booking.carrier))
+        return f"{booking.carrier}/{booking.order_id}"
 
     @activity.defn
     def void_label(self, booking: Booking) -> None:
         """Undoes `print_label`."""
-        self._undo(lambda db: _give_one_back(db, "labels", booking.carrier))
+        self._once(booking, lambda db: _give_one_back(db, "labels", booking.carrier))
 
     @activity.defn
     def notify_warehouse(self, pick: PickOrder) -> None:
         """Tells the warehouse to pack."""
         text = f"pack {pick.order_id}, label {pick.label}"
         message = Message(current_step().key, "warehouse", "warehouse", text)
-        self._do(lambda db: _put_out(db, message))
+        self._once(pick, lambda db: _put_out(db, message))
 
     @activity.defn
     def recall_from_warehouse(self, pick: PickOrder) -> None:
         """Undoes `notify_warehouse`: a message cannot be unsent, but a second one revokes it."""
         text = f"do not ship {pick.order_id}"
         message = Message(current_step().key, "warehouse", "warehouse", text)
-        self._undo(lambda db: _put_out(db, message))
+        self._once(pick, lambda db: _put_out(db, message))
 
     @activity.defn
     def record_shipment(self, shipment: Shipment) -> None:
@@ -141,7 +143,7 @@ class Shop:
         def book(db: sqlite3.Connection) -> None:
             db.execute("INSERT INTO shipments VALUES (?, ?)", row)
 
-        self._do(book)
+        self._once(shipment, book)
 
     @activity.defn
     def send(self, message: Message) -> None:
@@ -157,21 +159,9 @@ class Shop:
         on_hand = self.store.rows("SELECT sku, on_hand FROM products ORDER BY sku")
         return Report(shipped, paid, dict(on_hand))
 
-    def _do(self, effect: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return self.store.apply(current_step().key, effect)
-        except UndoneError as late:
-            raise Rejected(str(late)) from None
-
-    def _undo(self, undo: Callable[[sqlite3.Connection], object]) -> None:
-        self.store.undo(_undone_key(), undo)
-
-
-def _undone_key() -> str:
-    key = current_step().forward_key
-    if key is None:
-        raise RuntimeError("this activity undoes a step: use it as compensation=")
-    return key
+    def _once(self, payload: object, effect: Callable[[sqlite3.Connection], None]) -> None:
+        with self.store.transaction() as db:
+            fence.once(db, lambda: effect(db), payload=payload)
 
 
 def _take_one(db: sqlite3.Connection, column: str, carrier: str) -> None:

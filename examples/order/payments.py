@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from examples.order.models import Payment
 from examples.order.store import Store
+from temporal_saga.classification import Profile
+from temporal_saga.errors import FailureKind
+
+PROFILE = Profile(statuses={409: FailureKind.FENCED, 422: FailureKind.KEY_MISUSE})
+"""What its refusals mean, beyond what any HTTP status does."""
 
 
 class PaymentError(Exception):
-    """The provider's answer to a payment that it did not take."""
+    """The provider's answer to a payment that it did not take, as an HTTP client would raise it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+        self.headers: dict[str, str] = {}
 
 
 class PaymentProvider:

@@ -1,34 +1,17 @@
-"""The shop's own data in SQLite: stock, carriers, shipments, and the outbox of messages.
-
-It knows nothing of Temporal. An effect is named by a key, and three things hold for it:
-
-* It happens once: `apply` with the same key again returns the first result.
-* It is undone once, and only if it happened.
-* Once undone it stays undone: whoever applies it later is refused, even if it was undone before it
-  ever happened (a slow attempt that lands after its own undo).
-
-They hold because the record of the effect is written in the same transaction as the effect itself.
-"""
+"""The shop's own data in SQLite: stock, carriers, shipments, and the outbox of messages."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from examples.order.models import format_amount
-
-T = TypeVar("T")
+from temporal_saga import fence
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS effects (
-    key      TEXT PRIMARY KEY,             -- of the step that has the effect
-    undone   INTEGER NOT NULL DEFAULT 0,
-    result   TEXT NOT NULL DEFAULT 'null'  -- JSON
-);
 CREATE TABLE IF NOT EXISTS products (
     sku      TEXT PRIMARY KEY,
     price    INTEGER NOT NULL,
@@ -61,9 +44,9 @@ CREATE TABLE IF NOT EXISTS payments (
 );
 """
 
-
-class UndoneError(Exception):
-    """The effect has been undone, so it can no longer happen."""
+# Seconds to wait for a lock. Less than an attempt has (5 in `presets.fast` and `presets.conflict`):
+# SQLite's error says what happened, an attempt that has run out of time does not.
+_PATIENCE = 3
 
 
 class Store:
@@ -72,62 +55,22 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         """Opens the file, and creates it if it is new."""
         self.path = Path(path)
-        with closing(sqlite3.connect(self.path, timeout=10)) as db:
+        with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as db:
             db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
             db.executescript(_SCHEMA)
+        with self.transaction() as db:
+            fence.create_table(db)
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection, None, None]:
         """A transaction of its own: commits at the end, rolls back on an exception."""
         # A connection for each: activities run in threads, and sqlite3's connections are bound to
-        # theirs. `timeout` is SQLite's busy_timeout.
-        with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as db, db:
+        # theirs.
+        with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as db, db:
             # IMMEDIATE takes the write lock before the first read, so that what is read (a key, a
             # quantity) still holds when the effect is written.
             db.execute("BEGIN IMMEDIATE")
             yield db
-
-    def apply(self, key: str, effect: Callable[[sqlite3.Connection], T]) -> T:
-        """Lets an effect happen, once for each key.
-
-        Args:
-            key: What names the effect.
-            effect: Does the work, in the transaction that also records it. Returns JSON.
-
-        Returns:
-            What `effect` returned, the first time.
-
-        Raises:
-            UndoneError: The effect has been undone.
-        """
-        with self.transaction() as db:
-            select = "SELECT undone, result FROM effects WHERE key = ?"
-            row = db.execute(select, (key,)).fetchone()
-            if row is None:
-                result = effect(db)
-                insert = "INSERT INTO effects (key, result) VALUES (?, ?)"
-                db.execute(insert, (key, json.dumps(result)))
-            elif row[0]:
-                raise UndoneError("this step has been undone, it came too late")
-            else:
-                result = json.loads(row[1])
-        return result
-
-    def undo(self, key: str, undo: Callable[[sqlite3.Connection], object]) -> None:
-        """Undoes an effect, once, if it happened; and keeps it from happening later.
-
-        Args:
-            key: What names the effect.
-            undo: Does the work, in the transaction that also records it.
-        """
-        with self.transaction() as db:
-            # No row changes if the effect never happened, or has been undone before.
-            update = "UPDATE effects SET undone = 1 WHERE key = ? AND NOT undone"
-            if db.execute(update, (key,)).rowcount:
-                undo(db)
-            else:
-                # Never happened: this row is the tombstone that refuses it.
-                db.execute("INSERT OR IGNORE INTO effects (key, undone) VALUES (?, 1)", (key,))
 
     def add_product(self, sku: str, price: int, on_hand: int) -> None:
         """Adds a product, or sets its price and stock."""
@@ -154,7 +97,7 @@ class Store:
 
     def rows(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
         """The rows that a query reads."""
-        with closing(sqlite3.connect(self.path, timeout=10)) as db:
+        with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as db:
             return db.execute(query, values).fetchall()
 
     def table(self) -> str:

@@ -25,8 +25,9 @@ async def connect() -> Client:
     """Connects to the server that the environment names (`TEMPORAL_ADDRESS` and the like)."""
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
-    # The plugin goes on to the workers of this client.
-    return await Client.connect(**config, plugins=[SagaPlugin()])
+    # The plugin goes on to the workers of this client. It classifies: a file that is locked is a
+    # failure to try again after, and no bug.
+    return await Client.connect(**config, plugins=[SagaPlugin(classify=True)])
 
 
 def build_worker(client: Client, shop: Shop, threads: Executor, task_queue: str = TASK_QUEUE) -> Worker:

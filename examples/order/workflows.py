@@ -77,12 +77,14 @@ class OrderWorkflow:
         return self._state
 
     async def _fulfil(self, order: Order) -> None:
-        total = await workflow.execute_activity_method(Shop.validate, order, **presets.standard())
+        total = await workflow.execute_activity_method(Shop.validate, order, **presets.fast())  # reads
+        # Standard: the payment provider and the warehouse are others' systems, which honour our keys.
         async with Saga("order", activity_options=presets.standard()) as saga:
             self._enter(OrderStatus.PAYING)
             await asyncio.gather(
                 saga.execute_activity_method(Shop.charge, Payment(order.card, total), compensation=Shop.refund),
-                saga.execute_activity_method(Shop.allocate, order, compensation=Shop.release),
+                # Conflict: the orders of a product that sells well meet at its row.
+                saga.execute_activity_method(Shop.allocate, order, compensation=Shop.release, **presets.conflict()),
             )
             self._enter(OrderStatus.BOOKING)
             label = await self._book_carrier(saga, order)
@@ -107,10 +109,13 @@ class OrderWorkflow:
         for carrier in order.carriers:
             booking = Booking(order.id, carrier)
             try:
+                # Fast: no carrier is waited for while there is another.
                 async with saga.savepoint() as attempt:
-                    await attempt.execute_activity_method(Shop.book_pickup, booking, compensation=Shop.cancel_pickup)
+                    await attempt.execute_activity_method(
+                        Shop.book_pickup, booking, compensation=Shop.cancel_pickup, **presets.fast()
+                    )
                     return await attempt.execute_activity_method(
-                        Shop.print_label, booking, compensation=Shop.void_label
+                        Shop.print_label, booking, compensation=Shop.void_label, **presets.fast()
                     )
             except ActivityError:
                 # This carrier's steps are undone, the payment and the goods are kept.

@@ -37,6 +37,7 @@ from examples.order.models import (
 from examples.order.starter import describe, parse, parse_line
 from examples.order.store import Store
 from temporal_saga import Declined, Rejected
+from temporal_saga.errors import Fenced, KeyMisuse
 
 ORDER = Order("o1", "ann@example.com", "4242", [Line("teapot", 2), Line("cup", 1)])
 PAYMENT = Payment("4242", 60_00)
@@ -138,7 +139,7 @@ def test_a_declined_card_is_a_business_answer(shop: Shop) -> None:
 def test_one_key_is_good_for_one_payment(shop: Shop) -> None:
     key = new_key()
     call(shop.charge, key, PAYMENT)
-    with pytest.raises(Rejected, match="another payment"):
+    with pytest.raises(KeyMisuse):
         call(shop.charge, key, Payment("4242", 61_00))
     assert balance(shop) == 440_00
 
@@ -155,7 +156,7 @@ def test_a_charge_that_comes_after_its_refund_is_refused(shop: Shop) -> None:
     key = new_key()
     undo(shop.refund, key, PAYMENT)
     undo(shop.refund, key, PAYMENT)
-    with pytest.raises(Rejected, match="taken back"):
+    with pytest.raises(Fenced):
         call(shop.charge, key, PAYMENT)
     assert (balance(shop), paid(shop)) == (500_00, 0)
 
@@ -185,7 +186,7 @@ def test_all_lines_are_allocated_or_none(shop: Shop) -> None:
 def test_an_allocation_that_comes_after_its_release_is_refused(shop: Shop) -> None:
     key = new_key()
     undo(shop.release, key, ORDER)
-    with pytest.raises(Rejected, match="too late"):
+    with pytest.raises(Fenced):
         call(shop.allocate, key, ORDER)
     assert stock(shop) == {"teapot": 5, "cup": 20}
 
@@ -267,7 +268,7 @@ def test_a_step_that_races_its_undo_leaves_nothing(shop: Shop) -> None:
             partial(call, shop.allocate, key, ORDER),
             partial(undo, shop.release, key, ORDER),
         )
-        assert all(result is None or isinstance(result, Rejected) for result in results)
+        assert all(result is None or isinstance(result, Fenced) for result in results)
         assert (balance(shop), paid(shop)) == (500_00, 0)
         assert stock(shop) == {"teapot": 5, "cup": 20}
 
@@ -287,7 +288,7 @@ def test_whatever_the_order_of_steps_and_undos(calls: list[tuple[str, int]]) -> 
             charge, allocate = (shop.charge, shop.allocate) if phase == "do" else (shop.refund, shop.release)
             late = ("undo", index) in calls[:turn] and phase == "do"
             for function, argument in ((charge, PAYMENT), (allocate, order)):
-                with pytest.raises(Rejected) if late else nullcontext():
+                with pytest.raises(Fenced) if late else nullcontext():
                     call(function, keys[index], argument, phase=phase)
         done = {index for phase, index in calls if phase == "do"}
         undone = {index for phase, index in calls if phase == "undo"}
@@ -295,13 +296,6 @@ def test_whatever_the_order_of_steps_and_undos(calls: list[tuple[str, int]]) -> 
         assert paid(shop) == applied * 60_00
         assert balance(shop) == 500_00 - paid(shop)
         assert stock(shop)["teapot"] == 5 - applied
-
-
-def test_an_effect_that_fails_leaves_no_record(shop: Shop) -> None:
-    with pytest.raises(ZeroDivisionError):
-        shop.store.apply("k", lambda db: [db.execute("UPDATE products SET on_hand = 0"), 1 / 0])
-    assert stock(shop) == {"teapot": 5, "cup": 20}
-    assert shop.store.apply("k", lambda db: "second try") == "second try"
 
 
 def test_samples_are_added_once(shop: Shop) -> None:

@@ -35,7 +35,7 @@ class Mutant:
     name: str
     rule: str
     tests: list[str]
-    """The tests that must fail, each with an assertion; node ids under tests/rules."""
+    """The tests that must fail, each with an assertion; node ids under tests/rules, or under tests if with a slash."""
     file: str
     hunks: list[tuple[str, str]]
 
@@ -89,7 +89,7 @@ def run_tests(bed: Path, tests: list[str], mutant: Mutant | None = None) -> Resu
 
     Args:
         bed: An empty directory, which becomes the first place to import from.
-        tests: Node ids under tests/rules.
+        tests: Node ids, as in a `Mutant`.
         mutant: How to break the copy.
     """
     package = bed / "temporal_saga"
@@ -105,7 +105,7 @@ def run_tests(bed: Path, tests: list[str], mutant: Mutant | None = None) -> Resu
     options = ["--tb=native", "-p", "no:cacheprovider", f"--junitxml={report}"]
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, *options, *(f"tests/rules/{test}" for test in tests)],
+        [sys.executable, "-m", "pytest", *plugins, *options, *map(_path, tests)],
         cwd=bed,
         env=environment,
         capture_output=True,
@@ -122,6 +122,10 @@ def run_tests(bed: Path, tests: list[str], mutant: Mutant | None = None) -> Resu
         if failure.get("message", "").startswith(("AssertionError", "assert "))
     }
     return Result(process.returncode, failed, output)
+
+
+def _path(test: str) -> str:
+    return f"tests/{test}" if "/" in test.partition("::")[0] else f"tests/rules/{test}"
 
 
 def _function(case: ET.Element) -> str:

@@ -31,7 +31,7 @@ from temporal_saga import (
 PUBLIC = [
     "Compensation", "CompensationError", "Declined", "Outcome", "Rejected", "Saga", "SagaClosed",
     "SagaDeadlineExceeded", "SagaReport", "SagaState", "Step", "StepOutcome", "StepReport",
-    "business_key", "current_step", "presets",
+    "business_key", "current_step", "errors", "presets",
 ]  # fmt: skip
 
 

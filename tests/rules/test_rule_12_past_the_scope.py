@@ -229,6 +229,22 @@ def test_rule_12_the_workflow_is_cancelled_under_a_saga_of_a_handler(what: str) 
     run.check()
 
 
+def test_rule_12_a_signal_handlers_undo_that_fails_after_a_cancel_fails_the_run() -> None:
+    # Cancelled would say that all has been undone.
+    run = Run(in_a_handler(), **PLUGIN).start()
+    run.activate(signal("note"))
+    run.activate(completed("x"))
+    run.activate(cancel())
+    if "main" in run.names:
+        run.activate(cancelled("main"))
+    run.activate(completed("y"))
+    run.activate(failed("undo_y", REFUSED))
+    run.activate(completed("undo_x"))
+    assert undone(run) == ["undo_y", "undo_x"]
+    assert end(run) == "CompensationError"
+    run.check()
+
+
 def test_rule_12_a_saga_in_a_background_task() -> None:
     @flow
     async def body() -> str:

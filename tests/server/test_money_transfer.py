@@ -1,21 +1,23 @@
-"""The money transfer on a real server: how it ends, and what the ledger says afterwards."""
+"""The money transfer on a real server: how it ends, and what the ledger says afterwards, on either database."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
@@ -36,7 +38,9 @@ from examples.money_transfer.models import Decision, Review, Transfer, TransferR
 from examples.money_transfer.starter import root_cause, start
 from examples.money_transfer.worker import build_worker
 from examples.money_transfer.workflows import MoneyTransfer
+from temporal_saga.errors import Conflict
 from temporal_saga.plugin import SagaPlugin
+from tests.examples.databases import schema_on
 
 Handle = WorkflowHandle[MoneyTransfer, TransferResult]
 
@@ -97,9 +101,23 @@ class ForgetfulBank(Bank):
         return entry
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty one."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "bank.sqlite3")
+    else:
+        with schema_on(request.getfixturevalue("postgres")) as url:
+            yield url
+
+
 @pytest.fixture
-def bank(tmp_path: Path) -> Bank:
-    ledger = Ledger(tmp_path / "bank.sqlite3")
+def bank(database: str) -> Bank:
+    return open_bank(database)
+
+
+def open_bank(database: str) -> Bank:
+    ledger = Ledger(database)
     ledger.open_account("alice", "EUR", 20_000_00)
     ledger.open_account("bob", "EUR", 50_00)
     ledger.open_account("yuki", "JPY", 1000)
@@ -145,8 +163,24 @@ async def history(handle: Handle) -> list[str]:
 
 
 async def until(handle: Handle, status: TransferStatus) -> None:
+    async def reached() -> bool:
+        return await handle.query(MoneyTransfer.transfer_status) is status
+
+    await eventually(reached)
+
+
+async def until_conflict(caplog: pytest.LogCaptureFixture) -> None:
+    """Waits until an attempt has failed so. Its log tells: the server forgets failures with long stack traces."""
+
+    async def failed() -> bool:
+        return any(record.exc_info and record.exc_info[0] is Conflict for record in caplog.records)
+
+    await eventually(failed)
+
+
+async def eventually(reached: Callable[[], Awaitable[bool]]) -> None:
     async def poll() -> None:
-        while await handle.query(MoneyTransfer.transfer_status) is not status:
+        while not await reached():
             await asyncio.sleep(0.05)
 
     await asyncio.wait_for(poll(), 20)
@@ -345,11 +379,75 @@ async def test_a_transfer_id_is_used_once(world: World) -> None:
     await history(handle)
 
 
-async def run_program(module: str, *arguments: str, address: str) -> asyncio.subprocess.Process:
+@pytest.fixture
+def classifying(client: Client) -> Client:
+    """As the example's own worker has it."""
+    config = client.config()
+    config["plugins"] = [SagaPlugin(classify=True)]
+    return Client(**config)
+
+
+async def test_a_locked_database_is_tried_again(
+    classifying: Client, tmp_path: Path, threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank = open_bank(str(tmp_path / "bank.sqlite3"))
+    async with world_on(classifying, bank, threads) as world:
+        with bank.ledger.transaction():
+            handle = await world.start(250_00)
+            await until_conflict(caplog)
+        assert (await handle.result()).status is TransferStatus.COMPLETED
+        assert world.balances() == (19_750_00, 300_00, 0)
+        await history(handle)
+
+
+async def test_a_deadlock_is_tried_again(
+    classifying: Client, postgres: str, threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The first to look for a deadlock is its victim: that is the ledger, since the other looks later.
+    with schema_on(postgres, deadlock_timeout="2s") as database:
+        bank = open_bank(database)
+        async with world_on(classifying, bank, threads) as world:
+            with psycopg.connect(database) as other:
+                lock = "SELECT 1 FROM accounts WHERE name = %s FOR UPDATE"
+                other.execute("SET deadlock_timeout = '50s'")
+                other.execute(lock, [in_transit("EUR")])
+
+                async def ledger_waits() -> bool:
+                    return other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone() is not None
+
+                handle = await world.start(250_00)
+                await eventually(ledger_waits)
+                await asyncio.to_thread(other.execute, lock, ["alice"])
+                await until_conflict(caplog)
+                other.rollback()
+            assert (await handle.result()).status is TransferStatus.COMPLETED
+            assert world.balances() == (19_750_00, 300_00, 0)
+            await history(handle)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_worker_that_is_killed_in_the_middle_of_a_withdrawal(
+    client: Client, bank: Bank, database: str, threads: ThreadPoolExecutor, moment: str
+) -> None:
+    """Before the commit or after it: either way the next worker withdraws what has not been withdrawn."""
+    world = World(client, bank.ledger, uuid4().hex)
+    address = client.service_client.config.target_host
+    worker = await run_program("tests.examples.mortal_worker", database, world.task_queue, moment, address=address)
+    handle = await world.start(250_00)
+    code, text = await output(worker)
+    assert code == -signal.SIGKILL, text
+    assert world.balances() == (UNTOUCHED if moment == "before" else (19_750_00, 50_00, 250_00))
+    async with build_worker(client, bank, threads, world.task_queue):
+        assert (await handle.result()).status is TransferStatus.COMPLETED
+    assert world.balances() == (19_750_00, 300_00, 0)
+    await history(handle)
+
+
+async def run_program(module: str, *arguments: str, address: str, database: str = "") -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", module, *arguments),
-        env={**os.environ, "TEMPORAL_ADDRESS": address},
+        env={**os.environ, "TEMPORAL_ADDRESS": address, "DATABASE_URL": database},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -367,27 +465,32 @@ async def output(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
 @pytest.mark.parametrize(
     ("arguments", "expected"), [((), "COMPLETED: receipt"), (("--freeze",), "DECLINED: account bob is frozen")]
 )
-async def test_the_demo_runs(client: Client, arguments: tuple[str, ...], expected: str) -> None:
+@pytest.mark.parametrize("where", ["sqlite", "postgresql"])
+async def test_the_demo_runs(
+    client: Client, postgres: str, where: str, arguments: tuple[str, ...], expected: str
+) -> None:
     address = client.service_client.config.target_host
-    demo = await run_program("examples.money_transfer", *arguments, address=address)
-    code, text = await output(demo)
+    with schema_on(postgres) if where == "postgresql" else nullcontext("") as database:
+        demo = await run_program("examples.money_transfer", *arguments, address=address, database=database)
+        code, text = await output(demo)
     assert code == 0, text
     assert expected in text
+    assert (" dbname=" if where == "postgresql" else "bank.sqlite3:") in text
     assert text.count("1,050.00 EUR") == 2  # what the customers own, before and after
 
 
-async def test_worker_and_starter_run_as_processes(client: Client, tmp_path: Path) -> None:
+async def test_worker_and_starter_run_as_processes(client: Client, database: str) -> None:
     address = client.service_client.config.target_host
     queue = ("--task-queue", uuid4().hex)
-    database = tmp_path / "bank.sqlite3"
 
     async def starter(*arguments: str) -> tuple[int | None, str]:
         program = "examples.money_transfer.starter"
         return await output(await run_program(program, *arguments, *queue, address=address))
 
     accounts = ("--open", "alice", "EUR", "50000.00", "--open", "bob", "EUR", "0")
+    url, where = (database, ()) if "://" in database else ("", ("--db", database))
     worker = await run_program(
-        "examples.money_transfer.worker", "--db", str(database), *accounts, *queue, address=address
+        "examples.money_transfer.worker", *where, *accounts, *queue, address=address, database=url
     )
     try:
         assert worker.stdout is not None

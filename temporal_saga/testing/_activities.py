@@ -1,0 +1,344 @@
+# pyright: reportPrivateUsage=false
+"""One activity, as the server knows it: timeouts, retries, cancellation.
+
+The rules were read in the server's source, version 1.31 (`timer_queue_active_task_executor`, `mutable_state_impl`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from temporalio import activity, common
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import RetryState, TimeoutType
+from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.activity_result import ActivityResolution
+from temporalio.bridge.proto.workflow_commands import ActivityCancellationType, ScheduleActivity
+from temporalio.converter import DefaultPayloadConverter
+
+from ._attempts import Attempting
+from ._errors import SimulationError
+from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
+from ._sdk import BUG_TYPE, activity_info
+from ._trace import Call, CallState
+
+if TYPE_CHECKING:
+    from ._run import Run
+    from ._server import Server
+
+# An activity without a schedule-to-close timeout that fails more often than this is taken to fail for ever.
+MAX_ATTEMPTS = 1_000
+# What the server says of an activity that it cancels while no worker has it in hand.
+_NOT_STARTED = DefaultPayloadConverter().to_payloads_wrapper(["ACTIVITY_ID_NOT_STARTED"])
+
+
+class ActivityTask:
+    """An activity that a workflow has scheduled."""
+
+    def __init__(self, run: Run, command: ScheduleActivity, call: Call, scheduled_event: int) -> None:
+        self.run = run
+        self.server: Server = run.server
+        self.command = command
+        self.call = call
+        self.task = run.task
+        self.scheduled_event = scheduled_event
+        self.cancel_requested = False
+        self.sent = True
+        self.closed = False
+        self._attempt = 1
+        self._running: Attempting | None = None
+        self._heartbeat: Sequence[Payload] = ()
+        self._last_failure: Failure | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._first_scheduled = self._scheduled = self.server.time()
+        self._faults = self.server.faults.of_call(call)
+        definition = self.server.parts.activity(command.activity_type)
+        self._is_served = command.task_queue not in self.server.unserved
+        if definition is None and self._is_served:
+            self.server.fail(
+                SimulationError(
+                    f"activity {command.activity_type!r} is not registered; registered: "
+                    f"{', '.join(sorted(map(str, self.server.parts.activities))) or 'none'}. "
+                    "Give it with activities=[...] "
+                    "(a real worker would fail each attempt, and the server would retry for ever)"
+                )
+            )
+        self.definition: Any = definition
+        # As the server does: what is not given is the next wider one, and none is longer than that.
+        limit = run.start.run_timeout or run.start.execution_timeout
+        widest = limit.total_seconds() if limit else 0.0
+        self.total = _within(seconds(command.schedule_to_close_timeout), widest)
+        self._to_start = _within(seconds(command.schedule_to_start_timeout), self.total)
+        self.to_close = _within(seconds(command.start_to_close_timeout), self.total)
+        self.heartbeat_timeout = seconds(command.heartbeat_timeout)
+        if self.to_close:
+            self.heartbeat_timeout = min(self.heartbeat_timeout, self.to_close)
+
+    @property
+    def activity_id(self) -> str:
+        """The activity's id."""
+        return self.command.activity_id
+
+    @property
+    def waits_for(self) -> str:
+        """What this waits for, for people."""
+        where = "" if self._is_served else f", on task queue {self.command.task_queue!r}, which nothing serves"
+        if self._last_failure is not None and self._attempt >= MAX_ATTEMPTS:
+            where = f", and it fails for ever: {self._last_failure.message}"
+        return f"activity {self.call.label!r} (attempt {self._attempt}{where})"
+
+    @cached_property
+    def _retry_policy(self) -> common.RetryPolicy:
+        return common.RetryPolicy.from_proto(effective(self.command.retry_policy))
+
+    # --- the server's side ---
+
+    def schedule(self) -> None:
+        """Put the activity on its task queue."""
+        # Equal timeouts: the one set first comes first, as on the server.
+        if self._to_start:
+            self._set_timer("to start", self._to_start, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
+        if self.total:
+            self._set_timer("total", self.total, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
+        if self._is_served:
+            self.server.loop.call_soon(self._dispatch)
+
+    def request_cancel(self) -> None:
+        """Take note of the workflow's wish; what no worker has in hand ends at once."""
+        self.cancel_requested = True
+        self._record("cancel_requested")
+        if self._running is None and not self.closed:
+            cause = Failure()
+            cause.canceled_failure_info.details.CopyFrom(_NOT_STARTED)
+            self._close("cancelled", self._cancelled_failure(cause, started=False), events=1)
+
+    def drop(self) -> None:
+        """The run has closed: the server knows this activity no more."""
+        self.closed = True
+        self.clear_timers()
+
+    def heartbeat(self, attempt: Attempting, details: Sequence[Payload]) -> activity.ActivityCancellationDetails | None:
+        """Record a heartbeat; return what the server answers if the activity should stop."""
+        if self.closed or attempt is not self._running:
+            return activity.ActivityCancellationDetails(not_found=True)
+        self._heartbeat = details
+        if self.heartbeat_timeout:
+            self._set_timer("heartbeat", self.heartbeat_timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
+        return activity.ActivityCancellationDetails(cancel_requested=True) if self.cancel_requested else None
+
+    def report(self, attempt: Attempting, kind: str, result: Payload | Failure | None) -> None:
+        """Take what the worker reports of an attempt."""
+        if self.closed or attempt is not self._running:
+            return
+        attempt.end(f"failed: {reason(result)}" if isinstance(result, Failure) and kind == "failed" else kind)
+        if attempt.pending_heartbeat is not None:
+            self._heartbeat = attempt.pending_heartbeat
+        if kind == "completed":
+            if self.use("bug_after"):
+                self._close("completed", result, bug=True)
+            else:
+                self._close("completed", result)
+            if self.use("delivered_twice"):
+                attempt.run_again("again")
+        elif kind == "cancelled" and self.cancel_requested:
+            assert isinstance(result, Failure)
+            self._close("cancelled", self._cancelled_failure(result))
+        else:
+            assert isinstance(result, Failure)
+            state = self._retry(result)
+            if state is not None:
+                self._close("failed", self._failure("Activity task failed", result, state))
+
+    def _dispatch(self) -> None:
+        if self.closed or self._running is not None:
+            return
+        self._cancel_timer("to start")
+        attempt = self._running = Attempting(self, self._attempt)
+        if self.to_close:
+            self._set_timer("to close", self.to_close, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+        if self.heartbeat_timeout:
+            self._set_timer("heartbeat", self.heartbeat_timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
+        attempt.start()
+
+    def time_out(self, timeout: TimeoutType.ValueType) -> None:
+        """A timeout has passed."""
+        running, name = self._running, TIMEOUT_NAMES[timeout]
+        self._record("timed_out", f"{name} timeout", attempt=self._attempt)
+        if running is not None:
+            running.end(f"{name} timeout")
+            running.cancel_later()
+        failure = timeout_failure(timeout)
+        state = self._retry(failure)
+        if state is None:
+            return
+        in_time = timeout in (TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
+        if in_time and state == RetryState.RETRY_STATE_TIMEOUT:
+            # The server reports the lack of time for another attempt, not the timeout of this one.
+            failure = timeout_failure(TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
+        failure.timeout_failure_info.last_heartbeat_details.payloads.extend(self._heartbeat)
+        if self._last_failure is not None:
+            failure.cause.CopyFrom(self._last_failure)
+        started = running is not None
+        self._close(
+            "timed out",
+            self._failure("Activity task timed out", failure, state, started=started),
+            events=2 if started else 1,
+        )
+        if running is not None and running.applies_late:
+            self.server.late.append(running)
+
+    def _retry(self, failure: Failure) -> RetryState.ValueType | None:
+        """Wait for the next attempt and return None, or return why there is none."""
+        if self._running is not None and self._running.applies_late:
+            return RetryState.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED
+        if self.cancel_requested:
+            return RetryState.RETRY_STATE_CANCEL_REQUESTED
+        policy = self.command.retry_policy
+        left = self._first_scheduled + self.total - self.server.time() if self.total else None
+        delay, state = retry_delay(policy, self._attempt, failure, left)
+        if state is not None:
+            return state
+        self._last_failure = failure
+        self._running = None
+        self._cancel_timer("to close")
+        self._cancel_timer("heartbeat")
+        if self._attempt >= MAX_ATTEMPTS and not self.total:
+            return None  # for ever, and nothing comes of it: `waits_for` says so
+        self._attempt += 1
+        self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}")
+        self._timers["backoff"] = self.server.loop.call_later(delay, self._again)
+        return None
+
+    def _again(self) -> None:
+        self._scheduled = self.server.time()
+        if self._to_start:
+            self._set_timer("to start", self._to_start, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
+        self._dispatch()
+
+    def _close(self, state: CallState, result: Any, *, events: int = 2, bug: bool = False) -> None:
+        self.closed = True
+        self.clear_timers()
+        resolution = ActivityResolution()
+        if state == "completed":
+            resolution.completed.result.CopyFrom(result)
+        elif state == "cancelled":
+            resolution.cancelled.failure.CopyFrom(result)
+        else:
+            resolution.failed.failure.CopyFrom(result)
+        self.run.resolve_activity(self, state, resolution, events=events, bug=bug)
+
+    def _failure(
+        self,
+        message: str,
+        cause: Failure,
+        state: RetryState.ValueType = RetryState.RETRY_STATE_UNSPECIFIED,
+        *,
+        started: bool = True,
+    ) -> Failure:
+        failure = Failure(message=message, cause=cause)
+        info = failure.activity_failure_info
+        info.activity_id = self.command.activity_id
+        info.activity_type.name = self.command.activity_type
+        info.scheduled_event_id = self.scheduled_event
+        # The next event: the server writes the start of an activity when it ends.
+        info.started_event_id = self.run.events + 1 if started else 0
+        info.retry_state = state
+        info.identity = "simulation" if started else ""
+        return failure
+
+    def _cancelled_failure(self, cause: Failure, *, started: bool = True) -> Failure:
+        state = RetryState.RETRY_STATE_CANCEL_REQUESTED
+        return self._failure("Activity cancelled", cause, state, started=started)
+
+    def failure_of_core(self) -> Failure:
+        """Return the failure with which core ends a cancelled activity by itself."""
+        cause = Failure()
+        cause.canceled_failure_info.SetInParent()
+        failure = self._cancelled_failure(cause, started=False)
+        failure.activity_failure_info.scheduled_event_id = 0
+        return failure
+
+    # --- timers ---
+
+    def _set_timer(self, name: str, delay: float, timeout: TimeoutType.ValueType) -> None:
+        self._cancel_timer(name)
+        self._timers[name] = self.server.loop.call_later(delay, self.time_out, timeout)
+
+    def _cancel_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def clear_timers(self) -> None:
+        """Let no timeout come any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    # --- faults ---
+
+    def faulty(self, kind: str) -> bool:
+        """Whether a fault of that kind lies on this call."""
+        return any(fault.kind == kind for fault in self._faults)
+
+    def use(self, kind: str) -> bool:
+        """Whether a fault of that kind lies on this call and has not come yet; it has now."""
+        return any(fault.kind == kind and self.server.faults.use(fault) for fault in self._faults)
+
+    def _record(self, kind: str, detail: str = "", *, attempt: int | None = None) -> None:
+        self.server.record(kind, self.call.label, detail, attempt=attempt)
+
+    def info(self, attempt: int) -> activity.Info:
+        """Return what the attempt's `activity.info()` is."""
+        command, start = self.command, self.run.start
+        return activity_info(
+            activity_id=command.activity_id,
+            activity_type=command.activity_type,
+            attempt=attempt,
+            current_attempt_scheduled_time=self.server.date(self._scheduled),
+            heartbeat_details=self.server.parts.converter.decode(self._heartbeat),
+            heartbeat_timeout=_optional(self.heartbeat_timeout),
+            namespace="default",
+            schedule_to_close_timeout=_optional(self.total),
+            scheduled_time=self.server.date(self._first_scheduled),
+            start_to_close_timeout=_optional(self.to_close),
+            started_time=self.server.date(self.server.time()),
+            task_queue=command.task_queue or start.task_queue,
+            task_token=f"{start.run_id}:{self.scheduled_event}:{attempt}".encode(),
+            workflow_id=start.workflow_id,
+            workflow_namespace="default",
+            workflow_run_id=start.run_id,
+            workflow_type=start.workflow_type,
+            priority=common.Priority._from_proto(command.priority),
+            retry_policy=self._retry_policy,
+        )
+
+
+def bug_resolution() -> ActivityResolution:
+    """Return the resolution that makes the `await` of an activity raise TypeError."""
+    resolution = ActivityResolution()
+    resolution.failed.failure.message = "simulated bug"
+    resolution.failed.failure.application_failure_info.type = BUG_TYPE
+    return resolution
+
+
+def waits(command: ScheduleActivity) -> bool:
+    """Tell whether a cancelled activity is waited for."""
+    return command.cancellation_type == ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+
+
+def abandons(command: ScheduleActivity) -> bool:
+    """Tell whether a cancelled activity goes on, unknown to it."""
+    return command.cancellation_type == ActivityCancellationType.ABANDON
+
+
+def _within(timeout: float, widest: float) -> float:
+    return min(timeout, widest) if timeout and widest else timeout or widest
+
+
+def _optional(duration: float) -> timedelta | None:
+    return timedelta(seconds=duration) if duration else None

@@ -1,0 +1,205 @@
+# pyright: reportPrivateUsage=false
+"""One attempt of an activity, as the worker runs it, and the faults that lie on it. Read in temporalio 1.35."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from temporalio import activity, exceptions
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import TimeoutType
+from temporalio.api.failure.v1 import Failure
+
+from ._errors import SimulationError, UnsupportedError
+from ._sdk import ActivityRun, activity_args, completes_async
+from ._trace import Attempt
+
+if TYPE_CHECKING:
+    from ._activities import ActivityTask
+    from ._server import Server
+
+# A worker gives an attempt that has timed out on the server this long before it cancels the function by itself
+# (`local_timeout_buffer_for_activities` in the SDK's core).
+LOCAL_TIMEOUT_BUFFER = 5.0
+# How often a worker sends heartbeats at most: 0.8 of the timeout, up to the second; the first without a timeout.
+HEARTBEAT_THROTTLE, MAX_HEARTBEAT_THROTTLE = 30.0, 60.0
+# How much earlier than its timeout a `slow` attempt ends.
+SLOW_MARGIN = 0.001
+
+FAILURE_TYPE = "SimulatedFailure"
+
+
+class Attempting:
+    """One attempt, on the worker."""
+
+    def __init__(self, task: ActivityTask, number: int) -> None:
+        self._task = task
+        self._server: Server = task.server
+        self.pending_heartbeat: Sequence[Payload] | None = None
+        self.applies_late = number == 1 and task.faulty("applies_late")
+        self.record = self._new_record(number, late=False)
+        self._info = task.info(number)
+        self._converter = self._server.parts.converter.of_activity(self._info, self._info.task_queue)
+        self._run: ActivityRun | None = None
+        self._done = False
+        self._throttled_until = -1.0
+        self._heartbeat_error: Exception | None = None
+        self._is_slow = False
+
+    def _new_record(self, number: int, *, late: bool) -> Attempt:
+        server = self._server
+        record = Attempt(number, timedelta(seconds=server.time()), late=late, began_order=server.next_order())
+        self._task.call.attempts.append(record)
+        return record
+
+    def end(self, outcome: str) -> None:
+        """The server takes the attempt for ended."""
+        if self.record.ended is None:
+            self.record.ended = timedelta(seconds=self._server.time())
+            self.record.outcome = outcome
+            self.record.ended_order = self._server.next_order()
+
+    def start(self) -> None:
+        """Take the attempt; then run the function, as far as the faults of the call let it."""
+        server = self._server
+        server.record("attempt", self._task.call.label, "", attempt=self.record.number)
+        # Behind the faults that come in front of the next activation: they find it started.
+        server.loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        task, server = self._task, self._server
+        if task.use("fails_before") or (self.record.number == 1 and task.use("fails_once")):
+            lasting = task.faulty("fails_before")
+            error = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=lasting)
+            self._report("failed", server.parts.converter.to_failure(error))
+            return
+        if self.applies_late and task.use("applies_late"):
+            if not (task.command.start_to_close_timeout.ByteSize() or task.total):
+                server.loop.call_soon(task.time_out, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+            return
+        if self.record.number == 1 and task.use("slow"):
+            limits = [limit for limit in (task.to_close, task.heartbeat_timeout, task.total) if limit]
+            self._is_slow = True
+            server.loop.call_later(max(min(limits, default=10.0) - SLOW_MARGIN, 0.0), self._go_slowly)
+            return
+        self._go()
+
+    def _go_slowly(self) -> None:
+        # A function that waits by itself may take the time that it needs: it is the last moment that counts.
+        self._task.clear_timers()
+        self._go()
+
+    def run_late(self) -> None:
+        """Run the function after all: the call timed out meanwhile."""
+        self.run_again("late")
+
+    def run_again(self, kind: str) -> None:
+        """Run the function again, and tell no one."""
+        self.record = self._new_record(self.record.number, late=True)
+        self._server.record(kind, self._task.call.label, "", attempt=self.record.number)
+        self._done = False
+        self._go(silent=True)
+
+    def cancel_later(self) -> None:
+        """The server has timed the attempt out: the worker cancels the function on its own in a while."""
+        details = activity.ActivityCancellationDetails(timed_out=True)
+        self._server.loop.call_later(LOCAL_TIMEOUT_BUFFER, self._cancel, details)
+
+    def _go(self, *, silent: bool = False) -> None:
+        if self._done or (self._run is not None and not silent):
+            return
+        lost = self.record.number == 1 and not silent and self._task.use("worker_lost")
+        after = not silent and self._task.use("fails_after")
+        coroutine = self._execute(report=not silent and not lost, lose_reply=after)
+        running = self._server.loop.create_task(coroutine)
+        self._server.functions.add(running)
+        running.add_done_callback(self._server.function_ended)
+
+    async def _execute(self, *, report: bool, lose_reply: bool) -> None:
+        task, server, record = self._task, self._server, self.record
+        kind: str
+        result: Payload | Failure | None = None
+
+        def on_return() -> None:
+            record.ran = True
+            record.ran_order = server.next_order()
+
+        run = self._run = ActivityRun(
+            server.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return
+        )
+        try:
+            try:
+                args = activity_args(self._converter, task.definition, task.command.arguments)
+            except Exception as error:
+                raise exceptions.ApplicationError("Failed decoding arguments") from error
+            value = await run(args)
+            (result,) = self._converter.encode([value])
+            kind = "completed"
+        except BaseException as error:
+            self._done = True
+            if isinstance(error, (KeyboardInterrupt, SystemExit, SimulationError)) or server.stopping:
+                if not server.stopping:
+                    server.fail(error)
+                return
+            if completes_async(error):
+                server.fail(
+                    UnsupportedError(
+                        f"activity {task.call.label!r} completes asynchronously (raise_complete_async), "
+                        "which cannot be simulated: there is no client that could complete it"
+                    )
+                )
+                return
+            kind, raised = self._kind_of(error, run)
+            result = self._converter.to_failure(raised)
+        self._done = True
+        if lose_reply:
+            lost = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=True)
+            kind, result = "failed", self._converter.to_failure(lost)
+        if report:
+            self._report(kind, result)
+        elif record.late:
+            self.end(f"{kind}, late")
+
+    def _kind_of(self, error: BaseException, run: ActivityRun) -> tuple[str, BaseException]:
+        if isinstance(error, (asyncio.CancelledError, exceptions.CancelledError)):
+            if self._heartbeat_error is not None:
+                return "failed", self._heartbeat_error
+            if run.cancelled_by_request:
+                return "cancelled", exceptions.CancelledError("Cancelled")
+        return "failed", error
+
+    def _report(self, kind: str, result: Payload | Failure | None) -> None:
+        self._task.report(self, kind, result)
+
+    # --- heartbeats ---
+
+    def _on_heartbeat(self, *details: Any) -> None:
+        if self._done:
+            return
+        try:
+            self.pending_heartbeat = self._converter.encode(details) if details else ()
+        except Exception as error:
+            self._heartbeat_error = error
+            self._cancel(activity.ActivityCancellationDetails())
+            return
+        if self._server.time() >= self._throttled_until:
+            self._send()
+
+    def _send(self) -> None:
+        if self._done or self.pending_heartbeat is None:
+            return
+        details, self.pending_heartbeat = self.pending_heartbeat, None
+        timeout = self._task.heartbeat_timeout
+        throttle = min(timeout * 0.8, MAX_HEARTBEAT_THROTTLE) if timeout else HEARTBEAT_THROTTLE
+        self._throttled_until = self._server.time() + throttle
+        self._server.loop.call_later(throttle, self._send)
+        answer = self._task.heartbeat(self, details)
+        if answer is not None:
+            self._server.loop.call_soon(self._cancel, answer)
+
+    def _cancel(self, details: activity.ActivityCancellationDetails) -> None:
+        if self._run is not None and not self._done and not self._is_slow and self._task.definition.is_async:
+            self._run.cancel(details)

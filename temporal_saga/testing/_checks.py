@@ -1,0 +1,360 @@
+"""What must hold after every run, whatever went wrong in it.
+
+An effect is known by the key in its activity's id, `"{step}:{phase}:{key}"`, so that nobody has to say what
+undoes what. It is there when its function has returned; one that raised (`Fenced`, `Declined`) refused it. Repeats
+under one key count once: that is what the key is for, and the user's own check sees whether it was honoured.
+
+    a saga ended badly   each effect undone once, newest first, after it; or its undo reported as failed
+    a saga ended well    nothing undone, but for a step that failed and whose error the body swallowed
+    a bug                changes nothing: the fixed deployment ends as if it had not been
+    any run              ends; replays to the same commands; its error is true
+
+Whether a step has a compensation is not always to be seen in the run at hand: by hand, none may have run. What any run
+has shown of a label holds for all (`Known`), and what depends on it is decided when the exploration has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from ._faults import ActivationFault, ActivityFault, Fault
+
+if TYPE_CHECKING:
+    from temporal_saga._report import SagaReport, StepReport
+
+    from ._simulation import Simulation
+    from ._trace import Call
+
+_CLOSED_BADLY = ("failed", "cancelled")
+_REPORTED = ("FAILED", "PARKED", "BY_HAND", "GIVEN_UP")
+
+
+@dataclass(frozen=True)
+class Objection:
+    """What is wrong with a run.
+
+    Attributes:
+        kind: In two or three words: what stands for the same hazard has the same.
+        message: In a sentence.
+        if_compensated: The label on whose having a compensation it depends.
+    """
+
+    kind: str
+    message: str
+    if_compensated: str | None = None
+
+
+@dataclass
+class Known:
+    """What the runs so far have shown.
+
+    Attributes:
+        compensated: The labels that some run has undone, or armed.
+        applied: The labels of steps that took effect in a run that ended badly.
+        ends: What a plan's run came to, by its faults.
+    """
+
+    compensated: set[str] = field(default_factory=lambda: set[str]())
+    applied: set[str] = field(default_factory=lambda: set[str]())
+    ends: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=lambda: dict[Any, Any]())
+
+
+@dataclass
+class _Effect:
+    """What the calls under one forward key did."""
+
+    key: str
+    label: str
+    do: Call | None = None
+    undos: list[Call] = field(default_factory=lambda: list["Call"]())
+    step: StepReport | None = None
+
+    @property
+    def applied_at(self) -> int | None:
+        """When the function first returned, late runs aside."""
+        return _ran_at(self.do, late=False)
+
+    @property
+    def undone_at(self) -> int | None:
+        return min((at for undo in self.undos if (at := _ran_at(undo, late=None)) is not None), default=None)
+
+
+def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> list[Objection]:
+    """Return what is wrong with a run, the user's own check aside; note what it shows."""
+    effects = _effects(simulation)
+    for effect in effects.values():
+        armed = effect.step is not None and effect.step.undo is not None
+        if effect.undos or armed:
+            known.compensated.add(effect.label)
+    unlike = list(_same_as_without(simulation, plan, known))
+    objections: list[Objection] = [
+        *([] if unlike else _hangs(simulation, plan)),  # which says so in its own words
+        *_sagas_left_open(simulation),
+        *_effects_after_a_bad_end(simulation, effects, known),
+        *_order(simulation, effects),
+        *_overtaken(effects),
+        *_late(effects),
+        *_errors(simulation),
+        *unlike,
+    ]
+    return list(dict.fromkeys(objections))
+
+
+def undo_failed(simulation: Simulation[Any]) -> bool:
+    """Tell whether a compensation failed for good: then effects stand, and all one can ask is that it is said."""
+    return any(call.phase in ("undo", "push") and call.state in ("failed", "timed out") for call in simulation.calls)
+
+
+def check_replay(simulation: Simulation[Any]) -> list[Objection]:
+    """Return what a replay of the whole history does otherwise."""
+    difference = simulation.check_replay()
+    return [Objection("replay differs", f"a replay gives other commands: {difference}")] if difference else []
+
+
+def end_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
+    """Return what a run came to: its status, its result, and what was undone."""
+    undone = sorted(
+        f"{call.label}#{call.nth}" for call in simulation.calls if call.phase == "undo" and _ran_at(call) is not None
+    )
+    try:
+        result = repr(simulation.result())
+    except Exception as error:
+        result = "; ".join(f"{type(each).__name__}: {each}" for each in _chain(error))
+    return simulation.status, result, tuple(undone)
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+
+def _hangs(simulation: Simulation[Any], plan: tuple[Fault, ...]) -> Iterator[Objection]:
+    if simulation.status == "waiting":
+        bug = any(fault.kind == "bug_after" for fault in plan)
+        yield Objection("a bug unwinds" if bug else "hangs", f"the run never ends: {simulation.waiting_for}")
+
+
+def _sagas_left_open(simulation: Simulation[Any]) -> Iterator[Objection]:
+    if simulation.status in ("waiting", "terminated", "timed out"):
+        return  # no workflow code runs any more, or it is said above
+    for report in simulation.reports:
+        undo_states = {step.name: step.undo_state for step in report.steps if step.undo_state is not None}
+        failed = [name for name, state in undo_states.items() if state in _REPORTED]
+        unfinished = [name for name, state in undo_states.items() if state in ("PENDING", "RUNNING")]
+        if report.state in ("OPEN", "UNWINDING"):
+            yield Objection("closed under a saga", f"the run closed while saga {report.name!r} was {report.state}")
+        elif report.state == "COMPENSATED" and (failed or unfinished):
+            names = ", ".join(failed + unfinished)
+            yield Objection("not reported", f"saga {report.name!r} says COMPENSATED, but these are not undone: {names}")
+        elif report.state == "COMPLETED" and failed:
+            names = ", ".join(failed)
+            yield Objection("not reported", f"saga {report.name!r} says COMPLETED, but undoing failed: {names}")
+
+
+def _effects_after_a_bad_end(
+    simulation: Simulation[Any], effects: dict[str, _Effect], known: Known
+) -> Iterator[Objection]:
+    if simulation.status in ("waiting", "terminated", "timed out"):
+        return
+    states = _states(simulation)
+    own = _own_keys(simulation)
+    quiet = not any(call.phase == "do" and call.state != "completed" for call in simulation.calls) and not any(
+        isinstance(fault, ActivationFault) for fault in simulation.faults
+    )
+    for effect in effects.values():
+        if len(effect.undos) > 1:
+            yield Objection("undone twice", f"{effect.label} was undone {len(effect.undos)} times")
+        state = states.get(effect.key)
+        if state is None or state == "DETACHED":
+            ended_badly = simulation.status in _CLOSED_BADLY and effect.key in own
+        else:
+            ended_badly = state in ("COMPENSATED", "INCOMPLETE", "OPEN", "UNWINDING")
+        if effect.do is None:
+            continue
+        swallowed = effect.do.state != "completed"
+        if state == "COMPLETED" and quiet and effect.undos and () in known.ends and not known.ends[()][2]:
+            yield Objection("undone for nothing", f"{effect.label} was undone, though the saga ended well")
+        if effect.applied_at is None or not (ended_badly or (swallowed and state is not None)):
+            continue
+        if ended_badly:
+            known.applied.add(effect.label)
+        if effect.undone_at is not None:
+            continue
+        yield from _stands(simulation, effect, swallowed)
+
+
+def _stands(simulation: Simulation[Any], effect: _Effect, swallowed: bool) -> Iterator[Objection]:
+    """Judge an effect that was not undone, after a bad end."""
+    step = effect.step
+    if step is not None and step.undo_state in _REPORTED:
+        if "INCOMPLETE" not in {report.state for report in simulation.reports}:
+            yield Objection("not reported", f"{effect.label} stands, its undo failed, and no saga says INCOMPLETE")
+        return
+    if step is None and simulation.status == "failed" and any(undo.state == "failed" for undo in effect.undos):
+        return  # by hand: the run failed with the error of the undo
+    if step is not None and step.undo is None and step.state == "APPLIED" and not swallowed:
+        return  # kept for good at the pivot
+    kind, why = "not undone", "it took effect and nothing undid it"
+    if step is not None and step.state == "NOT_APPLIED":
+        why = "it took effect, and its saga says NOT_APPLIED"
+    elif any(call.phase == "undo" for call in simulation.calls):
+        kind, why = (
+            "half undone",
+            ("the unwind stopped at its undo" if effect.undos else "others were undone, it was not"),
+        )
+    yield Objection(kind, f"{effect.label} stands: {why}", if_compensated=effect.label)
+
+
+def _order(simulation: Simulation[Any], effects: dict[str, _Effect]) -> Iterator[Objection]:
+    """Newest first: of two that stood at once, the one that began later is undone before the other."""
+    sagas = {step.key: number for number, report in enumerate(simulation.reports) for step in report.steps}
+    place = {id(call): number for number, call in enumerate(simulation.calls)}
+    undone = [effect for effect in effects.values() if effect.do is not None and effect.undos]
+    undone.sort(key=lambda effect: place[id(effect.do)])
+    for number, older in enumerate(undone):
+        assert older.do is not None
+        for newer in undone[number + 1 :]:
+            assert newer.do is not None
+            if sagas.get(older.key) != sagas.get(newer.key) or older.do.run_id != newer.do.run_id:
+                continue
+            if place[id(older.undos[0])] < place[id(newer.do)]:
+                continue  # undone before the newer one began: a savepoint
+            if older.do.state != "completed" and newer.do.state == "completed":
+                continue  # swallowed: undone at a good end, before that turned into a bad one
+            overlapped = _ended_at(older.do) is None or _began_at(newer.do) < (_ended_at(older.do) or 0)
+            began = _began_at(older.undos[0])
+            if not overlapped and began < (_ended_at(newer.undos[0]) or began + 1):
+                yield Objection("wrong order", f"{older.label} was undone before {newer.label}, which began after it")
+
+
+def _overtaken(effects: dict[str, _Effect]) -> Iterator[Objection]:
+    """An undo begins when its step has ended."""
+    for effect in effects.values():
+        if effect.do is None or not effect.undos or not effect.undos[0].attempts:
+            continue
+        began = _began_at(effect.undos[0])
+        if any(not each.late and (each.ended_order is None or each.ended_order > began) for each in effect.do.attempts):
+            yield Objection("undone too early", f"{effect.label} was still running when its undo began")
+
+
+def _late(effects: dict[str, _Effect]) -> Iterator[Objection]:
+    """What applies after its undo stands, unless something refuses it."""
+    for effect in effects.values():
+        late = _ran_at(effect.do, late=True)
+        if late is not None and effect.undone_at is not None and late > effect.undone_at:
+            yield Objection(
+                "applied after its undo",
+                f"{effect.label} took effect after its undo and stands: nothing refused it (a fence does)",
+            )
+
+
+def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
+    """The run's error says what happened."""
+    if simulation.status == "cancelled" and not simulation.cancel_requested:
+        yield Objection("untrue error", "the run ended Cancelled, and nobody cancelled it")
+    if simulation.status not in _CLOSED_BADLY:
+        return
+    try:
+        simulation.result()
+        return
+    except Exception as error:
+        chain = list(_chain(error))
+    own = _own_keys(simulation)  # a child's saga has failed its child, and its parent undoes that
+    incomplete = [
+        report.name
+        for report in simulation.reports
+        if report.state == "INCOMPLETE" and any(step.key in own for step in report.steps)
+    ]
+    errors = [each for each in chain if isinstance(each, ApplicationError) and each.type == "CompensationError"]
+    if errors and simulation.reports and not any(report.state == "INCOMPLETE" for report in simulation.reports):
+        yield Objection("untrue error", "the run failed with CompensationError, and every compensation succeeded")
+    a_step_failed = any(call.phase == "do" and call.state in ("failed", "timed out") for call in simulation.calls)
+    if errors and errors[0].cause is None and a_step_failed:  # it has none after compensate()
+        yield Objection("untrue error", "CompensationError has no cause: the error that made the saga unwind is lost")
+    if incomplete and not errors:
+        names = ", ".join(incomplete)
+        yield Objection("not reported", f"saga {names} is INCOMPLETE, and the run's error is no CompensationError")
+
+
+def _same_as_without(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> Iterator[Objection]:
+    """What the workflow cannot see, and a bug that was fixed, change nothing."""
+    neutral = ("bug_after", "restart", "delivered_twice")
+    rest = tuple(fault for fault in plan if fault.kind not in neutral)
+    if len(rest) == len(plan) or any(isinstance(fault, ActivationFault) for fault in rest):
+        return  # a bug adds an activation, so that the rest would strike elsewhere
+    expected = known.ends.get(rest)
+    if expected is None:
+        return
+    found = end_of(simulation)
+    bug = any(isinstance(fault, ActivityFault) and fault.kind == "bug_after" for fault in plan)
+    kind, because = ("a bug unwinds", "of a bug that was fixed") if bug else ("not neutral", "of it")
+    if found[0] != expected[0] or found[2] != expected[2]:
+        undone = f"; undone: {', '.join(found[2])}" if found[2] else ""
+        ended = "never ends" if found[0] == "waiting" else f"ended {found[0]}"
+        yield Objection(kind, f"because {because} the run {ended} instead of {expected[0]}{undone}")
+    elif found[1] != expected[1]:
+        yield Objection(kind, f"because {because} the run came to {found[1]} instead of {expected[1]}")
+
+
+# --- reading a run ---------------------------------------------------------------------------------------------------
+
+
+def _effects(simulation: Simulation[Any]) -> dict[str, _Effect]:
+    effects: dict[str, _Effect] = {}
+    steps = {step.key: step for report in _last_reports(simulation) for step in report.steps}
+    for call in simulation.calls:
+        key = call.forward_key
+        if key is None or call.phase not in ("do", "undo"):
+            continue
+        effect = effects.setdefault(key, _Effect(key, call.label.removesuffix(":undo"), step=steps.get(key)))
+        if call.phase == "undo":
+            effect.undos.append(call)
+        else:
+            effect.do = call
+    return effects
+
+
+def _own_keys(simulation: Simulation[Any]) -> set[str]:
+    """Return the keys of the steps that the workflow itself began, and not a child of it."""
+    return {
+        call.forward_key
+        for call in simulation.calls
+        if call.forward_key is not None and call.run_id in simulation.run_ids
+    }
+
+
+def _last_reports(simulation: Simulation[Any]) -> list[SagaReport]:
+    """Return the sagas as they ended: a detached one only if no other took it over."""
+    return sorted(simulation.reports, key=lambda report: report.state != "DETACHED")
+
+
+def _states(simulation: Simulation[Any]) -> dict[str, str]:
+    return {step.key: report.state for report in _last_reports(simulation) for step in report.steps}
+
+
+def _ran_at(call: Call | None, *, late: bool | None = False) -> int | None:
+    """Return when the function of a call first returned: of its late runs, of the others, or of all (None)."""
+    if call is None:
+        return None
+    ran = [each.ran_order for each in call.attempts if each.ran and (late is None or each.late is late)]
+    return min((order for order in ran if order is not None), default=None)
+
+
+def _began_at(call: Call) -> int:
+    return min((each.began_order for each in call.attempts), default=0)
+
+
+def _ended_at(call: Call) -> int | None:
+    """Return when the last attempt of a call ended, late runs aside; None if one has not."""
+    ends = [each.ended_order for each in call.attempts if not each.late]
+    return None if None in ends else max((end for end in ends if end is not None), default=0)
+
+
+def _chain(error: BaseException | None) -> Iterable[BaseException]:
+    while error is not None:
+        if not isinstance(error, WorkflowFailureError):
+            yield error
+        error = getattr(error, "cause", None) or error.__cause__

@@ -1,0 +1,227 @@
+# pyright: reportPrivateUsage=false
+"""An asyncio event loop on virtual time: when nothing is ready, the clock jumps to the next event.
+
+Activities and the client's function run on it; so does the server, as plain callbacks. There are no threads and no
+sockets: what blocks takes no virtual time, and what needs a socket is an error that says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any, TypeVar
+
+from typing_extensions import TypeVarTuple, Unpack
+
+from ._errors import SimulationError, UnsupportedError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+# More than this is taken for a loop that never ends.
+MAX_JUMPS = 1_000_000
+
+_logger = logging.getLogger("asyncio")
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """Runs what is ready in order of arrival; with nothing ready, moves its clock to the next timer."""
+
+    def __init__(self) -> None:
+        self._ready: deque[asyncio.Handle] = deque()
+        # The count keeps timers that are due together in the order in which they were set.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._count = self._jumps = 0
+        self._now = 0.0
+        self._running = False
+        self._failure: BaseException | None = None
+
+    def run(self, on_idle: Callable[[], bool] = lambda: False) -> None:
+        """Run until nothing is left to happen, or `stop` is called.
+
+        Args:
+            on_idle: Called whenever nothing is ready, before the clock moves; true if it has made something ready.
+
+        Raises:
+            BaseException: What a callback raised (not a task: that keeps its own).
+        """
+        ready = self._ready
+        self._running = True
+        try:
+            with running_loop(self):
+                while self._running:
+                    if ready:
+                        handle = ready.popleft()
+                        if not handle._cancelled:
+                            handle._run()
+                            if self._failure is not None:
+                                failure, self._failure = self._failure, None
+                                raise failure
+                    elif not on_idle() and not self._jump():
+                        return
+        finally:
+            self._running = False
+
+    def _stop_with(self, _done: asyncio.Future[Any]) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let `run` return after the callback that runs now."""
+        self._running = False
+
+    def _jump(self) -> bool:
+        while self._timers:
+            when, _, handle = heapq.heappop(self._timers)
+            if not handle.cancelled():
+                self._now = max(self._now, when)
+                self._jumps += 1
+                if self._jumps > MAX_JUMPS:
+                    raise SimulationError(
+                        f"the clock has moved {MAX_JUMPS:,} times and there is no end: "
+                        "does an activity, or the client's function, wait in a loop for what never happens?"
+                    )
+                self._ready.append(handle)
+                return True
+        return False
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether anything is still to happen."""
+        return any(not handle.cancelled() for _, _, handle in self._timers)
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run until the awaitable is done; an error if it waits for something that never happens here."""
+        done = asyncio.ensure_future(future, loop=self)
+        done.add_done_callback(self._stop_with)
+        self.run()
+        if not done.done():
+            raise UnsupportedError(f"{future!r} waits for something that never happens on a simulated event loop")
+        return done.result()
+
+    # --- what asyncio and its users call ---
+
+    def time(self) -> float:
+        """Return the seconds since the start, of virtual time."""
+        return self._now
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.Handle:
+        arguments: Any = args
+        handle = asyncio.Handle(callback, arguments, self, context)
+        self._ready.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        arguments: Any = args
+        handle = asyncio.TimerHandle(when, callback, arguments, self, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle))
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], **kwargs: Any) -> asyncio.Task[T]:
+        if kwargs.get("context", 0) is None:  # which Python 3.10 does not know
+            del kwargs["context"]
+        return asyncio.Task(coro, loop=self, **kwargs)
+
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.create_future()
+
+        def run() -> None:
+            if future.cancelled():
+                return
+            try:
+                future.set_result(call_as_in_a_thread(func, *args))
+            except Exception as error:
+                future.set_exception(error)
+
+        self.call_soon(run)
+        return future
+
+    def is_running(self) -> bool:
+        return self._running
+
+    def is_closed(self) -> bool:
+        return False
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if "handle" in context:
+            self._failure = context["exception"]
+            return
+        _logger.error(context.get("message"), exc_info=context.get("exception"))
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def get_exception_handler(self) -> None:
+        return None
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Nothing to do: a cancelled timer is passed over."""
+
+
+def _without(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"asyncio's {name}() does not work in a simulation, which has no real input and output: "
+            "give the activities a fake of what they talk to, or use a blocking call in a sync activity"
+        )
+
+    return refuse
+
+
+_NO_SOCKETS = """
+add_reader add_signal_handler add_writer connect_accepted_socket connect_read_pipe connect_write_pipe create_connection
+create_datagram_endpoint create_server create_unix_connection create_unix_server getaddrinfo getnameinfo sendfile
+sock_accept sock_connect sock_recv sock_recv_into sock_sendall sock_sendfile start_tls subprocess_exec subprocess_shell
+"""
+
+for _name in _NO_SOCKETS.split():
+    setattr(VirtualLoop, _name, _without(_name))
+
+
+def new_loop() -> VirtualLoop:
+    """Return a loop whose clock stands at zero."""
+    make: Any = VirtualLoop  # to a checker it is abstract: it lacks what needs sockets
+    loop: VirtualLoop = make()
+    return loop
+
+
+@contextmanager
+def running_loop(loop: asyncio.AbstractEventLoop | None) -> Generator[None, None, None]:
+    """Let `asyncio.get_running_loop()` find this loop, or none, for a while."""
+    before = asyncio._get_running_loop()
+    asyncio._set_running_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(before)
+
+
+def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    """Call a function that blocks where it finds no event loop, as in a thread of its own."""
+    with running_loop(None):
+        return func(*args)

@@ -1,0 +1,13 @@
+"""What the simulator says when it cannot go on."""
+
+from __future__ import annotations
+
+__all__ = ["SimulationError", "UnsupportedError"]
+
+
+class SimulationError(Exception):
+    """The simulation cannot go on, or its workflow never ended: the message says why."""
+
+
+class UnsupportedError(SimulationError):
+    """The workflow, or an activity, uses what the simulator does not have."""

@@ -1,0 +1,119 @@
+"""Faults as data: what a plan can make go wrong, and where.
+
+A fault is written as the call that makes it, so that a plan printed by `explore` is pasted into a test as it is:
+
+    simulate(MoneyTransfer.run, transfer, activities=bank.activities, faults=[fails_after("deposit"), cancel(at=7)])
+
+Activities are named by a label: the step's name, `"deposit:undo"` for its compensation, `"deposit:push"` for one pushed
+by hand, and the activity's type where no saga started it. `nth` counts the calls with one label, in the order in which
+they were scheduled.
+
+`at` counts the activations of the workflow from 1, the further runs of a continue-as-new included and its children not.
+The fault comes in front of that activation, as soon as the one before it is over: a worker has taken what that one
+scheduled, and none of it has run yet. `at=1` is in the first activation itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ActivityFaultKind = Literal[
+    "fails_before", "fails_after", "fails_once", "slow", "applies_late", "worker_lost", "delivered_twice", "bug_after"
+]
+ActivationFaultKind = Literal["cancel", "cancel_scope", "restart", "signal", "update"]
+
+
+@dataclass(frozen=True)
+class ActivityFault:
+    """A fault of one call of an activity."""
+
+    kind: ActivityFaultKind
+    label: str
+    nth: int = 1
+
+    def __repr__(self) -> str:
+        nth = f", nth={self.nth}" if self.nth != 1 else ""
+        return f"{self.kind}({self.label!r}{nth})"
+
+
+@dataclass(frozen=True)
+class ActivationFault:
+    """A fault that comes in front of one activation of the workflow."""
+
+    kind: ActivationFaultKind
+    at: int
+    name: str = ""
+    args: tuple[Any, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        named = "".join(f"{value!r}, " for value in ((self.name, *self.args) if self.name else ()))
+        return f"{self.kind}({named}at={self.at})"
+
+
+Fault = ActivityFault | ActivationFault
+
+
+def fails_before(label: str, *, nth: int = 1) -> ActivityFault:
+    """The call fails for good before its function runs: a non-retryable error that says nothing of the effect."""
+    return ActivityFault("fails_before", label, nth)
+
+
+def fails_after(label: str, *, nth: int = 1) -> ActivityFault:
+    """The function runs, then the call fails for good: the reply was lost."""
+    return ActivityFault("fails_after", label, nth)
+
+
+def fails_once(label: str, *, nth: int = 1) -> ActivityFault:
+    """The first attempt fails before its function runs, with a retryable error."""
+    return ActivityFault("fails_once", label, nth)
+
+
+def slow(label: str, *, nth: int = 1) -> ActivityFault:
+    """The first attempt takes as long as its timeouts allow, learns of no cancel, then its function runs."""
+    return ActivityFault("slow", label, nth)
+
+
+def applies_late(label: str, *, nth: int = 1) -> ActivityFault:
+    """The call times out for good, and its function runs afterwards, when the run has nothing else left to do."""
+    return ActivityFault("applies_late", label, nth)
+
+
+def worker_lost(label: str, *, nth: int = 1) -> ActivityFault:
+    """The first attempt runs the function, and the worker dies before it reports: a timeout, then the next attempt."""
+    return ActivityFault("worker_lost", label, nth)
+
+
+def delivered_twice(label: str, *, nth: int = 1) -> ActivityFault:
+    """The function runs once more after the attempt has completed."""
+    return ActivityFault("delivered_twice", label, nth)
+
+
+def bug_after(label: str, *, nth: int = 1) -> ActivityFault:
+    """The call succeeds, and the `await` of it raises TypeError, once: a bug, then a fixed deployment."""
+    return ActivityFault("bug_after", label, nth)
+
+
+def cancel(*, at: int) -> ActivationFault:
+    """The workflow's cancellation is requested."""
+    return ActivationFault("cancel", at)
+
+
+def cancel_scope(*, at: int) -> ActivationFault:
+    """The task that is inside of the innermost open saga is cancelled, as by a timeout; the workflow is not."""
+    return ActivationFault("cancel_scope", at)
+
+
+def restart(*, at: int) -> ActivationFault:
+    """The worker restarts: the history so far is replayed on a fresh instance, and its commands are compared."""
+    return ActivationFault("restart", at)
+
+
+def signal(name: str, *args: Any, at: int) -> ActivationFault:
+    """A signal arrives."""
+    return ActivationFault("signal", at, name, args)
+
+
+def update(name: str, *args: Any, at: int) -> ActivationFault:
+    """An update arrives."""
+    return ActivationFault("update", at, name, args)

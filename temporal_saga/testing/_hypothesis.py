@@ -1,0 +1,63 @@
+"""Fault plans for Hypothesis, which shrinks a failing one to a shortest."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._explore import Explorer
+from ._plans import KINDS, FaultKind, events_of, longer, points_of
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from ._faults import Fault
+
+
+def fault_plans(
+    workflow_run: Callable[..., Awaitable[Any]],
+    *args: Any,
+    setup: Callable[[], Any],
+    faults: int = 2,
+    kinds: Collection[FaultKind] = KINDS,
+    signals: Sequence[Any] = (),
+    updates: Sequence[Any] = (),
+    **options: Any,
+) -> SearchStrategy[list[Fault]]:
+    """Return a Hypothesis strategy of plans of up to `faults` faults.
+
+        @given(plan=fault_plans(MoneyTransfer.run, transfer, setup=setup, faults=3))
+        def test_three_faults(plan):
+            explore(MoneyTransfer.run, transfer, setup=setup, check=check, plan=plan)
+
+    Each fault is drawn from the points of a run with those before it, so that compensations are struck too. A failing
+    plan shrinks to fewer faults, then to earlier points, then to the simpler kinds. Hypothesis has to be installed.
+
+    Args:
+        workflow_run: As for `explore`, as are the others.
+        args: The workflow's arguments.
+        setup: Makes the world of a run.
+        faults: Up to how many faults.
+        kinds: The kinds of faults.
+        signals: Signals that may come at any point.
+        updates: Updates, in the same way.
+        options: For `simulate`.
+    """
+    from hypothesis import strategies as st
+
+    explorer: Explorer[Any, Any] = Explorer(workflow_run, args, setup, None, faults, options)
+    events = events_of(signals, updates)
+
+    @st.composite
+    def plans(draw: Any) -> list[Fault]:
+        plan: tuple[Fault, ...] = ()
+        for _ in range(faults):
+            found = list(longer(plan, points_of(explorer.run(plan)[0]), kinds, events))
+            # None comes first: Hypothesis shrinks towards what comes first in a list.
+            fault = draw(st.sampled_from([None, *found]))
+            if fault is None:
+                break
+            plan = (*plan, fault)
+        return list(plan)
+
+    return plans()

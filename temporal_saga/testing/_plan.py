@@ -1,0 +1,58 @@
+"""The faults of one simulation, and which of them have come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from ._faults import ActivationFault, ActivityFault, Fault
+from ._trace import Call
+
+F = TypeVar("F", ActivityFault, ActivationFault)
+
+
+class Plan:
+    """Finds the faults of a call and of an activation; each comes once."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = list(faults)
+        self._open = list(self.faults)
+        self._calls: dict[tuple[str, int], list[ActivityFault]] = {}
+        self._activations: dict[int, list[ActivationFault]] = {}
+        for fault in self._open:
+            if isinstance(fault, ActivityFault):
+                self._calls.setdefault((fault.label, fault.nth), []).append(fault)
+            else:
+                self._activations.setdefault(fault.at, []).append(fault)
+
+    def of_call(self, call: Call) -> list[ActivityFault]:
+        """Return the faults of a call."""
+        return self._calls.get((call.label, call.nth), [])
+
+    def due(self, activation: int) -> bool:
+        """Whether faults that have not come yet are to come in front of an activation."""
+        return bool(self._activations) and min(self._activations) <= activation
+
+    def take(self, activation: int) -> list[ActivationFault]:
+        """Return the faults that come in front of an activation, or should have; they have come now.
+
+        In front of one that core makes in the same workflow task nothing can come.
+        """
+        due = sorted(at for at in self._activations if at <= activation)
+        faults = [fault for at in due for fault in self._activations.pop(at)]
+        for fault in faults:
+            self.use(fault)
+        return faults
+
+    def use(self, fault: Fault) -> bool:
+        """Whether the fault has not come yet; it has now."""
+        for position, each in enumerate(self._open):
+            if each is fault:
+                del self._open[position]
+                return True
+        return False
+
+    @property
+    def unused(self) -> list[Fault]:
+        """The faults that have not come."""
+        return list(self._open)

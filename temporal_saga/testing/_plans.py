@@ -1,0 +1,168 @@
+"""Which plans are worth a run: where a fault can strike, what to add to a plan, and what shows nothing new.
+
+The points of a run are its calls of activities and its activations. A plan of one fault is learned from the run without
+any, a plan of two from the run of its first fault: only there are the compensations that the second may hit.
+
+    points of the happy path ──> plans of one fault ──> their runs' points ──> plans of two faults ──> ...
+
+Not every plan is tried. What is left out is counted, with the reason (`PRUNED_*`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._faults import ActivationFault, ActivationFaultKind, ActivityFault, ActivityFaultKind, Fault
+
+if TYPE_CHECKING:
+    from ._simulation import Simulation
+
+FaultKind = Literal[ActivityFaultKind, ActivationFaultKind]
+Plan = tuple[Fault, ...]
+Event = tuple[Literal["signal", "update"], str, tuple[Any, ...]]
+
+_STEP: tuple[ActivityFaultKind, ...] = (
+    "fails_before",
+    "fails_after",
+    "bug_after",
+    "applies_late",
+    "slow",
+    "worker_lost",
+    "fails_once",
+    "delivered_twice",
+)
+# An undo is called by the library, so no bug of the body meets it. One that ends too late has failed for good.
+_UNDO: tuple[ActivityFaultKind, ...] = ("fails_before", "fails_after", "worker_lost", "fails_once", "delivered_twice")
+_ACTIVATION: tuple[ActivationFaultKind, ...] = ("cancel", "cancel_scope", "restart")
+
+KINDS: tuple[FaultKind, ...] = (*_STEP, *_ACTIVATION)
+"""What is tried unless told otherwise. Signals and updates come with the ones to send."""
+
+UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice"})
+"""What the workflow cannot see. Alone it must change nothing, which is checked; so it is not combined with more."""
+
+_ALIKE = {"fails_before": "fails", "fails_after": "fails", "applies_late": "fails", "cancel_scope": "cancel"}
+
+PRUNED_ORDER = "the same faults in another order"
+PRUNED_UNSEEN = "longer by a fault, after one that the workflow cannot see (restart, delivered_twice)"
+PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
+PRUNED_FAILED = "longer by a fault, after one that fails already"
+PRUNED_IDLE = "a fault that found nothing to strike"
+PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing any more"
+
+
+@dataclass(frozen=True)
+class CallPoint:
+    """A call of an activity, as a point for faults."""
+
+    label: str
+    nth: int
+    is_undo: bool
+    scheduled_at: int
+    resolved_at: int
+    """The activations that scheduled it and that got its result; the last one if none did."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where a fault can strike in one run."""
+
+    calls: tuple[CallPoint, ...]
+    activations: int
+
+    def of(self, fault: Fault) -> int:
+        """Return the activation at which a fault struck."""
+        if isinstance(fault, ActivationFault):
+            return fault.at
+        call = self.call(fault)
+        return call.scheduled_at if call else self.activations
+
+    def start(self, plan: Plan) -> int:
+        """Return the activation at which the last fault of a plan struck."""
+        return max((self.of(fault) for fault in plan), default=0)
+
+    def call(self, fault: ActivityFault) -> CallPoint | None:
+        """Return the call that a fault struck."""
+        return next((call for call in self.calls if (call.label, call.nth) == (fault.label, fault.nth)), None)
+
+
+def points_of(simulation: Simulation[Any]) -> Points:
+    """Return where a fault can strike in a run."""
+    last = simulation.activations
+    return Points(
+        tuple(
+            CallPoint(
+                call.label,
+                call.nth,
+                call.phase in ("undo", "push"),
+                call.scheduled_at,
+                last if call.resolved_at is None else call.resolved_at,
+            )
+            for call in simulation.calls
+            if call.kind == "activity"
+        ),
+        last,
+    )
+
+
+def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[Event] = ()) -> Iterator[Fault]:
+    """Yield each fault that may be added to a plan: those at or after the last one that struck, earliest first.
+
+    Args:
+        plan: The faults so far.
+        points: The points of its run.
+        kinds: The kinds to try.
+        events: The signals and updates to try.
+    """
+    start = points.start(plan)
+    struck = {(fault.label, fault.nth) for fault in plan if isinstance(fault, ActivityFault)}
+    at_activation = {fault.at for fault in plan if isinstance(fault, ActivationFault)}
+    first_activation = start + 1 if plan and isinstance(plan[-1], ActivityFault) else max(start, 1)
+    found: list[tuple[int, Fault]] = []
+    for call in points.calls:
+        if call.scheduled_at < start or (call.label, call.nth) in struck:
+            continue
+        found += [
+            (call.scheduled_at, ActivityFault(kind, call.label, call.nth))
+            for kind in (_UNDO if call.is_undo else _STEP)
+            if kind in kinds
+        ]
+    for at in range(first_activation, points.activations + 1):
+        if at in at_activation:
+            continue
+        found += [(at, ActivationFault(kind, at)) for kind in _ACTIVATION if kind in kinds]
+        found += [(at, ActivationFault(kind, at, name, args)) for kind, name, args in events]
+    found.sort(key=lambda each: each[0])
+    for _, fault in found:
+        yield fault
+
+
+def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
+    """Tell whether a fault strikes after the slow call that the plan ends with: then it is a plan without it."""
+    last = plan[-1] if plan else None
+    if not isinstance(last, ActivityFault) or last.kind != "slow":
+        return False
+    call = points.call(last)
+    return call is not None and points.of(fault) > call.resolved_at
+
+
+def kinds_alike(plan: Plan) -> tuple[str, ...]:
+    """Return the kinds of a plan's faults, those taken for one that have the same effect on a workflow."""
+    return tuple(_ALIKE.get(fault.kind, fault.kind) for fault in plan)
+
+
+def in_any_order(plan: Plan) -> tuple[str, ...]:
+    """Return what two plans of the same faults have in common. As text: what a signal carries may have no hash."""
+    return tuple(sorted(map(repr, plan)))
+
+
+def events_of(signals: Sequence[Any], updates: Sequence[Any]) -> tuple[Event, ...]:
+    """Return the events to try. Each is a name, or a tuple of a name and arguments."""
+
+    def event(kind: Literal["signal", "update"], given: Any) -> Event:
+        name, *args = (given,) if isinstance(given, str) else given
+        return kind, name, tuple(args)
+
+    return (*(event("signal", each) for each in signals), *(event("update", each) for each in updates))

@@ -1,0 +1,126 @@
+"""A run as a timeline, for people: what was applied, undone, cancelled, and when, in virtual time.
+
+         time  task
+                  1  started
+                  1  withdraw               applied
+    +30s          2  deposit                ! applies late: timed out
+    +30s          3  withdraw:undo          undone
+    +30s          4  closed                 failed: ActivityError
+    +30s          4  deposit                ! took effect after its undo
+
+`task` counts the activations that the workflow has had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from temporalio.exceptions import ApplicationError
+
+if TYPE_CHECKING:
+    from ._simulation import Simulation
+    from ._trace import TraceEvent
+
+# Left out: what says nothing that its neighbours do not. A schedule shows up as its attempt.
+_QUIET = frozenset({"scheduled", "timer_cancelled", "child_scheduled"})
+
+_MOST_LINES = 120
+
+_WORDS = {
+    "completed": "done",
+    "timed_out": "timed out",
+    "retrying": "failed, to be tried again",
+    "cancel_requested": "asked to cancel",
+    "timer_started": "timer started",
+    "timer_fired": "timer fired",
+    "child_started": "child started",
+    "child_closed": "child closed",
+    "cancel": "the workflow's cancel is requested",
+    "cancel_scope": "the scope is cancelled",
+    "restart": "the worker restarts: replayed from the history",
+    "task_failed": "the workflow task failed",
+    "late": "applied late: its function ran",
+    "again": "delivered again: its function ran once more",
+    "bug": "a bug: TypeError out of its await",
+    "continued": "continued as new",
+}
+
+_FAULTS = frozenset({"cancel", "cancel_scope", "restart", "task_failed", "late", "again", "bug"})
+_BAD = frozenset({"failed", "timed_out", "retrying", "cancelled"})
+
+
+def timeline(simulation: Simulation[Any]) -> str:
+    """Return what happened in a run, one line for each event that a person wants to see."""
+    ends = {
+        (call.label, attempt.number): call.phase
+        for call in simulation.calls
+        for attempt in call.attempts
+        if attempt.ran and not attempt.late
+    }
+    rows: list[tuple[str, str, str, str]] = []
+    last = ""
+    for event in simulation.trace:
+        if event.kind in _QUIET or event.kind == "attempt":
+            continue
+        when = _time(event.time)
+        rows.append((when if when != last else "", str(event.activation), event.label, _said(event, ends)))
+        last = when
+    if len(rows) > _MOST_LINES:
+        cut = len(rows) - _MOST_LINES
+        rows[_MOST_LINES // 2 : -_MOST_LINES // 2] = [("", "", "", f"... {cut} more ...")]
+    wide = max((len(row[0]) for row in rows), default=4)
+    label = max((len(row[2]) for row in rows), default=8)
+    lines = [f"{'time':>{max(wide, 4)}}  task"]
+    lines += [f"{when:>{max(wide, 4)}}  {task:>4}  {name:<{label}}  {said}".rstrip() for when, task, name, said in rows]
+    if simulation.status == "waiting":
+        lines.append(f"never ends: {simulation.waiting_for}")
+    elif simulation.status == "failed":
+        lines.append(f"failed with {_error(simulation)}")
+    return "\n".join(lines)
+
+
+def _said(event: TraceEvent, ends: Mapping[tuple[str, int], str | None]) -> str:
+    word = _WORDS.get(event.kind, event.kind)
+    if event.kind == "completed":
+        word = {"do": "+ applied", "undo": "- undone", "push": "- undone"}.get(
+            ends.get((event.label, event.attempt or 1)) or "", "  done"
+        )
+    elif event.kind in _FAULTS:
+        word = f"! {word}"
+    elif event.kind in _BAD:
+        word = f"x {word}"
+    else:
+        word = f"  {word}"
+    if event.kind in ("cancel", "cancel_scope", "restart"):
+        word += f" (at={event.activation + 1})"
+    attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 else ""
+    return f"{word}{attempt}: {event.detail}" if event.detail else f"{word}{attempt}"
+
+
+def _error(simulation: Simulation[Any]) -> str:
+    try:
+        simulation.result()
+    except Exception as error:
+        chain: list[str] = []
+        cause: BaseException | None = error.__cause__ or getattr(error, "cause", None)
+        while cause is not None:
+            name = getattr(cause, "type", None) if isinstance(cause, ApplicationError) else None
+            message = getattr(cause, "message", None) or str(cause)
+            chain.append(f"{name or type(cause).__name__}: {message}")
+            cause = cause.__cause__
+        return ", because of ".join(chain)
+    return "no error"
+
+
+def _time(time: timedelta) -> str:
+    """Return a time since the start, in the units that matter: +0s, +1.5s, +2m30s, +7d."""
+    seconds = time.total_seconds()
+    days, rest = divmod(seconds, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = [f"{int(value)}{unit}" for value, unit in ((days, "d"), (hours, "h"), (minutes, "m")) if value]
+    if rest or not parts:
+        parts.append(f"{rest:.3f}".rstrip("0").rstrip(".") + "s")
+    return "+" + "".join(parts)

@@ -1,0 +1,178 @@
+"""gRPC against a server of generic handlers: each code, from the server and from the library."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import grpc  # type: ignore[import-untyped, unused-ignore]
+import grpc.aio  # type: ignore[import-untyped, unused-ignore]
+import pytest
+from temporalio.service import RPCError, RPCStatusCode
+
+from temporal_saga._failure_rules import code_of, headers_of, kind_of, retry_hint, status_of
+from temporal_saga.errors import FailureKind
+from tests.libraries.servers import refusing_port
+
+K = FailureKind
+LIMIT = [("grpc.max_receive_message_length", 1000), ("grpc.max_send_message_length", 1000)]
+
+CODES = {
+    "CANCELLED": K.AMBIGUOUS,
+    "UNKNOWN": K.AMBIGUOUS,
+    "INVALID_ARGUMENT": K.REJECTED,
+    "DEADLINE_EXCEEDED": K.AMBIGUOUS,
+    "NOT_FOUND": K.REJECTED,
+    "ALREADY_EXISTS": K.REJECTED,
+    "PERMISSION_DENIED": K.AUTH,
+    "RESOURCE_EXHAUSTED": K.THROTTLED,
+    "FAILED_PRECONDITION": K.REJECTED,
+    "ABORTED": K.CONFLICT,
+    "OUT_OF_RANGE": K.REJECTED,
+    "UNIMPLEMENTED": K.REJECTED,
+    "INTERNAL": K.AMBIGUOUS,
+    "UNAVAILABLE": K.AMBIGUOUS,
+    "DATA_LOSS": K.AMBIGUOUS,
+    "UNAUTHENTICATED": K.AUTH,
+}
+
+
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def service(self, handler_call_details: Any) -> Any:
+        what = handler_call_details.method.rpartition("/")[2]
+
+        def handle(request: bytes, context: Any) -> bytes:
+            if what in CODES:
+                context.abort(grpc.StatusCode[what], request.decode())
+            if what == "stall":
+                self.over.wait(60)
+            if what == "raise":
+                raise ValueError("a bug of the server's")
+            if what.startswith("pushback"):
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", what.removeprefix("pushback")),))
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
+            return b"x" * 2000 if what == "large" else b""
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    handler = _Handler()
+    server = grpc.server(ThreadPoolExecutor(4), handlers=(handler,), options=LIMIT[:1])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    handler.over.set()
+    server.stop(None).wait()
+
+
+Call = Callable[..., Any]
+
+
+def call(target: str, what: str, request: bytes = b"", *, timeout: float = 20, limit: bool = False) -> Any:
+    with grpc.insecure_channel(target, options=LIMIT if limit else None) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            channel.unary_unary(f"/tests/{what}")(request, timeout=timeout)
+        return raised.value
+
+
+def call_async(target: str, what: str, request: bytes = b"", *, timeout: float = 20, limit: bool = False) -> Any:
+    async def run() -> Any:
+        async with grpc.aio.insecure_channel(target, options=LIMIT if limit else None) as channel:
+            with pytest.raises(grpc.RpcError) as raised:
+                await channel.unary_unary(f"/tests/{what}")(request, timeout=timeout)
+            return raised.value
+
+    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
+    try:
+        return loop.run_until_complete(run())
+    finally:
+        loop.close()
+
+
+both = pytest.mark.parametrize("call", [call, call_async], ids=["sync", "async"])
+
+
+@both
+def test_codes(call: Call, target: str) -> None:
+    errors = {code: call(target, code) for code in CODES}
+    assert {code: kind_of(error, (), {}) for code, error in errors.items()} == CODES
+    for error in errors.values():
+        assert (status_of(error), code_of(error), headers_of(error), retry_hint(error)) == (None, None, {}, None)
+
+
+def test_every_code_is_in_the_table() -> None:
+    assert {code.name for code in grpc.StatusCode} == {*CODES, "OK"}
+    assert {code.name for code in RPCStatusCode} <= {*CODES, "OK"}
+
+
+@both
+def test_a_deadline(call: Call, target: str) -> None:
+    assert kind_of(call(target, "stall", timeout=0.3), (), {}) is K.AMBIGUOUS
+
+
+@both
+def test_a_bug_of_the_server(call: Call, target: str) -> None:
+    assert kind_of(call(target, "raise"), (), {}) is K.AMBIGUOUS
+
+
+# No proof, though nothing was sent: a server that hands on the failure of a call of its own gives the same error.
+@both
+def test_a_refused_connection_cannot_be_told_from_one_that_the_server_tells_of(call: Call, target: str) -> None:
+    with refusing_port() as port:
+        refused = call(f"127.0.0.1:{port}", "any")
+    told = call(target, "UNAVAILABLE", refused.details().encode())
+    assert refused.details().startswith("failed to connect to all addresses")
+    assert (refused.code(), refused.details()) == (told.code(), told.details())
+    assert kind_of(refused, (), {}) is kind_of(told, (), {}) is K.AMBIGUOUS
+
+
+@both
+@pytest.mark.parametrize(
+    ("what", "request_", "limit"),
+    [("large", b"", True), ("any", b"x" * 2000, False), ("any", b"x" * 2000, True)],
+    ids=["reply", "request-at-the-server", "request-here"],
+)
+def test_a_message_that_is_too_large_may_be_the_reply(
+    call: Call, what: str, request_: bytes, limit: bool, target: str
+) -> None:
+    error = call(target, what, request_, limit=limit)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
+
+
+@both
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("pushback250", timedelta(milliseconds=250)), ("pushback-1", None), ("pushbackx", None)],
+    ids=["later", "never", "garbage"],
+)
+def test_pushback(call: Call, what: str, expected: timedelta | None, target: str) -> None:
+    error = call(target, what)
+    assert kind_of(error, (), {}) is K.THROTTLED
+    assert retry_hint(error) == expected
+
+
+def test_futures(target: str) -> None:
+    with grpc.insecure_channel(target) as channel:
+        future = channel.unary_unary("/tests/stall").future(b"", timeout=20)
+        with pytest.raises(grpc.FutureTimeoutError) as timed_out:
+            future.result(timeout=0.1)
+        future.cancel()
+        with pytest.raises(grpc.FutureCancelledError) as cancelled:
+            future.result()
+    assert kind_of(timed_out.value, (), {}) is K.AMBIGUOUS
+    assert kind_of(cancelled.value, (), {}) is K.CANCELLED
+
+
+def test_temporals_own_client() -> None:
+    assert kind_of(RPCError("no", RPCStatusCode.NOT_FOUND, b""), (), {}) is K.REJECTED
+    assert kind_of(RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), (), {}) is K.AMBIGUOUS

@@ -1,0 +1,624 @@
+"""What becomes of an activity's exception, attempt after attempt; the real server's part is in tests/server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import pickle
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+from uuid import UUID
+
+import httpx
+import pytest
+import stripe as stripe_sdk
+from temporalio import activity
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, CancelledError
+from temporalio.testing import ActivityEnvironment
+
+from temporal_saga import _attempt
+from temporal_saga._mark import heartbeat_mark
+from temporal_saga.classification import Profile, Rule, adyen, classify, classify_errors, paypal, square, stripe
+from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, NotSent, Rejected, Throttled
+from tests.test_docs import load
+
+OURS = {
+    FailureKind.NOT_SENT: "NotSent",
+    FailureKind.THROTTLED: "Throttled",
+    FailureKind.CONFLICT: "Conflict",
+    FailureKind.IN_PROGRESS: "InProgress",
+    FailureKind.AMBIGUOUS: "Ambiguous",
+    FailureKind.REJECTED: "Rejected",
+    FailureKind.DECLINED: "Declined",
+    FailureKind.AUTH: "AuthenticationError",
+    FailureKind.KEY_MISUSE: "KeyMisuse",
+    FailureKind.FENCED: "Fenced",
+}
+SECOND = timedelta(seconds=1)
+
+
+class Mine(Exception):
+    """A class that only a rule of the user's knows."""
+
+
+class Http(Exception):
+    """What a client for HTTP might raise."""
+
+    def __init__(self, status: int, headers: dict[str, str] | None = None) -> None:
+        super().__init__(f"HTTP {status}")
+        self.response = SimpleNamespace(status_code=status, headers=headers or {})
+
+
+def rule(kind: FailureKind, of: type[BaseException] = Mine) -> Rule:
+    return Rule(of.__module__, of.__name__, kind)
+
+
+class Attempts:
+    """The attempts of one activity: each begins with the heartbeat details that the last one left."""
+
+    def __init__(self, **info: Any) -> None:
+        self.details: Sequence[Any] = []
+        self.attempt = 0
+        self.info = info
+
+    def run(self, function: Callable[..., Any], *args: Any) -> BaseException | None:
+        """Run an attempt and return its error."""
+        try:
+            self._environment(function).run(function, *args)
+        except BaseException as error:
+            return error
+        return None
+
+    async def run_async(self, function: Callable[..., Any], *args: Any) -> BaseException | None:
+        """Run an attempt of an activity that may be async, and return its error."""
+        try:
+            result = self._environment(function).run(function, *args)
+            if inspect.isawaitable(result):
+                await result
+        except BaseException as error:
+            return error
+        return None
+
+    def _environment(self, function: Callable[..., Any]) -> ActivityEnvironment:
+        self.attempt += 1
+        environment = ActivityEnvironment()
+        environment.info = dataclasses.replace(
+            environment.info,
+            attempt=self.attempt,
+            heartbeat_details=list(self.details),
+            activity_type=activity._Definition.must_from_callable(function).name or "dynamic",
+            **self.info,
+        )
+        environment.on_heartbeat = self._heartbeat
+        return environment
+
+    def effect(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run an attempt and return what its error says of the effect."""
+        return effect(self.run(function, *args))
+
+    def lose(self) -> None:
+        """Lose an attempt: it does not come to an end."""
+        self.attempt += 1
+
+    def _heartbeat(self, *details: Any) -> None:
+        self.details = details
+
+
+def effect(error: BaseException | None) -> Any:
+    assert isinstance(error, ApplicationError)
+    return error.details[-1]["temporal_saga"]["effect"]
+
+
+@activity.defn
+@classify_errors
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def outcome(error: BaseException, *, attempt: int = 1, **options: Any) -> BaseException:
+    """What becomes of an exception in an activity that is decorated with these options."""
+
+    @activity.defn
+    @classify_errors(**options)
+    def raises() -> None:
+        raise error
+
+    attempts = Attempts()
+    attempts.attempt = attempt - 1
+    raised = attempts.run(raises)
+    assert raised is not None
+    return raised
+
+
+# --- what becomes of one exception
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_each_kind_becomes_its_error(kind: FailureKind) -> None:
+    error = Mine("of a user")
+    made = outcome(error, rules=[rule(kind)])
+    assert isinstance(made, ApplicationError)
+    assert (type(made).__name__, made.type) == (OURS[kind], OURS[kind])
+    assert made.non_retryable is not kind.retryable
+    assert made.__cause__ is error
+    assert made.message == f"{kind.value}: tests.Mine"
+    assert list(made.details) == [{"temporal_saga": {"v": 1, "kind": kind.value, "effect": kind.effect}}]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind not in OURS])
+def test_the_other_kinds_go_on_as_they_are(kind: FailureKind) -> None:
+    error = Mine()
+    assert outcome(error, rules=[rule(kind)]) is error
+
+
+def test_what_no_rule_knows_goes_on_as_it_is() -> None:
+    error = Mine()
+    assert outcome(error) is error
+    assert error.__cause__ is error.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        CancelledError(),
+        activity._CompleteAsyncError(),
+        KeyboardInterrupt(),
+        ApplicationError("text", "detail", type="Mine"),
+        Declined("text", "detail"),
+        Throttled(retry_after=SECOND / 4),
+    ],
+    ids=repr,
+)
+def test_what_says_itself_what_it_is_goes_on(error: BaseException) -> None:
+    cause = error.__cause__ = ValueError()
+    everything = [rule(FailureKind.DECLINED, each) for each in (Exception, BaseException)]
+    options: dict[str, Any] = {} if type(error) is ApplicationError else {"rules": everything}
+    assert outcome(error, **options) is error
+    assert error.__cause__ is cause
+
+
+def test_a_rule_of_the_users_own_may_be_for_an_application_error_of_theirs() -> None:
+    class OutOfStock(ApplicationError):
+        """Their own."""
+
+    error = OutOfStock("text", next_retry_delay=SECOND / 4)
+    made = outcome(error, rules=[Rule(__name__, "OutOfStock", FailureKind.THROTTLED)])
+    assert isinstance(made, Throttled)
+    assert made.next_retry_delay == SECOND / 4
+
+
+def test_a_mark_on_the_failure_of_another_activity_is_no_proof_of_this_one() -> None:
+    """As decoded from the failure of a workflow that the activity has waited for, and raised on."""
+    mark = {"temporal_saga": {"v": 1, "kind": "DECLINED", "effect": "none"}}
+    error = ApplicationError(
+        "text",
+        1,
+        mark,
+        type="Declined",
+        non_retryable=True,
+        next_retry_delay=SECOND,
+        category=ApplicationErrorCategory.BENIGN,
+    )
+    made = outcome(error)
+    assert isinstance(made, ApplicationError)
+    assert list(made.details) == [1]
+    for name in ("message", "type", "non_retryable", "next_retry_delay", "category"):
+        assert getattr(made, name) == getattr(error, name)
+
+
+def test_an_unknown_exception_where_ambiguous_is_not_tried_again() -> None:
+    attempts = Attempts(retry_policy=RetryPolicy(non_retryable_error_types=["Ambiguous"]))
+    error = Mine("of a user")
+    made = attempts.run(fail, error)
+    assert type(made) is Ambiguous
+    assert made.__cause__ is error
+    own = ApplicationError("their author decided")
+    assert attempts.run(fail, own) is own
+    assert type(attempts.run(fail, ConnectionRefusedError())) is NotSent
+
+
+def test_a_hint_becomes_the_delay() -> None:
+    attempts = Attempts(schedule_to_close_timeout=None)
+    made = attempts.run(fail, Http(429, {"Retry-After": "7"}))
+    assert isinstance(made, Throttled)
+    assert made.next_retry_delay == timedelta(seconds=7)
+
+
+@pytest.mark.parametrize(
+    ("hint", "overall", "once", "delay"),
+    [
+        (5, None, 10, 5),
+        (10**9, None, 10, 24 * 3600),  # no step waits for more than a day
+        (5, 60, 10, 5),
+        (50, 60, 10, 50),
+        (55, 60, 10, 50),  # so that one attempt more fits
+        (10**9, 60, 10, 50),
+        (55, 60, 60, 30),  # half of what is left, where not a whole attempt fits
+        (55, 60, None, 30),
+    ],
+)
+def test_a_delay_is_clamped_so_that_one_more_attempt_fits(
+    hint: int, overall: int | None, once: int | None, delay: int
+) -> None:
+    attempts = Attempts(
+        schedule_to_close_timeout=overall and timedelta(seconds=overall),
+        start_to_close_timeout=once and timedelta(seconds=once),
+    )
+    made = attempts.run(fail, Http(429, {"Retry-After": str(hint)}))
+    assert isinstance(made, Throttled)
+    assert made.next_retry_delay is not None
+    assert made.next_retry_delay.total_seconds() == pytest.approx(delay, abs=0.5)
+
+
+def test_what_was_used_of_schedule_to_close_counts() -> None:
+    began = ActivityEnvironment.default_info().started_time
+    attempts = Attempts(schedule_to_close_timeout=60 * SECOND, started_time=began + 40 * SECOND)
+    made = attempts.run(fail, Throttled(retry_after=30 * SECOND))
+    assert isinstance(made, Throttled)
+    assert made.next_retry_delay is not None
+    assert made.next_retry_delay.total_seconds() == pytest.approx(19, abs=0.5)
+    too_late = Attempts(schedule_to_close_timeout=60 * SECOND, started_time=began + 90 * SECOND)
+    made = too_late.run(fail, Throttled(retry_after=30 * SECOND))
+    assert isinstance(made, Throttled)
+    assert made.next_retry_delay is None
+
+
+def test_an_attribute_that_raises_does_not_take_the_place_of_the_error() -> None:
+    class Odd(Exception):
+        """Of someone's."""
+
+        @property
+        def response(self) -> Any:
+            raise RuntimeError("not yet")
+
+    error = Odd()
+    assert classify(error, profile=stripe) is FailureKind.BUG
+    assert outcome(error, profile=stripe) is error
+    assert type(outcome(error, profile=stripe, rules=[Rule(__name__, "Odd", FailureKind.CONFLICT)])) is Conflict
+
+
+# --- attempt after attempt, with the decorator alone
+
+
+def test_proof_survives_attempts_that_had_no_effect() -> None:
+    attempts = Attempts()
+    assert attempts.effect(fail, ConnectionRefusedError()) == "none"
+    assert attempts.details == (heartbeat_mark(1),)
+    assert attempts.effect(fail, Throttled()) == "none"
+    assert attempts.details == (heartbeat_mark(2),)
+    assert attempts.effect(fail, Declined()) == "none"
+    assert attempts.details == (heartbeat_mark(2),)  # the last one hands nothing on
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), Mine(), ApplicationError("mine"), asyncio.CancelledError()], ids=repr
+)
+def test_proof_ends_with_an_attempt_that_may_have_had_one(error: BaseException) -> None:
+    attempts = Attempts()
+    attempts.run(fail, ConnectionRefusedError())
+    attempts.run(fail, error)
+    assert attempts.effect(fail, ConnectionRefusedError()) == "unknown"
+    assert attempts.effect(fail, Declined()) == "unknown"
+    assert attempts.effect(fail, Declined()) == "unknown"
+
+
+def test_proof_ends_with_a_lost_attempt() -> None:
+    attempts = Attempts()
+    attempts.run(fail, ConnectionRefusedError())
+    attempts.lose()
+    assert attempts.effect(fail, ConnectionRefusedError()) == "unknown"
+    assert attempts.effect(fail, Declined()) == "unknown"
+
+
+def test_a_local_activity_cannot_heartbeat() -> None:
+    attempts = Attempts(is_local=True)
+    assert attempts.effect(fail, ConnectionRefusedError()) == "none"
+    assert attempts.details == []
+
+
+def test_an_attempt_that_returns_sends_nothing() -> None:
+    @activity.defn
+    @classify_errors
+    def works() -> str:
+        return "done"
+
+    attempts = Attempts()
+    assert attempts.run(works) is None
+    assert attempts.details == []
+
+
+def test_the_activity_sees_and_keeps_its_own_progress() -> None:
+    seen: list[Any] = []
+
+    @activity.defn
+    @classify_errors
+    def reads(error: Exception, *progress: int) -> None:
+        seen.append(list(activity.info().heartbeat_details))
+        if progress:
+            activity.heartbeat(*progress)
+        raise error
+
+    attempts = Attempts()
+    attempts.run(reads, NotSent())
+    attempts.run(reads, NotSent(), 1, 2)
+    attempts.run(reads, NotSent())  # sends none of its own
+    assert attempts.details == (1, 2, heartbeat_mark(3))
+    assert attempts.effect(reads, Declined()) == "none"
+    assert seen == [[], [], [1, 2], [1, 2]]
+
+
+def test_where_the_sdks_context_has_changed_no_mark_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = SimpleNamespace(in_activity=activity.in_activity, info=activity.info)
+    monkeypatch.setattr(_attempt, "activity", public)
+    attempts = Attempts()
+    assert attempts.effect(fail, ConnectionRefusedError()) == "none"
+    assert attempts.details == []
+    assert attempts.effect(fail, Declined()) == "unknown"
+
+
+def test_a_heartbeat_that_cannot_be_sent_does_not_take_the_place_of_the_error() -> None:
+    attempts = Attempts()
+
+    def broken(*details: Any) -> None:
+        raise RuntimeError("the loop is closed")
+
+    attempts._heartbeat = broken  # type: ignore[method-assign]
+    assert type(attempts.run(fail, ConnectionRefusedError())) is NotSent
+
+
+def test_what_a_helper_raises_is_not_yet_how_the_attempt_ends() -> None:
+    @classify_errors
+    def helper() -> None:
+        raise ConnectionRefusedError
+
+    @activity.defn
+    def tolerant() -> None:
+        with pytest.raises(NotSent):
+            helper()
+        with pytest.raises(NotSent):
+            fail(ConnectionRefusedError())  # an activity, and not the one that runs
+        raise Mine
+
+    attempts = Attempts()
+    attempts.run(tolerant)
+    assert attempts.details == []
+
+
+def test_a_decorator_that_calls_again_takes_the_mark_back() -> None:
+    tries: list[Exception] = [NotSent(), Mine()]
+
+    @classify_errors
+    @activity.defn
+    def once() -> None:
+        raise tries.pop(0)
+
+    @functools.wraps(once)
+    def twice() -> None:
+        with pytest.raises(NotSent):
+            once()
+        once()
+
+    attempts = Attempts()
+    assert isinstance(attempts.run(twice), Mine)
+    assert attempts.details == ()
+
+
+def test_called_by_hand_an_activity_raises_the_same() -> None:
+    with pytest.raises(NotSent) as error:
+        fail(ConnectionRefusedError())
+    assert error.value.details[-1]["temporal_saga"]["effect"] == "unknown"
+
+
+# --- what can be decorated
+
+
+class Till:
+    @activity.defn(name="above")
+    @classify_errors
+    async def above(self, error: Exception) -> str:
+        raise error
+
+    @classify_errors
+    @activity.defn(name="below")
+    def below(self, error: Exception) -> str:
+        raise error
+
+
+@classify_errors
+@activity.defn
+class Seal:
+    async def __call__(self, error: Exception) -> str:
+        raise error
+
+
+@activity.defn
+class Stamp:
+    @classify_errors
+    def __call__(self, error: Exception) -> str:
+        raise error
+
+
+@pytest.mark.parametrize("function", [Till().above, Till().below, Seal(), Stamp()])
+async def test_methods_and_objects_that_are_called(function: Callable[..., Any]) -> None:
+    attempts = Attempts()
+    assert effect(await attempts.run_async(function, ConnectionRefusedError())) == "none"
+    assert attempts.details == (heartbeat_mark(1),)
+    assert effect(await attempts.run_async(function, Declined())) == "none"
+    definition = activity._Definition.must_from_callable(function)
+    assert definition.is_async is (type(function) is Seal or definition.name == "above")
+    assert (definition.arg_types, definition.ret_type) == ([Exception], str)
+
+
+def test_a_decorated_function_is_the_same_to_others() -> None:
+    assert fail.__name__ == "fail"
+    assert list(inspect.signature(fail).parameters) == ["error"]
+    assert get_type_hints(fail) == {"error": BaseException, "return": type(None)}
+    assert pickle.loads(pickle.dumps(fail)) is fail  # for a pool of processes
+
+
+@pytest.mark.parametrize(
+    "target",
+    [functools.partial(print), Stamp(), staticmethod(print), 3],
+    ids=["a partial", "an object", "a staticmethod", "an int"],
+)
+def test_what_cannot_be_decorated(target: Any) -> None:
+    with pytest.raises(TypeError, match="classify_errors is for a function, a method or a class"):
+        classify_errors(target)
+
+
+def test_a_class_that_inherits_its_call_is_decorated_where_that_is() -> None:
+    class Heir(Seal):
+        """Has no `__call__` of its own."""
+
+    with pytest.raises(TypeError, match="decorate the class that has it"):
+        classify_errors(Heir)
+
+
+# --- profiles
+
+
+class ApiError(Exception):
+    """As the SDKs of Square (`errors`), Adyen (`error_code`) and PayPal (`code` stands for theirs) raise it."""
+
+    def __init__(self, status: int, *, headers: dict[str, str] | None = None, **fields: Any) -> None:
+        super().__init__(status)
+        self.status_code = status
+        self.headers = headers or {}
+        vars(self).update(fields)
+
+
+def stripe_error(of: Any, status: int, code: str | None = None, **headers: str) -> Exception:
+    error: Exception = of(
+        "text", http_status=status, code=code, headers={name.replace("_", "-"): text for name, text in headers.items()}
+    )
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "profile", "kind"),
+    [
+        (Http(409), None, "REJECTED"),
+        (Http(409), stripe, "IN_PROGRESS"),
+        (Http(409), adyen, "IN_PROGRESS"),
+        (Http(409), square, "IN_PROGRESS"),
+        (Http(409), paypal, "IN_PROGRESS"),
+        (Http(402), stripe, "DECLINED"),
+        (Http(422), adyen, "REJECTED"),
+        (Http(422, {"Transient-Error": "true"}), adyen, "AMBIGUOUS"),
+        (Http(422, {"Transient-Error": "true"}), None, "REJECTED"),
+        (ApiError(422, error_code="704"), adyen, "IN_PROGRESS"),
+        (ApiError(503, error_code="703"), adyen, "AMBIGUOUS"),
+        (ApiError(400, errors=[SimpleNamespace(code="IDEMPOTENCY_KEY_REUSED")]), square, "KEY_MISUSE"),
+        (ApiError(400, errors=[SimpleNamespace(code="INSUFFICIENT_FUNDS")]), square, "DECLINED"),
+        (ApiError(400, errors=[SimpleNamespace(code="INVALID_VALUE")]), square, "REJECTED"),
+        (ApiError(500, errors=[SimpleNamespace(code="GENERIC_DECLINE")]), square, "AMBIGUOUS"),
+        (ApiError(402, errors=[SimpleNamespace(code="GENERIC_DECLINE")], history=["303"]), square, "AMBIGUOUS"),
+        (ApiError(422, code="INSTRUMENT_DECLINED"), paypal, "DECLINED"),
+        (ApiError(422, code="DUPLICATE_REQUEST_ID"), paypal, "KEY_MISUSE"),
+        (
+            stripe_error(functools.partial(stripe_sdk.CardError, param="number"), 402, "card_declined"),
+            stripe,
+            "DECLINED",
+        ),
+        (stripe_error(stripe_sdk.APIError, 409, "idempotency_key_in_use"), stripe, "IN_PROGRESS"),
+        (stripe_error(stripe_sdk.RateLimitError, 429, "lock_timeout"), stripe, "IN_PROGRESS"),
+        (stripe_error(stripe_sdk.RateLimitError, 429), stripe, "THROTTLED"),
+        (stripe_error(stripe_sdk.IdempotencyError, 400), stripe, "KEY_MISUSE"),
+        (stripe_error(stripe_sdk.StripeError, 400, stripe_should_retry="true"), stripe, "AMBIGUOUS"),
+        (stripe_error(stripe_sdk.APIError, 500), stripe, "AMBIGUOUS"),
+    ],
+)
+def test_profiles(error: Exception, profile: Profile | None, kind: str) -> None:
+    assert classify(error, profile=profile).value == kind
+
+
+def test_a_provider_may_say_that_trying_again_is_no_use() -> None:
+    for says, final in (("false", True), ("true", False)):
+        made = outcome(stripe_error(stripe_sdk.APIError, 500, stripe_should_retry=says), profile=stripe)
+        assert isinstance(made, Ambiguous)
+        assert made.non_retryable is final
+
+
+def test_rules_of_the_users_own_come_before_the_profiles() -> None:
+    profile = Profile(rules=[rule(FailureKind.DECLINED)], codes={"x": FailureKind.REJECTED})
+    assert type(outcome(Mine(), profile=profile)) is Declined
+    assert type(outcome(Mine(), profile=profile, rules=[rule(FailureKind.REJECTED)])) is Rejected
+
+
+def test_what_is_raised_from_another_error_is_judged_by_itself() -> None:
+    error = Mine()
+    error.__cause__ = ConnectionRefusedError()
+    assert classify(error) is FailureKind.BUG
+    assert classify(Rejected()) is FailureKind.REJECTED
+
+
+# --- docs/classify-errors.md
+
+
+def answers(*replies: Any) -> Any:
+    """The page, whose client gets these replies one after another: a status with its headers, or an exception."""
+    page = load("classify-errors")
+    todo = list(replies)
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        what = todo.pop(0)
+        if isinstance(what, Exception):
+            raise what
+        status, headers = what
+        return httpx.Response(status, headers=headers)
+
+    page.api = httpx.AsyncClient(transport=httpx.MockTransport(reply), base_url="https://api.example")
+    return page
+
+
+DO = f"charge:do:{UUID(int=1)}"
+NO_ONE, SILENCE = httpx.ConnectError("refused"), httpx.ReadTimeout("timed out")
+
+
+@pytest.mark.parametrize(
+    ("replies", "types", "says"),
+    [
+        ([(402, {})], ["Declined"], "none"),
+        ([(429, {"Retry-After": "7"})], ["Throttled"], "none"),
+        ([NO_ONE, (402, {})], ["NotSent", "Declined"], "none"),
+        ([SILENCE, (402, {})], ["Ambiguous", "Declined"], "unknown"),
+    ],
+)
+async def test_the_pages_first_table(replies: list[Any], types: list[str], says: str) -> None:
+    page = answers(*replies)
+    attempts = Attempts(activity_id=DO, schedule_to_close_timeout=600 * SECOND)
+    failures = [await attempts.run_async(page.charge, "o-1") for _ in replies]
+    assert [getattr(failure, "type", None) for failure in failures] == types
+    assert effect(failures[-1]) == says
+    if types == ["Throttled"]:
+        assert isinstance(failures[0], ApplicationError)
+        assert failures[0].next_retry_delay == 7 * SECOND
+
+
+async def test_the_pages_own_rule() -> None:
+    page = load("classify-errors")
+    assert type(await Attempts().run_async(page.debit, "a-1")) is Declined
+    with pytest.raises(Throttled) as busy:
+        page.open_account(lambda _: 10**10, "a-1")
+    assert busy.value.next_retry_delay == 300 * SECOND
+    assert classify(ApiError(423), profile=page.bank) is FailureKind.CONFLICT
+
+
+def test_the_pages_table_of_kinds() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "classify-errors.md").read_text()
+    row = re.compile(r"^\| `([A-Z_]+)` \|.*\| (.*) \| (.*) \| (.*) \|$", re.MULTILINE)
+    rows = {cells[0]: cells for cells in row.findall(text)}
+    assert set(rows) == {kind.value for kind in FailureKind} - {"INFRA"}
+    for name, again, says, error in rows.values():
+        kind = FailureKind(name)
+        assert (again != "no") is kind.retryable, name
+        assert says == kind.effect, name
+        assert error == (f"`{OURS[kind]}`" if kind in OURS else "as it is"), name

@@ -1,0 +1,69 @@
+"""The pytest plugin, in a pytest of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import temporal_saga
+
+pytest_plugins = ("pytester",)
+
+ROOTS = (Path(temporal_saga.__file__).parents[1], Path(__file__).parents[2])
+
+TEST = """
+from tests.testing.bank import Bank, {bank}, Transfer
+
+
+def conserved(bank, simulation):
+    assert bank.total() == 100, f"{{bank.total()}} of 100 left"
+
+
+def test_transfer(saga_explore):
+    exploration = saga_explore(Transfer.run, 30, setup={bank}, check=conserved, kinds=["fails_after", "applies_late"])
+    assert exploration.tried {tried}
+"""
+
+
+def run(pytester: pytest.Pytester, *args: str, bank: str, tried: str) -> pytest.RunResult:
+    pytester.makepyfile(TEST.format(bank=bank, tried=tried))
+    return pytester.runpytest_subprocess("-p", "temporal_saga.testing.pytest_plugin", *args)
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, ROOTS)))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # else the entry point would register it a second time
+
+
+def test_a_saga_that_holds(pytester: pytest.Pytester) -> None:
+    # Without any fault, and two faults at each of two calls.
+    run(pytester, bank="Bank", tried="== 5").assert_outcomes(passed=1)
+
+
+def test_the_option_goes_deeper(pytester: pytest.Pytester) -> None:
+    run(pytester, "--saga-faults=2", bank="Bank", tried="> 5").assert_outcomes(passed=1)
+
+
+def test_a_failure_shows_the_plan_and_the_timeline(pytester: pytest.Pytester) -> None:
+    result = run(pytester, bank="UnfencedBank", tried="> 0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*applied after its undo: withdraw took effect after its undo and stands*",
+            "*applies_late('withdraw')*",
+            "*time  task*",
+            "*withdraw:undo*- undone*",
+            "*plan=[[]applies_late('withdraw')[]])*",
+            "*test_a_failure_shows_the_plan_and_the_timeline.py:*: ViolationError",
+        ]
+    )
+    assert "_explore.py" not in result.stdout.str()
+
+
+def test_it_imports_nothing_of_the_kit_before_a_test_asks(pytester: pytest.Pytester) -> None:
+    code = "import sys, temporal_saga.testing.pytest_plugin; assert not [m for m in sys.modules if '_explore' in m]"
+    assert pytester.run(sys.executable, "-c", code).ret == 0

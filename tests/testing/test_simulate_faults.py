@@ -1,0 +1,365 @@
+"""What each fault does to a run, and what `simulate` says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import tracemalloc
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio import activity, workflow
+from temporalio.client import WorkflowFailureError
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType
+
+from temporal_saga import Saga, current_step
+from temporal_saga.testing import (
+    Fault,
+    Simulation,
+    applies_late,
+    bug_after,
+    cancel,
+    cancel_scope,
+    delivered_twice,
+    fails_after,
+    fails_before,
+    fails_once,
+    restart,
+    signal,
+    simulate,
+    slow,
+    update,
+    worker_lost,
+)
+
+SECOND = timedelta(seconds=1)
+OPTIONS: Any = {"start_to_close_timeout": 10 * SECOND, "retry_policy": RetryPolicy(maximum_attempts=3)}
+
+
+class Ledger:
+    """Notes each effect, with its key."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+        self.keys: list[str] = []
+
+    @activity.defn
+    async def book(self, name: str) -> str:
+        self._enter(name)
+        return f"booked {name}"
+
+    @activity.defn
+    def cancel_booking(self, name: str) -> None:
+        self._enter(f"-{name}")
+
+    def _enter(self, entry: str) -> None:
+        self.entries.append(entry)
+        self.keys.append(current_step().key)
+
+
+@workflow.defn
+class Trip:
+    """Books a flight, a car and a hotel, one after the other."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @workflow.run
+    async def run(self) -> str:
+        async with Saga(activity_options=OPTIONS) as saga:
+            for name in ("flight", "car", "hotel"):
+                await saga.execute_activity_method(Ledger.book, name, step=name, compensation=Ledger.cancel_booking)
+        return " ".join(["done", *self.notes])
+
+    @workflow.signal
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    @workflow.update
+    def noted(self, text: str) -> int:
+        self.notes.append(text)
+        return len(self.notes)
+
+
+@workflow.defn
+class HandWritten:
+    """The tutorials' idiom: refunds whatever the error is."""
+
+    @workflow.run
+    async def run(self) -> None:
+        done: list[str] = []
+        try:
+            for name in ("flight", "car"):
+                done.append(name)
+                await workflow.execute_activity("book", name, **OPTIONS)
+        except Exception:
+            for name in reversed(done):
+                await workflow.execute_activity("refund", name, **OPTIONS)
+            raise
+
+
+def trip(*faults: Fault) -> tuple[Simulation[str], list[str]]:
+    ledger = Ledger()
+    simulation = simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=faults)
+    assert simulation.unused_faults == []
+    assert simulation.check_replay() is None
+    assert simulation.faults == list(faults)
+    return simulation, ledger.entries
+
+
+def cause(simulation: Simulation[Any]) -> Any:
+    with pytest.raises(WorkflowFailureError) as failure:
+        simulation.result()
+    return failure.value.cause
+
+
+# --- activities ---------------------------------------------------------------------------------
+
+
+def test_fails_before() -> None:
+    simulation, entries = trip(fails_before("car"))
+    assert entries == ["flight", "-car", "-flight"], "a failure that proves nothing is undone"
+    error = cause(simulation)
+    assert isinstance(error, ActivityError)
+    assert isinstance(error.cause, ApplicationError)
+    assert (error.cause.type, error.cause.non_retryable) == ("SimulatedFailure", True)
+    (attempt,) = simulation.calls[1].attempts
+    assert (attempt.ran, attempt.outcome) == (False, "failed: SimulatedFailure: simulated failure")
+
+
+def test_fails_after() -> None:
+    simulation, entries = trip(fails_after("car"))
+    assert entries == ["flight", "car", "-car", "-flight"]
+    assert simulation.calls[1].attempts[0].ran
+    assert simulation.calls[1].state == "failed"
+
+
+def test_fails_once() -> None:
+    simulation, entries = trip(fails_once("car"))
+    assert entries == ["flight", "car", "hotel"]
+    assert [(a.number, a.ran) for a in simulation.calls[1].attempts] == [(1, False), (2, True)]
+    assert simulation.duration == SECOND
+
+
+def test_slow() -> None:
+    simulation, entries = trip(slow("car"))
+    assert entries == ["flight", "car", "hotel"]
+    assert simulation.duration == timedelta(seconds=9.999)
+    simulation, entries = trip(slow("car"), cancel(at=3))
+    assert entries == ["flight", "car", "-car", "-flight"], "in flight when the cancel came"
+    assert simulation.status == "cancelled"
+
+
+def test_applies_late() -> None:
+    simulation, entries = trip(applies_late("car"))
+    assert entries == ["flight", "-car", "-flight", "car"], "after all else: what a fence has to stop"
+    error = cause(simulation)
+    assert isinstance(error.cause, TimeoutError)
+    assert error.cause.type is TimeoutType.START_TO_CLOSE
+    first, late = simulation.calls[1].attempts
+    assert (first.ran, first.late, late.ran, late.late) == (False, False, True, True)
+
+
+def test_worker_lost() -> None:
+    simulation, entries = trip(worker_lost("car"))
+    assert entries == ["flight", "car", "car", "hotel"]
+    first, second = simulation.calls[1].attempts
+    assert (first.ran, first.outcome, second.outcome) == (True, "StartToClose timeout", "completed")
+    assert first.ran_order is not None
+    assert first.ended_order is not None
+    assert first.ran_order < first.ended_order < second.began_order
+
+
+def test_delivered_twice() -> None:
+    simulation, entries = trip(delivered_twice("car"))
+    assert entries == ["flight", "car", "car", "hotel"]
+    assert [attempt.late for attempt in simulation.calls[1].attempts] == [False, True]
+
+
+def test_a_repeat_has_the_same_key() -> None:
+    ledger = Ledger()
+    simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=[worker_lost("car")])
+    assert ledger.keys[1] == ledger.keys[2]
+    assert len(set(ledger.keys)) == 3
+
+
+def test_bug_after_fails_the_task_and_a_fixed_deployment_goes_on() -> None:
+    simulation, entries = trip(bug_after("car"))
+    assert simulation.result() == "done"
+    assert entries == ["flight", "car", "hotel"]
+    assert simulation.task_failures == ["TypeError: simulated bug"]
+
+
+def test_bug_after_shows_what_a_hand_written_handler_does() -> None:
+    entries: list[str] = []
+
+    @activity.defn
+    async def book(name: str) -> None:
+        entries.append(name)
+
+    @activity.defn
+    async def refund(name: str) -> None:
+        entries.append(f"-{name}")
+
+    simulation = simulate(HandWritten.run, activities=[book, refund], faults=[bug_after("book", nth=2)])
+    assert entries == ["flight", "car", "-car", "-flight"], "refunded for a bug"
+    # The TypeError that it raises again fails the task for ever: the failure stands in history.
+    assert simulation.status == "waiting"
+    assert "TypeError: simulated bug" in simulation.waiting_for
+
+
+def test_compensations_have_labels_of_their_own() -> None:
+    simulation, entries = trip(fails_before("hotel"), fails_once("car:undo"), worker_lost("flight:undo"))
+    assert entries == ["flight", "car", "-hotel", "-car", "-flight", "-flight"]
+    assert [call.label for call in simulation.calls] == [
+        "flight",
+        "car",
+        "hotel",
+        "hotel:undo",
+        "car:undo",
+        "flight:undo",
+    ]
+    assert [report.state for report in simulation.reports] == ["COMPENSATED"]
+    simulation, _ = trip(fails_before("hotel"), fails_before("car:undo"))
+    assert [report.state for report in simulation.reports] == ["INCOMPLETE"]
+    assert cause(simulation).type == "CompensationError"
+
+
+@workflow.defn
+class SameTwice:
+    @workflow.run
+    async def run(self) -> list[str]:
+        async with Saga(activity_options=OPTIONS) as saga:
+            return await asyncio.gather(*[saga.execute_activity_method(Ledger.book, name) for name in ("a", "b", "c")])
+
+
+def test_nth_counts_the_calls_with_one_label() -> None:
+    ledger = Ledger()
+    simulation = simulate(SameTwice.run, activities=[ledger.book], faults=[fails_once("book", nth=2)])
+    assert simulation.result() == ["booked a", "booked b", "booked c"]
+    assert ledger.entries == ["a", "c", "b"]
+    assert [(call.label, call.nth, len(call.attempts)) for call in simulation.calls] == [
+        ("book", 1, 1),
+        ("book", 2, 2),
+        ("book", 3, 1),
+    ]
+
+
+# --- activations --------------------------------------------------------------------------------
+
+
+def test_cancel_finds_what_was_scheduled_started_and_not_run() -> None:
+    states = {}
+    for at in range(1, 5):
+        simulation, entries = trip(cancel(at=at))
+        assert simulation.status == "cancelled"
+        assert simulation.cancel_requested
+        states[at] = entries
+    assert states == {
+        1: [],
+        2: ["flight", "-flight"],
+        3: ["flight", "car", "-car", "-flight"],
+        4: ["flight", "car", "hotel", "-hotel", "-car", "-flight"],
+    }
+    assert trip()[0].activations == 4
+    assert not trip()[0].cancel_requested
+
+
+def test_a_fault_that_never_comes_is_told() -> None:
+    ledger = Ledger()
+    faults: list[Fault] = [cancel(at=5), fails_before("boat"), fails_before("car", nth=2)]
+    simulation = simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=faults)
+    assert simulation.result() == "done"
+    assert simulation.unused_faults == faults
+
+
+def test_cancel_scope_ends_the_scope_and_not_the_workflow() -> None:
+    simulation, entries = trip(cancel_scope(at=3))
+    assert entries == ["flight", "car", "-car", "-flight"]
+    assert simulation.status == "failed"
+    assert not simulation.cancel_requested
+    assert cause(simulation).type == "SimulatedTimeout"
+
+
+def test_restart_at_every_activation_changes_nothing() -> None:
+    plain, entries = trip()
+    simulation, again = trip(*[restart(at=at) for at in range(1, 5)])
+    assert again == entries
+    assert simulation.commands == plain.commands
+    assert simulation.replay_difference is None
+
+
+_instances: list[int] = []
+
+
+@workflow.defn
+class Forgetful:
+    """Does other things each time it is run."""
+
+    @workflow.run
+    async def run(self) -> None:
+        _instances.append(1)
+        await asyncio.sleep(len(_instances))
+        await asyncio.sleep(1)
+
+
+def test_restart_finds_a_replay_that_differs() -> None:
+    _instances.clear()
+    simulation = simulate(Forgetful.run, faults=[restart(at=2)])
+    assert simulation.replay_difference is not None
+    assert "gave [('start_timer', 1.0)], and replayed [('start_timer', 2.0)]" in simulation.replay_difference
+
+
+def test_signals_and_updates_come_where_they_are_put() -> None:
+    simulation, _ = trip(signal("note", "early", at=1), update("noted", "later", at=3))
+    assert simulation.result() == "done early later"
+    assert [event.kind for event in simulation.trace if event.kind in ("signal", "update")] == ["signal", "update"]
+
+
+def test_a_client_that_a_fault_disappoints_is_no_error() -> None:
+    async def client(handle: Any) -> None:
+        await asyncio.sleep(60)
+        await handle.signal(Trip.note, "too late")
+
+    ledger = Ledger()
+    activities: list[Any] = [ledger.book, ledger.cancel_booking]
+    simulation = simulate(Trip.run, activities=activities, client=client, faults=[cancel(at=2)])
+    assert "already completed" in str(simulation.client_error)
+
+
+def test_a_plan_prints_as_it_is_written() -> None:
+    plan = [fails_after("deposit"), slow("a:undo", nth=2), cancel(at=7), signal("note", "x", 1, at=2)]
+    assert repr(plan) == "[fails_after('deposit'), slow('a:undo', nth=2), cancel(at=7), signal('note', 'x', 1, at=2)]"
+
+
+# --- cost ---------------------------------------------------------------------------------------
+
+
+def test_many_simulations_leave_nothing_behind() -> None:
+    def once() -> None:
+        ledger = Ledger()
+        simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=[cancel(at=3), restart(at=4)])
+
+    for _ in range(20):
+        once()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(50):
+            once()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000, f"{after - before} bytes after 50 runs"
+
+
+def test_no_real_time_passes() -> None:
+    began = time.monotonic()
+    simulation, _ = trip(slow("flight"), slow("car"), worker_lost("hotel"))
+    assert simulation.duration > timedelta(seconds=30)
+    assert time.monotonic() - began < 10

@@ -1,0 +1,238 @@
+"""The simulator has what a worker has: interceptors, plugins, converters, dynamic handlers, and a guarded adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from temporalio import activity, workflow
+from temporalio.client import WorkflowFailureError
+from temporalio.common import RawValue
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ApplicationError
+from temporalio.plugin import SimplePlugin
+from temporalio.service import __version__ as sdk_version
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    Interceptor,
+    StartActivityInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
+
+from temporal_saga import Saga
+from temporal_saga.testing import simulate
+
+SECOND = timedelta(seconds=1)
+
+
+@activity.defn
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+@activity.defn
+async def whisper(text: str) -> str:
+    return text.lower()
+
+
+@workflow.defn
+class Speak:
+    @workflow.run
+    async def run(self, text: str) -> str:
+        return await workflow.execute_activity(shout, text, start_to_close_timeout=SECOND)
+
+
+class Outbound(WorkflowOutboundInterceptor):
+    def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
+        input.headers = {**input.headers, "who": workflow.payload_converter().to_payload("the interceptor")}
+        return super().start_activity(input)
+
+
+class Inbound(WorkflowInboundInterceptor):
+    def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+        super().init(Outbound(outbound))
+
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        return f"<{await super().execute_workflow(input)}>"
+
+
+class Around(Interceptor):
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        return Inbound
+
+
+def test_workflow_interceptors() -> None:
+    simulation = simulate(Speak.run, "x", activities=[shout], interceptors=[Around()])
+    assert simulation.result() == "<X>"
+    assert simulation.check_replay() is None
+
+
+def plugin(**options: Any) -> SimplePlugin:
+    make: Callable[..., SimplePlugin] = SimplePlugin
+    return make("tests", **options)
+
+
+def test_plugins_give_activities_interceptors_converters_and_failure_types() -> None:
+    plugins = [
+        plugin(activities=[shout]),
+        plugin(interceptors=[Around()]),
+        plugin(workflow_failure_exception_types=[KeyError]),
+        plugin(data_converter=pydantic_data_converter),
+    ]
+    assert simulate(Speak.run, "x", plugins=plugins).result() == "<X>"
+    simulation = simulate(Buggy.run, plugins=plugins)
+    with pytest.raises(WorkflowFailureError) as failure:
+        simulation.result()
+    error: Any = failure.value.cause
+    assert error.type == "KeyError"
+
+
+@workflow.defn
+class Buggy:
+    @workflow.run
+    async def run(self) -> None:
+        raise KeyError("counts as a failure")
+
+
+@workflow.defn
+class Exposed:
+    """A signal handler fails while the saga is open: without SagaPlugin the run closes under it."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with Saga() as saga:
+            await saga.execute_activity(shout, "x", compensation=whisper, start_to_close_timeout=SECOND)
+            await workflow.wait_condition(lambda: False)
+
+    @workflow.signal
+    def fail(self) -> None:
+        raise ApplicationError("no")
+
+
+def test_the_saga_plugin_is_there_unless_others_are_given() -> None:
+    async def client(handle: Any) -> None:
+        await asyncio.sleep(1)
+        await handle.signal(Exposed.fail)
+
+    def labels(plugins: Sequence[object] | None) -> list[str]:
+        simulation = simulate(Exposed.run, activities=[shout, whisper], client=client, plugins=plugins)
+        assert simulation.status == "failed"
+        return [call.label for call in simulation.calls]
+
+    assert labels(None) == ["shout", "shout:undo"]
+    assert labels([]) == ["shout"]
+
+
+class Order(BaseModel):
+    item: str
+    count: int
+
+
+@activity.defn
+async def double(order: Order) -> Order:
+    assert isinstance(order, Order)
+    return Order(item=order.item, count=2 * order.count)
+
+
+@workflow.defn
+class Models:
+    @workflow.run
+    async def run(self, order: Order) -> Order:
+        assert isinstance(order, Order)
+        return await workflow.execute_activity(double, order, start_to_close_timeout=SECOND)
+
+
+def test_a_pydantic_converter() -> None:
+    simulation = simulate(
+        Models.run, Order(item="x", count=2), activities=[double], data_converter=pydantic_data_converter
+    )
+    assert simulation.result() == Order(item="x", count=4)
+
+
+@dataclass
+class Seen:
+    name: str
+    args: list[str]
+
+
+@workflow.defn
+class Switchboard:
+    """Takes any message."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+    @workflow.run
+    async def run(self) -> list[Seen]:
+        await workflow.wait_condition(lambda: len(self.seen) == 3)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self.seen
+
+    def _see(self, name: str, args: Sequence[RawValue]) -> None:
+        converter = workflow.payload_converter()
+        self.seen.append(Seen(name, [converter.from_payload(arg.payload, str) for arg in args]))
+
+    @workflow.signal(dynamic=True)
+    def any_signal(self, name: str, args: Sequence[RawValue]) -> None:
+        self._see(name, args)
+
+    @workflow.query(dynamic=True)
+    def any_query(self, name: str, args: Sequence[RawValue]) -> str:
+        return f"{name} {len(args)}"
+
+    @workflow.update(dynamic=True)
+    async def any_update(self, name: str, args: Sequence[RawValue]) -> str:
+        self._see(name, args)
+        await asyncio.sleep(1)
+        return name
+
+
+def test_dynamic_handlers_and_two_updates_at_once() -> None:
+    async def client(handle: Any) -> None:
+        await handle.signal("ping", "a", "b")
+        assert await handle.query("what", "x") == "what 1"
+        both = await asyncio.gather(handle.execute_update("u1"), handle.execute_update("u2", "y"))
+        assert list(both) == ["u1", "u2"]
+
+    simulation = simulate(Switchboard.run, client=client)
+    assert simulation.result() == [Seen("ping", ["a", "b"]), Seen("u1", []), Seen("u2", ["y"])]
+    assert simulation.duration == SECOND
+    assert simulation.check_replay() is None
+
+
+def changed(statement: str, environment: Mapping[str, str]) -> str:
+    """Return what the import of the simulator says after a change of the SDK, in a process of its own."""
+    code = f"{statement}\nimport temporal_saga.testing._sdk"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=dict(environment)
+    )
+    assert ran.returncode != 0
+    return ran.stderr
+
+
+_MISSING = "import temporalio.worker._workflow as w; del w._CommandAwareDataConverter"
+_MORE = """
+import dataclasses, temporalio.worker as w
+fields = [(field.name, field.type) for field in dataclasses.fields(w.WorkflowInstanceDetails)]
+w.WorkflowInstanceDetails = dataclasses.make_dataclass("WorkflowInstanceDetails", [*fields, ("more", int)])
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"), [(_MISSING, "_CommandAwareDataConverter"), (_MORE, "WorkflowInstanceDetails: more")]
+)
+def test_a_changed_sdk_is_named_with_its_version(statement: str, what: str) -> None:
+    said = changed(statement, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert "SimulationError: temporal_saga.testing was made for temporalio 1.35" in said
+    assert f"and temporalio {sdk_version} is another inside" in said
+    assert what in said
