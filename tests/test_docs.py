@@ -23,6 +23,7 @@ from temporalio.testing import ActivityEnvironment
 
 from temporal_saga import Declined, business_key, presets
 from temporal_saga.errors import Fenced
+from temporal_saga.testing import explore
 from tests.driver import (
     HANG,
     Activity,
@@ -97,7 +98,7 @@ def order(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_page_is_short_and_its_links_lead_somewhere(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 280
     for target, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", text):
         page = (path.parent / target) if target else path
         assert page.exists(), target
@@ -224,6 +225,16 @@ def test_tutorial_a_cancel_after_the_pivot_is_held() -> None:
     assert undo_arguments(run) == []
     assert run.was_cancelled
     run.check()
+
+
+def test_tutorial_its_own_test() -> None:
+    load("tutorial").test_no_fault_loses_money()
+
+
+def test_tutorial_its_own_test_finds_what_is_missing() -> None:
+    page = load("tutorial")
+    with pytest.raises(AssertionError, match=r"applies_late\('charge'\)"):
+        explore(page.FulfilOrder.run, page.Order("o-1", 500), ["ups"], setup=page.setup, check=page.check)
 
 
 def test_tutorial_a_worker_has_all_that_the_workflow_calls() -> None:

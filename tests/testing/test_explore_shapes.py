@@ -201,7 +201,7 @@ def test_one_fault(shape: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape is not Handler])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_two_faults(shape: Any) -> None:
     explore_shape(shape, 2)
 

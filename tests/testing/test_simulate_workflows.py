@@ -340,7 +340,7 @@ class Messenger:
     async def run(self) -> list[str]:
         child = await workflow.start_child_workflow(Box.run, id="box")
         await child.signal(Box.put, "from the handle")
-        external = workflow.get_external_workflow_handle_for(Box.run, "box")
+        external: workflow.ExternalWorkflowHandle[Box] = workflow.get_external_workflow_handle_for(Box.run, "box")
         await external.signal(Box.put, "from outside")
         seen = []
         try:
