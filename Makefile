@@ -19,7 +19,7 @@ FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-inprocess test-floor lint types mutants server bench histories format testbed clean
+.PHONY: help demo test test-fast test-inprocess test-floor lint types mutants survivors server bench histories format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -62,6 +62,9 @@ types: $(VENV)/installed.stamp testbed ## four type checkers, and the completene
 mutants: $(VENV)/installed.stamp testbed ## each broken copy of the library must fail a test of its rule
 	$(RUN) -m pytest tests/test_mutants.py
 
+survivors: $(VENV)/mutation.stamp $(VENV)/installed.stamp testbed ## the mutants of mutmut that no test notices, with the reasons; takes long
+	$(RUN) -m tests.mutation $(MUTANTS)
+
 server: $(VENV)/installed.stamp testbed ## find, download or build the Temporal CLI
 	$(RUN) -m examples.dev_server
 
@@ -89,6 +92,10 @@ $(VENV)/demo.stamp: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
 	$(PIP) install --quiet --group dev
+	@touch $@
+
+$(VENV)/mutation.stamp: pyproject.toml $(VENV)/dev.stamp
+	$(PIP) install --quiet --group mutation
 	@touch $@
 
 build/dist.stamp: $(SOURCES) | $(VENV)/dev.stamp

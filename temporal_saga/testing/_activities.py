@@ -44,11 +44,11 @@ class ActivityTask:
         self.server: Server = run.server
         self.command = command
         self.call = call
-        self.task = run.task
+        self.task: int = run.task
         self.scheduled_event = scheduled_event
-        self.cancel_requested = False
+        self.cancel_requested: bool = False
         self.sent = True
-        self.closed = False
+        self.closed: bool = False
         self._attempt = 1
         self._running: Attempting | None = None
         self._heartbeat: Sequence[Payload] = ()
@@ -71,10 +71,10 @@ class ActivityTask:
         # As the server does: what is not given is the next wider one, and none is longer than that.
         limit = run.start.run_timeout or run.start.execution_timeout
         widest = limit.total_seconds() if limit else 0.0
-        self.total = _within(seconds(command.schedule_to_close_timeout), widest)
+        self.total: float = _within(seconds(command.schedule_to_close_timeout), widest)
         self._to_start = _within(seconds(command.schedule_to_start_timeout), self.total)
-        self.to_close = _within(seconds(command.start_to_close_timeout), self.total)
-        self.heartbeat_timeout = seconds(command.heartbeat_timeout)
+        self.to_close: float = _within(seconds(command.start_to_close_timeout), self.total)
+        self.heartbeat_timeout: float = seconds(command.heartbeat_timeout)
         if self.to_close:
             self.heartbeat_timeout = min(self.heartbeat_timeout, self.to_close)
 

@@ -39,8 +39,8 @@ class Attempting:
         self._task = task
         self._server: Server = task.server
         self.pending_heartbeat: Sequence[Payload] | None = None
-        self.applies_late = number == 1 and task.faulty("applies_late")
-        self.record = self._new_record(number, late=False)
+        self.applies_late: bool = number == 1 and task.faulty("applies_late")
+        self.record: Attempt = self._new_record(number, late=False)
         self._info = task.info(number)
         self._converter = self._server.parts.converter.of_activity(self._info, self._info.task_queue)
         self._run: ActivityRun | None = None

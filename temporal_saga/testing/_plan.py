@@ -15,7 +15,7 @@ class Plan:
     """Finds the faults of a call and of an activation; each comes once."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = list(faults)
+        self.faults: list[Fault] = list(faults)
         self._open = list(self.faults)
         self._calls: dict[tuple[str, int], list[ActivityFault]] = {}
         self._activations: dict[int, list[ActivationFault]] = {}

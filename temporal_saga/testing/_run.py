@@ -75,20 +75,20 @@ class Run:
         self.failure: Failure | None = None
         self.close_details: Any = None
         self.activations: list[Activation] = []
-        self.task = 0
-        self.events = 1  # the start
-        self.began = False
+        self.task: int = 0
+        self.events: int = 1  # the start
+        self.began: bool = False
         self.task_failures: list[str] = []
-        self.memo = dict(start.memo)
-        self.search_attributes = SearchAttributes()
+        self.memo: dict[str, Payload] = dict(start.memo)
+        self.search_attributes: SearchAttributes = SearchAttributes()
         self.search_attributes.CopyFrom(start.search_attributes)
         self.activities: dict[int, ActivityTask] = {}
         self.timers: dict[int, Timer] = {}
         self.children: Children = Children(self)
         self.updates: dict[str, Update] = {}
         self.on_begin: list[Callable[[], None]] = []
-        self.cancel_requested = False
-        self.instance = self._new_instance()
+        self.cancel_requested: bool = False
+        self.instance: Instance = self._new_instance()
         self._left: list[ActivityTask] = []  # the server runs these on, unknown to the workflow
         self._queue: deque[Job] = deque()
         self.at_once: list[Job] = []

@@ -94,7 +94,7 @@ class Server:
         self.differences: list[str] = []
         self.activation = 0
         self.activations = 0
-        self.stopping = False
+        self.stopping: bool = False
         self._start_time = start_time
         self._order = 0
         self._uses: dict[str, int] = {}

@@ -239,19 +239,19 @@ class Simulation(Generic[R]):
         self._main = main
         self._result_type = result_type
         self.status: Status = cast("Status", "waiting" if main.is_open else main.status)
-        self.waiting_for = main.run.waits_for if main.is_open else ""
+        self.waiting_for: str = main.run.waits_for if main.is_open else ""
         self.trace: list[TraceEvent] = server.trace
         self.calls: list[Call] = server.calls
-        self.run_ids = [run.start.run_id for run in main.runs]
-        self.activations = server.activation
-        self.duration = timedelta(seconds=server.time())
+        self.run_ids: list[str] = [run.start.run_id for run in main.runs]
+        self.activations: int = server.activation
+        self.duration: timedelta = timedelta(seconds=server.time())
         self.reports: list[SagaReport] = [
             report for execution in server.all_executions for run in execution.runs for report in _reports(run)
         ]
         self.task_failures: list[str] = server.task_failures
         self.faults: list[Fault] = plan.faults
         self.unused_faults: list[Fault] = plan.unused
-        self.cancel_requested = main.cancel_requested
+        self.cancel_requested: bool = main.cancel_requested
         self.replay_difference: str | None = server.differences[0] if server.differences else None
         self.client_error: BaseException | None = None
 

@@ -1,0 +1,120 @@
+"""What mutants of the fence have shown not to be tested."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from temporal_saga import fence
+from tests.fence.support import Bank, Database, environment, new_key, transaction
+from tests.fence.test_once_async import connect
+
+NO_TIME = timedelta(0)
+AGES: dict[str, timedelta] = {"older_than": NO_TIME, "retry_horizon": NO_TIME}
+
+
+def test_each_function_heeds_the_dialect_that_it_is_told(sqlite: Database) -> None:
+    connection, wrong = sqlite.connect(), {"dialect": "mysql"}
+    calls: list[Callable[[], Any]] = [
+        lambda: fence.once(connection, lambda: None, payload=1, **wrong),  # type: ignore[call-overload]
+        lambda: fence.create_table(connection, **wrong),  # type: ignore[arg-type]
+        lambda: fence.purge(connection, **AGES, **wrong),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="^dialect='mysql': it is one of sqlite, postgresql$"):
+            environment("do", new_key()).run(call)
+
+
+async def test_each_asyncio_function_heeds_the_dialect_that_it_is_told(tmp_path: Path) -> None:
+    async with aiosqlite.connect(tmp_path / "bank.db") as connection:
+        wrong: Any = {"dialect": "mysql"}
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: fence.once_async(connection, connection.commit, payload=1, **wrong),
+            lambda: fence.create_table_async(connection, **wrong),
+            lambda: fence.purge_async(connection, **AGES, **wrong),
+        ]
+        for call in calls:
+
+            async def attempt(call: Callable[[], Awaitable[Any]] = call) -> None:
+                await call()
+
+            with pytest.raises(ValueError, match="^dialect='mysql': it is one of sqlite, postgresql$"):
+                await environment("do", new_key()).run(attempt)
+
+
+async def test_a_purge_in_batches_with_asyncio(database: Database) -> None:
+    bank = Bank(database)
+    for _ in range(3):
+        bank.take(new_key())
+    before = "now() - interval '1 day'" if database.dialect == "postgresql" else "datetime('now', '-1 day')"
+    with transaction(database.connect()) as connection:
+        connection.cursor().execute(f"UPDATE temporal_saga_fence SET updated_at = {before}")
+    async with connect(database) as connection:
+        assert await fence.purge_async(connection, **AGES, limit=2) == 2
+        await connection.commit()
+        assert await fence.purge_async(connection, **AGES, limit=2) == 1
+
+
+def says(text: str) -> str:
+    return f"^{re.escape(text)}$"
+
+
+def test_what_the_errors_say(database: Database) -> None:
+    bank, key = Bank(database), new_key()
+
+    async def awaited() -> None:
+        pass
+
+    with pytest.raises(
+        TypeError,
+        match=says("an effect that is awaited takes `await once_async(...)` and an asyncio connection"),
+    ):
+        bank.run("do", key, lambda _: awaited(), 1)
+    with pytest.raises(
+        TypeError,
+        match=says(
+            "the result of pay, object, cannot be kept for a repeat: return what JSON can hold, or give encode= and "
+            "decode="
+        ),
+    ):
+        bank.run("do", key, lambda _: object(), 1)
+
+    def twice() -> None:
+        with transaction(database.connect()) as connection:
+            for _ in range(2):
+                fence.once(connection, lambda: None, payload=1)
+
+    with pytest.raises(
+        RuntimeError,
+        match=says(
+            "a second effect in one attempt of pay, whose record is that of the first: make them one effect, or two "
+            "steps (in a test, each attempt has an ActivityEnvironment of its own)"
+        ),
+    ):
+        environment("do", key).run(twice)
+    with pytest.raises(
+        ValueError,
+        match=says(
+            "older_than=0:00:00 is shorter than retry_horizon=1 day, 0:00:00: without its record a repeat would run "
+            "the effect again, an undo would find nothing to undo, and a step that comes late would not be refused"
+        ),
+    ):
+        fence.purge(database.connect(), older_than=NO_TIME, retry_horizon=timedelta(days=1))
+
+
+async def test_what_the_errors_of_asyncio_say(database: Database) -> None:
+    async with connect(database) as connection:
+
+        async def attempt() -> None:
+            await fence.once_async(connection, lambda: 1, payload=1)  # type: ignore[arg-type, return-value]
+
+        with pytest.raises(
+            TypeError, match=says("an effect of `once_async` returns an awaitable: make it an `async def`")
+        ):
+            await environment("do", new_key()).run(attempt)
