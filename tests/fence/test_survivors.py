@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import psycopg
 import pytest
 
 from temporal_saga import fence
+from temporal_saga.errors import Fenced, KeyMisuse
 from tests.fence.support import Bank, Database, environment, new_key, transaction
 from tests.fence.test_once_async import connect
 
@@ -106,6 +108,51 @@ def test_what_the_errors_say(database: Database) -> None:
         ),
     ):
         fence.purge(database.connect(), older_than=NO_TIME, retry_horizon=timedelta(days=1))
+
+
+def test_what_the_refusals_say(database: Database) -> None:
+    bank, key = Bank(database), new_key()
+    bank.give_back(key)
+    with pytest.raises(Fenced, match=says(f"Fenced: pay ({key}) came after its undo: nothing was done")):
+        bank.take(key)
+    applied = new_key()
+    bank.take(applied)
+    with pytest.raises(KeyMisuse, match=says(f"KeyMisuse: pay ({applied}) was called before with another payload")):
+        bank.take(applied, 11)
+
+
+def test_what_is_said_of_autocommit(database: Database) -> None:
+    options: dict[str, Any] = {"isolation_level": None} if database.dialect == "sqlite" else {"autocommit": True}
+    fix = {
+        "sqlite": "`BEGIN` first, or open it without isolation_level=None and autocommit=True",
+        "postgresql": "`with connection.transaction():` around it, or autocommit=False",
+    }
+    connection = database.connect(**options)
+    with pytest.raises(
+        RuntimeError,
+        match=says(
+            "the connection is in autocommit mode, so that effect and record would not commit together: "
+            + fix[database.dialect]
+        ),
+    ):
+        environment("do", new_key()).run(lambda: fence.once(connection, lambda: None, payload=1))
+
+
+def test_a_transaction_that_is_aborted_is_no_autocommit(postgresql: Database) -> None:
+    """The database's own error tells what is wrong."""
+    connection = postgresql.connect(autocommit=True)
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction), connection.transaction():
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            connection.execute("SELECT * FROM nothing")
+        environment("do", new_key()).run(lambda: fence.once(connection, lambda: None, payload=1))
+
+
+def test_an_effect_that_closes_its_connection(postgresql: Database) -> None:
+    connection = postgresql.connect()
+    with pytest.raises(
+        RuntimeError, match=says("the effect of pay ended the transaction: leave that to the caller of once")
+    ):
+        environment("do", new_key()).run(lambda: fence.once(connection, connection.close, payload=1))
 
 
 async def test_what_the_errors_of_asyncio_say(database: Database) -> None:

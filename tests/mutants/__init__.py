@@ -119,7 +119,7 @@ def run_tests(bed: Path, tests: list[str], mutant: Mutant | None = None) -> Resu
         for case in ET.parse(report).iter("testcase")
         for failure in case.iter("failure")
         # pytest leaves the type out where it has rewritten the assertion.
-        if failure.get("message", "").startswith(("AssertionError", "assert "))
+        if failure.get("message", "").startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE"))
     }
     return Result(process.returncode, failed, output)
 
