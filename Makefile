@@ -13,6 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Everything runs where the source tree's temporal_saga cannot be imported, so that what is tested is the installed wheel.
 BED := build/testbed
 RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)/python
+# By file: what a file's tests share, a server or a table of runs, is made once.
+PARALLEL := -n auto --dist loadfile
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
 CODE := $(wildcard temporal_saga examples tests bench)
 FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
@@ -28,13 +30,13 @@ demo: $(VENV)/demo.stamp testbed ## the stories on a real server; KEEP=1 leaves 
 	@$(RUN) -m examples.demo $(if $(KEEP),--keep)
 
 test: lint types server ## lint, types, mutants and every test, against the wheel
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-inprocess: $(VENV)/installed.stamp testbed ## the tests that need no server, against the wheel
-	$(RUN) -m pytest -m "not server" $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not server" $(PYTEST_ARGS)
 
 test-fast: $(VENV)/installed.stamp testbed ## the same without the slow ones
-	$(RUN) -m pytest -m "not server and not slow" $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not server and not slow" $(PYTEST_ARGS)
 
 test-floor: ## every test with the oldest temporalio that is supported
 	@$(MAKE) --no-print-directory VENV=$(VENV)-floor run-floor
@@ -42,7 +44,7 @@ test-floor: ## every test with the oldest temporalio that is supported
 .PHONY: run-floor
 run-floor: $(VENV)/installed.stamp testbed
 	$(PIP) install --quiet temporalio==$(FLOOR).*
-	$(RUN) -m pytest -m "not time_skipping" $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not time_skipping" $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check
@@ -62,7 +64,7 @@ types: $(VENV)/installed.stamp testbed ## four type checkers, and the completene
 mutants: $(VENV)/installed.stamp testbed ## each broken copy of the library must fail a test of its rule
 	$(RUN) -m pytest tests/test_mutants.py
 
-survivors: $(VENV)/mutation.stamp $(VENV)/installed.stamp testbed ## the mutants of mutmut that no test notices, with the reasons; takes long
+survivors: $(VENV)/mutation.stamp $(VENV)/installed.stamp testbed ## mutmut's mutants that no test notices, with reasons (slow)
 	$(RUN) -m tests.mutation $(MUTANTS)
 
 server: $(VENV)/installed.stamp testbed ## find, download or build the Temporal CLI

@@ -120,8 +120,8 @@ def current_step() -> Step:
     """
     info = activity.info()
     # Read from the right: a step's name may hold colons.
-    name, phase, key = ["", "", *info.activity_id.rsplit(":", 2)][-3:]
     with suppress(ValueError):
+        name, phase, key = info.activity_id.rsplit(":", 2)
         forward = UUID(key)
         if phase == "do":
             return Step(name, "do", key, key, info.attempt)

@@ -10,43 +10,53 @@ from typing import Any
 
 import aiosqlite
 import psycopg
+import pydantic
 import pytest
+import sqlalchemy
 
 from temporal_saga import fence
+from temporal_saga._fence_payload import payload_hash
 from temporal_saga.errors import Fenced, KeyMisuse
 from tests.fence.support import Bank, Database, environment, new_key, transaction
 from tests.fence.test_once_async import connect
 
 NO_TIME = timedelta(0)
-AGES: dict[str, timedelta] = {"older_than": NO_TIME, "retry_horizon": NO_TIME}
+AGES: dict[str, Any] = {"older_than": NO_TIME, "retry_horizon": NO_TIME}
+WRONG: dict[str, Any] = {"dialect": "mysql"}
+
+
+def says(text: str) -> str:
+    return f"^{re.escape(text)}$"
+
+
+WRONG_SAYS = says("dialect='mysql': it is one of sqlite, postgresql")
 
 
 def test_each_function_heeds_the_dialect_that_it_is_told(sqlite: Database) -> None:
-    connection, wrong = sqlite.connect(), {"dialect": "mysql"}
+    connection = sqlite.connect()
     calls: list[Callable[[], Any]] = [
-        lambda: fence.once(connection, lambda: None, payload=1, **wrong),  # type: ignore[call-overload]
-        lambda: fence.create_table(connection, **wrong),  # type: ignore[arg-type]
-        lambda: fence.purge(connection, **AGES, **wrong),  # type: ignore[arg-type]
+        lambda: fence.once(connection, lambda: None, payload=1, **WRONG),
+        lambda: fence.create_table(connection, **WRONG),
+        lambda: fence.purge(connection, **AGES, **WRONG),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="^dialect='mysql': it is one of sqlite, postgresql$"):
+        with pytest.raises(ValueError, match=WRONG_SAYS):
             environment("do", new_key()).run(call)
 
 
 async def test_each_asyncio_function_heeds_the_dialect_that_it_is_told(tmp_path: Path) -> None:
     async with aiosqlite.connect(tmp_path / "bank.db") as connection:
-        wrong: Any = {"dialect": "mysql"}
         calls: list[Callable[[], Awaitable[Any]]] = [
-            lambda: fence.once_async(connection, connection.commit, payload=1, **wrong),
-            lambda: fence.create_table_async(connection, **wrong),
-            lambda: fence.purge_async(connection, **AGES, **wrong),
+            lambda: fence.once_async(connection, connection.commit, payload=1, **WRONG),
+            lambda: fence.create_table_async(connection, **WRONG),
+            lambda: fence.purge_async(connection, **AGES, **WRONG),
         ]
         for call in calls:
 
             async def attempt(call: Callable[[], Awaitable[Any]] = call) -> None:
                 await call()
 
-            with pytest.raises(ValueError, match="^dialect='mysql': it is one of sqlite, postgresql$"):
+            with pytest.raises(ValueError, match=WRONG_SAYS):
                 await environment("do", new_key()).run(attempt)
 
 
@@ -63,10 +73,6 @@ async def test_a_purge_in_batches_with_asyncio(database: Database) -> None:
         assert await fence.purge_async(connection, **AGES, limit=2) == 1
 
 
-def says(text: str) -> str:
-    return f"^{re.escape(text)}$"
-
-
 def test_what_the_errors_say(database: Database) -> None:
     bank, key = Bank(database), new_key()
 
@@ -74,8 +80,7 @@ def test_what_the_errors_say(database: Database) -> None:
         pass
 
     with pytest.raises(
-        TypeError,
-        match=says("an effect that is awaited takes `await once_async(...)` and an asyncio connection"),
+        TypeError, match=says("an effect that is awaited takes `await once_async(...)` and an asyncio connection")
     ):
         bank.run("do", key, lambda _: awaited(), 1)
     with pytest.raises(
@@ -141,9 +146,10 @@ def test_what_is_said_of_autocommit(database: Database) -> None:
 def test_a_transaction_that_is_aborted_is_no_autocommit(postgresql: Database) -> None:
     """The database's own error tells what is wrong."""
     connection = postgresql.connect(autocommit=True)
-    with pytest.raises(psycopg.errors.InFailedSqlTransaction), connection.transaction():
-        with pytest.raises(psycopg.errors.UndefinedTable):
-            connection.execute("SELECT * FROM nothing")
+    connection.execute("BEGIN")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        connection.execute("SELECT * FROM nothing")
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
         environment("do", new_key()).run(lambda: fence.once(connection, lambda: None, payload=1))
 
 
@@ -165,3 +171,25 @@ async def test_what_the_errors_of_asyncio_say(database: Database) -> None:
             TypeError, match=says("an effect of `once_async` returns an awaitable: make it an `async def`")
         ):
             await environment("do", new_key()).run(attempt)
+
+
+async def test_what_is_said_of_the_wrong_connection(sqlite: Database, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=says("an asyncio connection takes the function whose name ends in _async")):
+        fence.create_table(aiosqlite.connect(tmp_path / "bank.db"))
+    with pytest.raises(
+        TypeError,
+        match=says("a blocking connection takes the function without _async, in an activity that runs in threads"),
+    ):
+        await fence.create_table_async(sqlite.connect())
+    with (
+        sqlalchemy.create_engine("sqlite://").connect() as connection,
+        pytest.raises(TypeError, match=r"^sqlalchemy\.engine\.base\.Connection is not a connection that the fence can"),
+    ):
+        fence.create_table(connection)  # type: ignore[arg-type]
+
+
+def test_a_pydantic_model_is_hashed_as_its_json() -> None:
+    class Wait(pydantic.BaseModel):
+        time: timedelta
+
+    assert payload_hash(Wait(time=timedelta(days=1))) == payload_hash({"time": "P1D"})
