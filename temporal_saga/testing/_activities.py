@@ -23,7 +23,7 @@ from temporalio.converter import DefaultPayloadConverter
 from ._attempts import Attempting
 from ._errors import SimulationError
 from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
-from ._sdk import BUG_TYPE, activity_info
+from ._sdk import BUG_TYPE, activity_info, priority_of
 from ._trace import Call, CallState
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ class ActivityTask:
             workflow_namespace="default",
             workflow_run_id=start.run_id,
             workflow_type=start.workflow_type,
-            priority=common.Priority._from_proto(command.priority),
+            priority=priority_of(command.priority),
             retry_policy=self._retry_policy,
         )
 

@@ -43,7 +43,6 @@ def _changed(what: object) -> SimulationError:
 
 
 try:
-    import temporalio.bridge.worker as bridge_worker
     from temporalio.activity import _CompleteAsyncError, _Context
     from temporalio.activity import _Definition as ActivityDefinition
     from temporalio.bridge.proto.workflow_activation import (
@@ -52,8 +51,11 @@ try:
         WorkflowActivationJob,
     )
     from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+    from temporalio.bridge.worker import decode_activation, encode_completion
+    from temporalio.common import _CompositeEvent
     from temporalio.worker._workflow import _CommandAwareDataConverter
     from temporalio.workflow import _Definition as WorkflowDefinition
+    from temporalio.workflow import _QueryDefinition, _SignalDefinition
 except ImportError as error:
     raise _changed(error) from error
 
@@ -223,7 +225,7 @@ def workflow_of(run: Callable[..., Awaitable[Any]] | type[Any]) -> WorkflowDefin
 
 def signal_name(signal: str | Callable[..., Any]) -> str:
     """Return the name of a signal, which may be given as its handler."""
-    find: Any = workflow._SignalDefinition
+    find: Any = _SignalDefinition
     return signal if isinstance(signal, str) else str(find.must_name_from_fn_or_str(signal))
 
 
@@ -231,7 +233,7 @@ def query_name(query: str | Callable[..., Any]) -> tuple[str, type | None]:
     """Return the name of a query, which may be given as its handler, and its result type if known."""
     if isinstance(query, str):
         return query, None
-    find: Any = workflow._QueryDefinition
+    find: Any = _QueryDefinition
     definition: Any = find.from_fn(query)
     if definition is None:
         raise RuntimeError(f"{query!r} is no @workflow.query")
@@ -474,14 +476,14 @@ class Instance:
         plain = self._parts.converter.has_codec
         try:
             if plain and not decoded:
-                self._visit(bridge_worker.decode_activation, request)
+                self._visit(decode_activation, request)
             with running_loop(None):
                 completion = self._instance.activate(request)
             if not plain or completion.HasField("failed"):
                 return completion, completion
             travels = WorkflowActivationCompletion()
             travels.CopyFrom(completion)
-            self._visit(bridge_worker.encode_completion, travels)
+            self._visit(encode_completion, travels)
         except Exception as error:
             # As in the SDK's worker: a codec that fails, or a workflow that cannot be set up, fails the task.
             completion = WorkflowActivationCompletion()
@@ -671,7 +673,7 @@ class ActivityRun:
         context = _Context.current()
         if not self._definition.is_async:
             # A thread has a context without what belongs to an event loop.
-            context.cancelled_event = common._CompositeEvent(thread_event=threading.Event(), async_event=None)
+            context.cancelled_event = _CompositeEvent(thread_event=threading.Event(), async_event=None)
         return await impl.execute_activity(
             worker.ExecuteActivityInput(
                 fn=cast(Any, self._definition).fn,
@@ -723,6 +725,11 @@ class _Innermost(worker.ActivityInboundInterceptor):
 def activity_info(**fields: Any) -> activity.Info:
     """Return the info of an activity's attempt."""
     return dataclasses.replace(_INFO_TEMPLATE, **fields)
+
+
+def priority_of(priority: Any) -> common.Priority:
+    """Return the priority that a command gives."""
+    return common.Priority._from_proto(priority)
 
 
 def activity_args(converter: Converter, definition: ActivityDefinition, payloads: Sequence[Payload]) -> list[Any]:

@@ -182,7 +182,7 @@ async def test_what_is_said_of_the_wrong_connection(sqlite: Database, tmp_path: 
     ):
         await fence.create_table_async(sqlite.connect())
     with (
-        sqlalchemy.create_engine("sqlite://").connect() as connection,
+        sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.NullPool).connect() as connection,
         pytest.raises(TypeError, match=r"^sqlalchemy\.engine\.base\.Connection is not a connection that the fence can"),
     ):
         fence.create_table(connection)  # type: ignore[arg-type]
