@@ -21,9 +21,9 @@ from temporalio import activity
 from ._mark import earlier_attempts_are_definite, heartbeat_mark, without_mark
 from .errors import ActivityFailure
 
-__all__ = ["Attempt", "enter_attempt"]
+__all__ = ["LONGEST_DELAY", "Attempt", "enter_attempt"]
 
-_LONGEST_DELAY = timedelta(days=1)
+LONGEST_DELAY = timedelta(days=1)
 
 
 class Attempt:
@@ -45,6 +45,10 @@ class Attempt:
         self._has_left_mark = False
         has_mark = self._details is not info.heartbeat_details
         self.info = dataclasses.replace(info, heartbeat_details=self._details) if has_mark else info
+        if has_mark and not self._definite_before:
+            # A stale one. An operator's reset counts attempts anew, so that one to come could have its number.
+            with suppress(Exception):
+                self._send(*self._details)
 
     def heartbeat(self, *details: Any) -> None:
         """Send a heartbeat of the activity's own, and keep its details."""
@@ -53,11 +57,15 @@ class Attempt:
         self._send(*self._details)
 
     def settle(self, failure: Exception) -> Exception:
-        """Return the failure with which the attempt ends, with all that is known of the attempts in it."""
+        """Return the failure with which the attempt ends, with all that is known of the attempts in it.
+
+        It is to be raised without a `from`: a copy has the cause of its original.
+        """
         if not isinstance(failure, ActivityFailure):
             return failure
-        failure._settle(definite_before=self._definite_before)
-        failure._try_again(after=self._clamped(failure.next_retry_delay))
+        failure = failure._settled(
+            definite_before=self._definite_before, retry_after=self._clamped(failure.next_retry_delay)
+        )
         is_definite = self._definite_before and failure.kind.effect == "none"
         if is_definite and not failure.non_retryable and not self.info.is_local:
             self._has_left_mark = True
@@ -80,7 +88,7 @@ class Attempt:
         """Shorten a delay so that one more attempt fits before schedule-to-close: past it the server stops at once."""
         if delay is None:
             return None
-        delay = min(delay, _LONGEST_DELAY)
+        delay = min(delay, LONGEST_DELAY)
         if self.info.schedule_to_close_timeout is None:
             return delay
         # On the server's clock, which this machine's need not agree with (and does not under time skipping).

@@ -14,6 +14,7 @@ have taken effect; whatever may mean either is AMBIGUOUS, and an exception that 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,19 @@ from typing import Any, cast
 
 from .errors import FailureKind
 
-__all__ = ["Rule", "code_of", "headers_of", "kind_of", "match_rule", "retry_hint", "status_of"]
+__all__ = [
+    "Rule",
+    "check_kinds",
+    "code_of",
+    "headers_of",
+    "hides_code",
+    "kind_of",
+    "match_rule",
+    "retry_hint",
+    "status_of",
+]
+
+_LONGEST_BODY = 100_000  # of an error, to be parsed for its code
 
 NOT_SENT = FailureKind.NOT_SENT
 THROTTLED = FailureKind.THROTTLED
@@ -51,6 +64,16 @@ class Rule:
     module: str
     name: str
     kind: FailureKind
+
+    def __post_init__(self) -> None:
+        check_kinds(f"Rule({self.module!r}, {self.name!r})", [self.kind])
+
+
+def check_kinds(what: str, kinds: Iterable[object]) -> None:
+    """Raise TypeError if one is no `FailureKind`: it would take the place of an activity's error, far from here."""
+    for kind in kinds:
+        if not isinstance(kind, FailureKind):
+            raise TypeError(f"{what} has {kind!r}, which is no FailureKind: write FailureKind.DECLINED, or another one")
 
 
 def match_rule(exception: BaseException, rules: Sequence[Rule]) -> FailureKind | None:
@@ -129,15 +152,30 @@ def headers_of(exception: BaseException) -> Mapping[str, str]:
 def code_of(exception: BaseException) -> str | None:
     """Return the provider's own code for an error, where its SDK has one."""
     response = _get(exception, "response")
+    body = _body(response)
     for code in (
         _path(response, "Error", "Code"),  # botocore
         _get(exception, "error_code"),  # Adyen
         _get(_first(_get(exception, "errors")), "code"),  # Square
         _path(_get(exception, "__dict__"), "code"),  # Stripe; aiohttp's is a property, its status, and warns
+        _path(body, "errorCode"),  # Adyen
+        _path(_first(_path(body, "errors")), "code"),  # Square
+        _path(_first(_path(body, "details")), "issue"),  # PayPal
+        _path(body, "error", "code"),  # Stripe
+        _path(body, "error", "type"),
     ):
         if isinstance(code, str) and code:
             return code
     return None
+
+
+def hides_code(exception: BaseException) -> bool:
+    """Tell whether a code may be in the answer, and not in the exception: its body was not read, or is no JSON."""
+    if isinstance(_get(exception, "response"), Mapping):  # botocore
+        return False
+    own = cast("Mapping[str, object]", vars(exception))
+    has_place = "error_code" in own or "errors" in own or ("code" in own and not isinstance(own["code"], int))  # urllib
+    return not has_place and _body(_get(exception, "response")) is None
 
 
 @dataclass(frozen=True)
@@ -160,11 +198,12 @@ def _kind_of(exception: BaseException, users: _Users) -> FailureKind:
     if status_of(exception) is not None:
         return _by_status(exception, users)
     sqlstate = _sqlstate(exception)
-    return BUG if sqlstate is None else _by_sqlstate(sqlstate)
+    kind = BUG if sqlstate is None else _by_sqlstate(sqlstate)
+    return AMBIGUOUS if kind is NOT_SENT else kind  # Snowflake's driver has 08001 for a gateway's 504, too
 
 
-def _within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+def _within(module: object, package: str) -> bool:
+    return isinstance(module, str) and (module == package or module.startswith(f"{package}."))
 
 
 def _get(source: object, name: str) -> Any:
@@ -181,6 +220,18 @@ def _path(source: object, *names: str) -> Any:
 
 def _first(source: Any) -> Any:
     return next(iter(cast("list[object]", source)), None) if isinstance(source, list) else None
+
+
+def _body(response: object) -> Mapping[str, object] | None:
+    # httpx and requests keep here what has been read. What is public reads on, so that it may block, or raises.
+    content = _get(response, "_content")
+    if not isinstance(content, bytes) or len(content) > _LONGEST_BODY:
+        return None
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Mapping[str, object]", body) if isinstance(body, dict) else None
 
 
 # --- HTTP ---
@@ -208,6 +259,13 @@ def _by_status(exception: BaseException, users: _Users) -> FailureKind:
     if kind is None:
         kind = THROTTLED if status == 503 and _asked_wait(headers_of(exception)) is not None else _of_status(status)
     return AMBIGUOUS if kind.effect == "none" and _was_redirected(exception) else kind
+
+
+def _by_aiohttp_status(exception: BaseException, users: _Users) -> FailureKind:
+    kind = _by_status(exception, users)
+    # It may be the answer to the second of two that aiohttp has sent by itself.
+    method = _get(_get(exception, "request_info"), "method")
+    return AMBIGUOUS if kind.effect == "none" and method in ("PUT", "DELETE") else kind
 
 
 def _of_status(status: int) -> FailureKind:
@@ -272,8 +330,9 @@ def _by_argument(exception: BaseException, users: _Users) -> FailureKind:
     return _if_not_sent(users.kind_of(reason if isinstance(reason, BaseException) else wrapped))
 
 
-def _by_error(exception: BaseException, users: _Users) -> FailureKind:
-    return _if_not_sent(users.kind_of(_path(_get(exception, "kwargs"), "error")))  # botocore's SSLError
+def _by_original_error(exception: BaseException, users: _Users) -> FailureKind:
+    # urllib3 says "Unable to connect to proxy" of a connection that is lost after the request, too.
+    return _if_not_sent(users.kind_of(_get(exception, "original_error")))
 
 
 def _if_not_sent(kind: FailureKind) -> FailureKind:
@@ -315,8 +374,9 @@ def _by_grpc_code(exception: BaseException, users: _Users) -> FailureKind:
     code = _get(exception, "code")
     name = _get(code() if callable(code) else _get(exception, "status"), "name")  # grpcio; temporalio's RPCError
     details = _get(exception, "details")
-    # A reply larger than the client takes: the server has done its work.
-    if name == "RESOURCE_EXHAUSTED" and callable(details) and "message larger than max" in str(details()):
+    text = str(details()) if callable(details) else ""
+    # A reply larger than the client takes, or a reset in its place: the server may have done its work.
+    if "message larger than max" in text or "RST_STREAM" in text:
         return AMBIGUOUS
     return _GRPC.get(str(name), AMBIGUOUS)
 
@@ -541,6 +601,13 @@ def _by_mongo(exception: BaseException, users: _Users) -> FailureKind:
     return {13: AUTH, 18: AUTH, 112: CONFLICT}.get(number, AMBIGUOUS) if isinstance(number, int) else AMBIGUOUS
 
 
+def _by_mongo_connection(exception: BaseException, users: _Users) -> FailureKind:
+    del users
+    labels = _get(exception, "has_error_label")
+    # That label is on what ends a second try of a commit, too: the first was sent.
+    return AMBIGUOUS if not callable(labels) or labels("UnknownTransactionCommitResult") else NOT_SENT
+
+
 def _has_base(exception: BaseException, name: str) -> bool:
     return any(each.__name__ == name for each in type(exception).__mro__)
 
@@ -578,7 +645,8 @@ _CLASSES: Sequence[tuple[str, FailureKind | _Reader, str]] = (
     ("requests", BUG, "InvalidHeader InvalidSchema InvalidURL MissingSchema TooManyRedirects URLRequired"),
     ("requests", _by_argument, "ConnectionError"),
     ("requests", _by_status, "HTTPError"),
-    ("urllib3", NOT_SENT, "ConnectTimeoutError EmptyPoolError ProxyError"),
+    ("urllib3", NOT_SENT, "ConnectTimeoutError EmptyPoolError"),
+    ("urllib3", _by_original_error, "ProxyError"),
     ("urllib3", AMBIGUOUS, "HTTPError MaxRetryError"),  # of several tries; requests makes one
     ("urllib3", BUG, "LocationValueError"),
     ("urllib3", _by_argument, "SSLError"),
@@ -587,18 +655,16 @@ _CLASSES: Sequence[tuple[str, FailureKind | _Reader, str]] = (
     ("aiohttp", AMBIGUOUS, "ClientError ClientHttpProxyError"),
     ("aiohttp", AMBIGUOUS, "InvalidUrlRedirectClientError NonHttpUrlRedirectClientError"),
     ("aiohttp", BUG, "InvalidURL NonHttpUrlClientError"),
-    ("aiohttp", _by_status, "ClientResponseError"),
+    ("aiohttp", _by_aiohttp_status, "ClientResponseError"),
     # gRPC
     ("grpc", AMBIGUOUS, "FutureTimeoutError"),
     ("grpc", CANCELLED, "FutureCancelledError"),
     ("grpc", _by_grpc_code, "RpcError"),
-    # AWS
-    ("botocore", NOT_SENT, "ConnectTimeoutError EndpointConnectionError ProxyConnectionError"),
+    # AWS: botocore tries again by itself unless it is told not to, and its connection errors do not say how often.
     ("botocore", AMBIGUOUS, "ConnectionError HTTPClientError IncompleteReadError"),
     ("botocore", AUTH, "CredentialRetrievalError LoginError NoAuthTokenError NoCredentialsError"),
     ("botocore", AUTH, "PartialCredentialsError ProfileNotFound SSOError TokenRetrievalError"),
     ("botocore", REJECTED, "ParamValidationError"),
-    ("botocore", _by_error, "SSLError"),
     ("botocore", _by_aws_code, "ClientError"),
     # PostgreSQL, SQLite, MySQL, SQLAlchemy. A duplicate key is REJECTED: whether the row that is there is one's own
     # cannot be told here.
@@ -616,7 +682,7 @@ _CLASSES: Sequence[tuple[str, FailureKind | _Reader, str]] = (
     ("sqlalchemy", CONFLICT, "StaleDataError"),
     ("sqlalchemy", _by_original, "StatementError"),
     # MongoDB: a bulk write may have been done in part, a write concern's failure says nothing of the write.
-    ("pymongo", NOT_SENT, "ServerSelectionTimeoutError WaitQueueTimeoutError"),
+    ("pymongo", _by_mongo_connection, "ServerSelectionTimeoutError WaitQueueTimeoutError"),
     ("pymongo", REJECTED, "DocumentTooLarge DuplicateKeyError WriteError"),
     ("pymongo", AMBIGUOUS, "BulkWriteError ClientBulkWriteException WriteConcernError"),
     ("pymongo", BUG, "ConfigurationError InvalidName InvalidOperation"),

@@ -22,8 +22,18 @@ from typing import Any, TypeVar, cast, overload
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from ._attempt import Attempt, enter_attempt
-from ._failure_rules import Rule, code_of, headers_of, kind_of, match_rule, retry_hint
+from ._attempt import LONGEST_DELAY, Attempt, enter_attempt
+from ._failure_rules import (
+    Rule,
+    check_kinds,
+    code_of,
+    headers_of,
+    hides_code,
+    kind_of,
+    match_rule,
+    retry_hint,
+    status_of,
+)
 from ._mark import says_no_effect
 from .errors import (
     ActivityFailure,
@@ -49,7 +59,8 @@ class Profile:
 
     Attributes:
         rules: Classes of exceptions; the first that fits the most derived class decides.
-        codes: Error codes, as the provider's own library has them on its exceptions.
+        codes: Error codes, as the provider's own library has them on its exceptions, or as the body of the answer has
+            them where httpx or requests have read it.
         statuses: HTTP statuses.
         retry_header: A header of a response that says `true` or `false` to trying again with the same key.
     """
@@ -59,11 +70,19 @@ class Profile:
     statuses: Mapping[int, FailureKind] = field(default_factory=dict[int, FailureKind])
     retry_header: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, kinds in (("codes", self.codes), ("statuses", self.statuses)):
+            check_kinds(f"Profile({name}=...)", kinds.values())
+
 
 # https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/error-codes; the header is in stripe-python,
 # `_http_client.py`: false for most 500s, since the same key would get the same 500 again.
 stripe: Profile = Profile(
-    codes={"idempotency_key_in_use": FailureKind.IN_PROGRESS, "lock_timeout": FailureKind.IN_PROGRESS},
+    codes={
+        "idempotency_error": FailureKind.KEY_MISUSE,  # its type, without a code
+        "idempotency_key_in_use": FailureKind.IN_PROGRESS,
+        "lock_timeout": FailureKind.IN_PROGRESS,
+    },
     statuses={409: FailureKind.IN_PROGRESS},
     retry_header="stripe-should-retry",
 )
@@ -159,8 +178,11 @@ def classify(exception: BaseException, *, profile: Profile | None = None) -> Fai
     # A refusal by its code is no proof if the answer as a whole proves nothing: a 500, one of several tries.
     if coded is not None and (coded.effect == "unknown" or kind is not FailureKind.AMBIGUOUS):
         kind = coded
+    if kind is not FailureKind.REJECTED:
+        return kind
     # The provider knows better than its status does; it still does not say that nothing took effect.
-    return FailureKind.AMBIGUOUS if kind is FailureKind.REJECTED and _advice(exception, profile) == "true" else kind
+    is_doubtful = _advice(exception, profile) == "true" or _may_hide_effect(exception, profile)
+    return FailureKind.AMBIGUOUS if is_doubtful else kind
 
 
 T = TypeVar("T")
@@ -178,13 +200,22 @@ def _coded(exception: BaseException, profile: Profile) -> FailureKind | None:
     return None if code is None else profile.codes.get(code)
 
 
+def _may_hide_effect(exception: BaseException, profile: Profile) -> bool:
+    # A key that was used before comes with these, and the code that says so may not be there to be seen.
+    may_be_there = _read(status_of, exception) in (400, 422) and _read(hides_code, exception) is not False
+    return may_be_there and any(kind.effect == "unknown" for kind in profile.codes.values())
+
+
 def _advice(exception: BaseException, profile: Profile) -> str | None:
     headers = _read(headers_of, exception) or {}
     return headers.get(profile.retry_header, "").lower() if profile.retry_header else None
 
 
 def translated(error: Exception, profile: Profile) -> Exception:
-    """Return the error that says what an activity's error means; the same one where it says so itself, or must not."""
+    """Return the error that says what an activity's error means; the same one where it says so itself, or must not.
+
+    It has the activity's error as its cause.
+    """
     if isinstance(error, (ActivityFailure, CancelledError)):
         return error
     if isinstance(error, ApplicationError):
@@ -193,14 +224,16 @@ def translated(error: Exception, profile: Profile) -> Exception:
             return _of_another_activity(error)
     else:
         kind = classify(error, profile=profile)
-        if kind is FailureKind.BUG and _gives_up_if_ambiguous():
+        if kind not in _ERRORS and _gives_up_if_ambiguous():
             kind = FailureKind.AMBIGUOUS
     if kind not in _ERRORS:
         return error
     of = type(error)
-    name = of.__name__ if of.__module__ == "builtins" else f"{of.__module__.partition('.')[0]}.{of.__name__}"
+    name = of.__name__ if of.__module__ == "builtins" else f"{str(of.__module__).partition('.')[0]}.{of.__name__}"
     failure = _ERRORS[kind](f"{kind.value}: {name}")
-    failure._try_again(after=error.next_retry_delay if isinstance(error, ApplicationError) else retry_hint(error))
+    delay = error.next_retry_delay if isinstance(error, ApplicationError) else retry_hint(error)
+    failure._try_again(after=delay and min(delay, LONGEST_DELAY))
+    failure.__cause__ = error
     if _advice(error, profile) == "false":
         failure._give_up()
     return failure
@@ -211,7 +244,7 @@ def _of_another_activity(error: ApplicationError) -> ApplicationError:
     # nothing of this one.
     if not says_no_effect(error):
         return error
-    return ApplicationError(
+    failure = ApplicationError(
         error.message,
         *error.details[:-1],
         type=error.type,
@@ -219,6 +252,8 @@ def _of_another_activity(error: ApplicationError) -> ApplicationError:
         next_retry_delay=error.next_retry_delay,
         category=error.category,
     )
+    failure.__cause__ = error
+    return failure
 
 
 def _gives_up_if_ambiguous() -> bool:
@@ -284,7 +319,7 @@ def _guarded(function: Any, profile: Profile) -> Any:
         if attempt is not None:
             failure = attempt.settle(failure)
         if failure is not error:
-            raise failure from error
+            raise failure
 
     @functools.wraps(function)
     def run_sync(*args: Any, **kwargs: Any) -> Any:

@@ -26,6 +26,7 @@ task, which is retried until a fixed deployment carries on: nothing is lost, and
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
@@ -181,10 +182,20 @@ class ActivityFailure(_SagaError):
             category=ApplicationErrorCategory.BENIGN if self._benign else ApplicationErrorCategory.UNSPECIFIED,
         )
 
-    def _settle(self, *, definite_before: bool) -> None:
-        """Say what was not known where the error was made: whether each earlier attempt ended without an effect."""
+    def _settled(self, *, definite_before: bool, retry_after: timedelta | None) -> ActivityFailure:
+        """Return what says, too, whether each earlier attempt is known to have ended without an effect.
+
+        That is the error itself if it does so already, else a copy: another attempt may have raised the same object.
+        """
         mark = failure_mark(self.kind.value, self.kind.effect if definite_before else "unknown")
-        self._details = (*self._details[:-1], mark)
+        if self._details[-1:] == (mark,) and self._next_retry_delay == retry_after:
+            return self
+        settled = copy.copy(self)
+        settled._details = (*self._details[:-1], mark)
+        settled._next_retry_delay = retry_after
+        # A copy has none of these, and a `raise` would make the original its context.
+        settled.__cause__ = self.__cause__ if self.__suppress_context__ else self.__context__
+        return settled.with_traceback(self.__traceback__)
 
     def _try_again(self, *, after: timedelta | None) -> None:
         """Set when to try again; None is the retry policy's interval."""

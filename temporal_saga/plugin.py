@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -235,12 +235,15 @@ class _Classify(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         if input.executor is not None and not isinstance(input.executor, ThreadPoolExecutor):
             input = dataclasses.replace(input, fn=_InProcess(input.fn, self._profile))
+        self._attempt.goes_on()  # an interceptor around this one may call again
         try:
             return await super().execute_activity(input)
+        except BrokenExecutor:
+            raise  # the SDK ends the worker for it
         except Exception as error:
             failure = self._attempt.settle(translated(error, self._profile))
             if failure is not error:
-                raise failure from error
+                raise failure  # noqa: B904  # it has its cause
             raise
 
 
@@ -269,5 +272,5 @@ class _InProcess:
         except Exception as error:
             failure = translated(error, self.profile)
             if failure is not error:
-                raise failure from error
+                raise failure  # noqa: B904  # as above
             raise

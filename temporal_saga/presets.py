@@ -277,6 +277,10 @@ at_most_once: Preset = Preset(
     non_retryable_error_types=(
         "Ambiguous",
         "InProgress",
+        "CancelledError",
+        "FutureCancelledError",
+        "SystemExit",
+        "BrokenProcessPool",
         "WorkerShutdown",
         "ActivityPause",
         "ActivityReset",

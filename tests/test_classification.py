@@ -9,6 +9,8 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +21,18 @@ import httpx
 import pytest
 import stripe as stripe_sdk
 from temporalio import activity
+from temporalio.api.failure.v1 import Failure
 from temporalio.common import RetryPolicy
+from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, CancelledError
 from temporalio.testing import ActivityEnvironment
+from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput
 
 from temporal_saga import _attempt
 from temporal_saga._mark import heartbeat_mark
 from temporal_saga.classification import Profile, Rule, adyen, classify, classify_errors, paypal, square, stripe
 from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, NotSent, Rejected, Throttled
+from temporal_saga.plugin import SagaPlugin
 from tests.test_docs import load
 
 OURS = {
@@ -172,8 +178,6 @@ def test_what_no_rule_knows_goes_on_as_it_is() -> None:
         activity._CompleteAsyncError(),
         KeyboardInterrupt(),
         ApplicationError("text", "detail", type="Mine"),
-        Declined("text", "detail"),
-        Throttled(retry_after=SECOND / 4),
     ],
     ids=repr,
 )
@@ -183,6 +187,63 @@ def test_what_says_itself_what_it_is_goes_on(error: BaseException) -> None:
     options: dict[str, Any] = {} if type(error) is ApplicationError else {"rules": everything}
     assert outcome(error, **options) is error
     assert error.__cause__ is cause
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Declined("text", "detail"), lambda: Throttled(retry_after=SECOND / 4)], ids=["final", "retried"]
+)
+def test_an_error_of_ours_that_is_right_goes_on(make: Callable[[], Exception]) -> None:
+    made: list[Exception] = []
+
+    @activity.defn
+    @classify_errors(rules=[rule(FailureKind.AUTH, Exception)])
+    def raises() -> None:
+        made.append(make())
+        raise made[0] from Mine()
+
+    error = Attempts().run(raises)
+    assert error is made[0]
+    assert isinstance(error.__cause__, Mine)
+
+
+SHARED = Declined("no funds", {"card": "4242"})
+
+
+def test_an_error_that_two_attempts_share_says_of_each_what_is_true_of_it() -> None:
+    before = effect(SHARED)
+    third, first = outcome(SHARED, attempt=3), outcome(SHARED)
+    assert (before, effect(third), effect(first), effect(SHARED)) == ("unknown", "unknown", "none", "unknown")
+    assert isinstance(first, Declined)
+    assert (first.message, first.details[0], first.non_retryable) == ("no funds", {"card": "4242"}, True)
+    assert first.category is ApplicationErrorCategory.BENIGN
+
+
+@pytest.mark.parametrize("how", ["from", "while", "from None", "alone"])
+async def test_what_is_said_in_its_place_has_its_cause_and_not_itself(how: str) -> None:
+    error = NotSent(retry_after=timedelta(days=2))  # is to be shortened
+
+    @activity.defn
+    @classify_errors
+    def raises() -> None:
+        try:
+            if how != "alone":
+                raise Mine("why")
+        except Mine as why:
+            if how == "from":
+                raise error from why
+            if how == "from None":
+                raise error from None
+            raise error  # noqa: B904  # which leaves `why` as its context
+        raise error
+
+    made = Attempts(schedule_to_close_timeout=None).run(raises)
+    assert isinstance(made, NotSent)
+    assert made is not error
+    assert made.next_retry_delay == timedelta(days=1)
+    failure = Failure()
+    await DataConverter.default.encode_failure(made, failure)
+    assert "in raises" in failure.stack_trace
+    assert failure.cause.message == ("why" if how in ("from", "while") else "")
 
 
 def test_a_rule_of_the_users_own_may_be_for_an_application_error_of_theirs() -> None:
@@ -222,7 +283,22 @@ def test_an_unknown_exception_where_ambiguous_is_not_tried_again() -> None:
     assert made.__cause__ is error
     own = ApplicationError("their author decided")
     assert attempts.run(fail, own) is own
+    # concurrent.futures', of a future that the activity has waited for; the SDK's own is a cancel of the activity.
+    assert type(attempts.run(fail, FutureCancelledError())) is Ambiguous
+    cancelled = CancelledError()
+    assert attempts.run(fail, cancelled) is cancelled
     assert type(attempts.run(fail, ConnectionRefusedError())) is NotSent
+
+
+@pytest.mark.parametrize("kind", [FailureKind.INFRA, FailureKind.CANCELLED, FailureKind.BUG])
+def test_a_kind_without_an_error_where_ambiguous_is_not_tried_again(kind: FailureKind) -> None:
+    @activity.defn
+    @classify_errors(rules=[rule(kind)])
+    def raises() -> None:
+        raise Mine
+
+    assert type(Attempts(retry_policy=RetryPolicy(non_retryable_error_types=["Ambiguous"])).run(raises)) is Ambiguous
+    assert type(Attempts().run(raises)) is Mine
 
 
 def test_a_hint_becomes_the_delay() -> None:
@@ -271,6 +347,28 @@ def test_what_was_used_of_schedule_to_close_counts() -> None:
     assert made.next_retry_delay is None
 
 
+async def test_a_helper_asks_for_no_more_than_a_day() -> None:
+    @classify_errors
+    def helper() -> None:
+        raise Http(429, {"Retry-After": "9" * 30})
+
+    @activity.defn
+    def calls() -> None:
+        helper()
+
+    made = Attempts().run(calls)
+    assert isinstance(made, Throttled)
+    assert made.next_retry_delay == timedelta(days=1)
+    await DataConverter.default.encode_failure(made, Failure())  # no protobuf takes the longest timedelta
+
+
+def test_a_class_whose_module_is_no_text() -> None:
+    odd = type("Odd", (Mine,), {"__module__": None})()
+    made = outcome(odd, rules=[rule(FailureKind.DECLINED)])
+    assert isinstance(made, Declined)
+    assert made.message == "DECLINED: None.Odd"
+
+
 def test_an_attribute_that_raises_does_not_take_the_place_of_the_error() -> None:
     class Odd(Exception):
         """Of someone's."""
@@ -316,6 +414,34 @@ def test_proof_ends_with_a_lost_attempt() -> None:
     attempts.lose()
     assert attempts.effect(fail, ConnectionRefusedError()) == "unknown"
     assert attempts.effect(fail, Declined()) == "unknown"
+
+
+def test_a_mark_from_before_an_operators_reset_is_taken_away() -> None:
+    attempts = Attempts()
+    attempts.run(fail, ConnectionRefusedError())
+    attempts.run(fail, TimeoutError())  # it had its effect
+    assert attempts.details == (heartbeat_mark(1),)  # the server keeps the last that it was sent
+    attempts.attempt = 0
+    info = ActivityEnvironment.default_info()
+    attempts.info = {"current_attempt_scheduled_time": info.scheduled_time + SECOND}
+    assert attempts.effect(fail, ConnectionRefusedError()) == "unknown"
+    assert list(attempts.details) == []
+    assert attempts.effect(fail, Declined()) == "unknown"
+
+
+def test_a_stale_mark_is_taken_away_and_the_activitys_own_progress_is_not() -> None:
+    seen: list[Any] = []
+
+    @activity.defn
+    @classify_errors
+    def reads() -> None:
+        seen.append(list(activity.info().heartbeat_details))
+
+    attempts = Attempts()
+    attempts.details, attempts.attempt = ["page", 7, heartbeat_mark(1)], 2  # the second was lost
+    attempts.run(reads)
+    assert list(attempts.details) == ["page", 7]
+    assert seen == [["page", 7]]
 
 
 def test_a_local_activity_cannot_heartbeat() -> None:
@@ -409,6 +535,75 @@ def test_a_decorator_that_calls_again_takes_the_mark_back() -> None:
     attempts = Attempts()
     assert isinstance(attempts.run(twice), Mine)
     assert attempts.details == ()
+
+
+# --- around the activity, with the plugin
+
+
+class Inner(ActivityInboundInterceptor):
+    """What is left of the worker: it calls the function."""
+
+    def __init__(self) -> None:
+        """Has none within."""
+
+    def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        """Has none to hand it on to."""
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        return input.fn(*input.args)
+
+
+class Outer(ActivityOutboundInterceptor):
+    """The SDK's own info and heartbeat."""
+
+    def __init__(self) -> None:
+        """Has none within."""
+
+    def info(self) -> activity.Info:
+        return activity.info()
+
+    def heartbeat(self, *details: Any) -> None:
+        activity.heartbeat(*details)
+
+
+def plugged(function: Callable[..., Any]) -> Callable[[], Any]:
+    """Put the plugin around a function; each call is the plugin's whole chain, called again by what is around it."""
+    plugin: Any = SagaPlugin(classify=True)
+    (interceptor,) = plugin.interceptors
+    around = interceptor.intercept_activity(Inner())
+    around.init(Outer())
+    return lambda: around.execute_activity(ExecuteActivityInput(fn=function, args=[], executor=None, headers={}))
+
+
+async def test_an_interceptor_that_calls_again_takes_the_mark_back() -> None:
+    tries: list[Exception] = [NotSent(), TimeoutError()]
+
+    def once() -> None:
+        raise tries.pop(0)
+
+    @activity.defn
+    async def attempt() -> None:
+        call = plugged(once)
+        with pytest.raises(NotSent):
+            await call()
+        await call()
+
+    attempts = Attempts()
+    assert type(await attempts.run_async(attempt)) is Ambiguous
+    assert attempts.details == ()
+
+
+async def test_a_broken_pool_is_left_to_the_sdk_which_ends_the_worker() -> None:
+    error = BrokenProcessPool("a process was killed")
+
+    def breaks() -> None:
+        raise error
+
+    @activity.defn
+    async def attempt() -> None:
+        await plugged(breaks)()
+
+    assert await Attempts().run_async(attempt) is error
 
 
 def test_called_by_hand_an_activity_raises_the_same() -> None:
@@ -511,7 +706,11 @@ def stripe_error(of: Any, status: int, code: str | None = None, **headers: str) 
         (Http(409), square, "IN_PROGRESS"),
         (Http(409), paypal, "IN_PROGRESS"),
         (Http(402), stripe, "DECLINED"),
-        (Http(422), adyen, "REJECTED"),
+        (Http(422), adyen, "AMBIGUOUS"),  # its code may be in a body that cannot be seen
+        (Http(404), adyen, "REJECTED"),
+        (Http(422), None, "REJECTED"),
+        (Http(422), Profile(codes={"X": FailureKind.DECLINED}), "REJECTED"),
+        (ApiError(422, error_code=None), adyen, "REJECTED"),
         (Http(422, {"Transient-Error": "true"}), adyen, "AMBIGUOUS"),
         (Http(422, {"Transient-Error": "true"}), None, "REJECTED"),
         (ApiError(422, error_code="704"), adyen, "IN_PROGRESS"),
@@ -538,6 +737,39 @@ def stripe_error(of: Any, status: int, code: str | None = None, **headers: str) 
 )
 def test_profiles(error: Exception, profile: Profile | None, kind: str) -> None:
     assert classify(error, profile=profile).value == kind
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "profile", "kind"),
+    [
+        (400, {"errors": [{"code": "IDEMPOTENCY_KEY_REUSED"}]}, square, "KEY_MISUSE"),
+        (402, {"errors": [{"code": "TEMPORARY_ERROR"}]}, square, "AMBIGUOUS"),
+        (400, {"errors": [{"code": "CARD_DECLINED"}]}, square, "DECLINED"),
+        (500, {"errors": [{"code": "CARD_DECLINED"}]}, square, "AMBIGUOUS"),
+        (400, {"errors": [{"code": "INVALID_VALUE"}]}, square, "REJECTED"),
+        (422, {"errorCode": "704"}, adyen, "IN_PROGRESS"),
+        (422, {"errorCode": "101"}, adyen, "REJECTED"),
+        (422, {"details": [{"issue": "DUPLICATE_REQUEST_ID"}]}, paypal, "KEY_MISUSE"),
+        (422, {"details": [{"issue": "INSTRUMENT_DECLINED"}]}, paypal, "DECLINED"),
+        (400, {"error": {"type": "idempotency_error"}}, stripe, "KEY_MISUSE"),
+        (429, {"error": {"code": "lock_timeout"}}, stripe, "IN_PROGRESS"),
+        (400, {"error": {"type": "invalid_request_error"}}, stripe, "REJECTED"),
+        (400, None, square, "AMBIGUOUS"),
+        (422, None, paypal, "AMBIGUOUS"),
+    ],
+)
+def test_profiles_over_a_plain_client(status: int, body: Any, profile: Profile, kind: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, json=body) if body else httpx.Response(status))
+    with httpx.Client(transport=transport) as client, pytest.raises(httpx.HTTPStatusError) as raised:
+        client.post("https://api.example").raise_for_status()
+    assert classify(raised.value, profile=profile).value == kind
+
+
+@pytest.mark.parametrize("name", ["codes", "statuses"])
+def test_a_profiles_kinds_are_checked_where_they_are_written(name: str) -> None:
+    options: dict[str, Any] = {name: {402: "DECLINED"}}
+    with pytest.raises(TypeError, match=rf"Profile\({name}=...\) has 'DECLINED'.*: write FailureKind.DECLINED"):
+        Profile(**options)
 
 
 def test_a_provider_may_say_that_trying_again_is_no_use() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import Any
 
+import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from temporalio.api.failure.v1 import Failure
 from temporalio.common import RetryPolicy
+from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -83,6 +88,10 @@ def test_types_that_are_not_retried() -> None:
         "at_most_once": (
             "Ambiguous",
             "InProgress",
+            "CancelledError",
+            "FutureCancelledError",
+            "SystemExit",
+            "BrokenProcessPool",
             "WorkerShutdown",
             "ActivityPause",
             "ActivityReset",
@@ -90,6 +99,23 @@ def test_types_that_are_not_retried() -> None:
             "TemporalTimeout:Heartbeat",
         ),
     }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        concurrent.futures.CancelledError(),
+        grpc.FutureCancelledError(),
+        SystemExit(1),
+        BrokenProcessPool(),
+    ],
+    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
+)
+async def test_what_at_most_once_knows_by_the_name_that_the_sdk_gives_it(error: BaseException) -> None:
+    failure = Failure()
+    await DataConverter.default.encode_failure(error, failure)
+    assert failure.application_failure_info.type in presets.at_most_once.non_retryable_error_types
 
 
 # --- the schedule ---

@@ -152,6 +152,8 @@ def test_the_wait_that_a_service_asks_for() -> None:
 
 # --- no answer ---
 
+# Each of these is that of the last try, as is the code of an answer, and none says how many there were before it.
+
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
@@ -162,26 +164,42 @@ def servers() -> Iterator[Servers]:
 def test_a_refused_connection(servers: Servers) -> None:
     error = error_of(dynamodb(f"http://127.0.0.1:{servers.refusing}"))
     assert isinstance(error, botocore.exceptions.EndpointConnectionError)
-    assert kind_of(error, (), {}) is K.NOT_SENT
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
+
+
+def test_a_refused_connection_after_a_try_that_was_sent(servers: Servers) -> None:
+    client = dynamodb(f"{servers.url}/stall", attempts=2)
+    sent: list[str] = []
+
+    def go_elsewhere(request: Any, **_: Any) -> None:
+        if sent:
+            request.url = f"http://127.0.0.1:{servers.refusing}/"
+        sent.append(request.url)
+
+    client.meta.events.register("before-send.dynamodb", go_elsewhere)
+    error = error_of(client)
+    assert len(sent) == 2
+    assert isinstance(error, botocore.exceptions.EndpointConnectionError)
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
 
 
 def test_a_refusing_proxy(servers: Servers) -> None:
     proxies = {"http": f"http://127.0.0.1:{servers.refusing}"}
     error = error_of(dynamodb(servers.url, proxies=proxies))
     assert isinstance(error, botocore.exceptions.ProxyConnectionError)
-    assert kind_of(error, (), {}) is K.NOT_SENT
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
 
 
 def test_a_connection_that_takes_too_long(servers: Servers) -> None:
     error = error_of(dynamodb(f"http://127.0.0.1:{servers.full}", connect_timeout=0.3))
     assert isinstance(error, botocore.exceptions.ConnectTimeoutError)
-    assert kind_of(error, (), {}) is K.NOT_SENT
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
 
 
 def test_a_certificate_that_is_not_trusted(servers: Servers) -> None:
     error = error_of(dynamodb(servers.untrusted))
     assert isinstance(error, botocore.exceptions.SSLError)
-    assert kind_of(error, (), {}) is K.NOT_SENT
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
 
 
 def test_a_handshake_that_fails_otherwise(servers: Servers) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
@@ -146,6 +147,42 @@ def test_a_message_that_is_too_large_may_be_the_reply(
 ) -> None:
     error = call(target, what, request_, limit=limit)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
+
+
+def _frame(type: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([type, flags]) + stream.to_bytes(4, "big") + payload
+
+
+class _Resetting(StreamRequestHandler):
+    """HTTP/2 as far as it takes to answer a whole request with RST_STREAM."""
+
+    code: int
+
+    def handle(self) -> None:
+        self.wfile.write(_frame(4, 0, 0, b""))  # SETTINGS
+        self.rfile.read(24)  # the client's preface
+        while head := self.rfile.read(9):
+            type, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            payload = self.rfile.read(int.from_bytes(head[:3], "big"))
+            if type in (4, 6) and not flags & 1:  # SETTINGS, PING: acknowledged
+                self.wfile.write(_frame(type, 1, 0, payload if type == 6 else b""))
+            if type == 0 and flags & 1:  # the end of the request
+                self.wfile.write(_frame(3, 0, stream, self.code.to_bytes(4, "big")))
+
+
+# grpc's own codes for them say RESOURCE_EXHAUSTED of 11, and PERMISSION_DENIED of 12.
+@both
+@pytest.mark.parametrize("code", [2, 8, 11, 12])
+def test_a_stream_that_is_reset_after_the_request(call: Call, code: int) -> None:
+    handler = type("Handler", (_Resetting,), {"code": code})
+    with ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        error = call(f"127.0.0.1:{server.server_address[1]}", "any")
+        server.shutdown()
+        thread.join()
     assert kind_of(error, (), {}) is K.AMBIGUOUS
 
 

@@ -18,7 +18,7 @@ import pytest
 import requests
 import urllib3
 
-from temporal_saga._failure_rules import code_of, headers_of, kind_of, retry_hint, status_of
+from temporal_saga._failure_rules import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, serve
 
@@ -170,6 +170,16 @@ async def test_a_put_that_aiohttp_sends_again_and_cannot() -> None:
     assert kind_of(raised.value, (), {}) is K.AMBIGUOUS
 
 
+@pytest.mark.parametrize(("method", "expected"), [("DELETE", K.AMBIGUOUS), ("PUT", K.AMBIGUOUS), ("POST", K.REJECTED)])
+async def test_an_answer_to_what_aiohttp_may_have_sent_before(
+    method: str, expected: FailureKind, servers: Servers
+) -> None:
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        with pytest.raises(aiohttp.ClientResponseError) as raised:
+            await session.request(method, f"{servers.url}/status/404")
+    assert kind_of(raised.value, (), {}) is expected
+
+
 def test_the_last_of_urllib3s_own_tries_is_no_proof(servers: Servers) -> None:
     with urllib3.PoolManager(retries=urllib3.Retry(1, backoff_factor=0)) as pool:
         error = failure(lambda url: pool.request("PUT", url), f"http://127.0.0.1:{servers.refusing}/")
@@ -233,11 +243,29 @@ def test_a_proxy_that_refuses(client: str, servers: Servers) -> None:
     assert kind(lambda url: CLIENTS[client](url, **options), f"{servers.url}/status/200") is unsent(CLIENTS[client])
 
 
-# The server does what the path says; for CONNECT that is host and port, and so a refusal.
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp"])
-def test_a_proxy_that_answers_no(client: str, servers: Servers) -> None:
+# The server does what the path says; for CONNECT that is host and port, and so a refusal. requests (urllib3) has an
+# OSError for it.
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [("httpx", K.NOT_SENT), ("httpx-async", K.NOT_SENT), ("requests", K.AMBIGUOUS), ("aiohttp", K.AMBIGUOUS)],
+)
+def test_a_proxy_that_answers_no(client: str, expected: FailureKind, servers: Servers) -> None:
     options = {"proxies": {"https": servers.url}} if client == "requests" else {"proxy": servers.url}
-    assert kind(lambda url: CLIENTS[client](url, **options), "https://127.0.0.1:1/") is unsent(CLIENTS[client])
+    assert kind(lambda url: CLIENTS[client](url, **options), "https://127.0.0.1:1/") is expected
+
+
+# urllib3 says "Unable to connect to proxy" of these.
+@pytest.mark.parametrize("what", ["reset", "close"])
+@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp", "urllib3"])
+def test_a_proxy_that_hands_the_request_on_and_is_lost(client: str, what: str, servers: Servers) -> None:
+    def post(url: str) -> object:
+        if client == "urllib3":
+            with urllib3.ProxyManager(servers.url, retries=False) as pool:
+                return pool.request("POST", url, body=b"x")
+        options = {"proxies": {"http": servers.url}} if client == "requests" else {"proxy": servers.url}
+        return CLIENTS[client](url, **options)
+
+    assert kind(post, f"http://name.invalid/{what}") is K.AMBIGUOUS
 
 
 def test_a_pool_without_a_free_connection(servers: Servers) -> None:
@@ -387,6 +415,41 @@ def test_a_redirect_to_where_no_one_listens_hides_the_first_request(client: str,
     where = f"http://127.0.0.1:{servers.refusing}/"
     error = failure(lambda url: CLIENTS[client](url, **options), f"{servers.url}/moved?Location={where}")
     assert kind_of(error, (), {}) is K.NOT_SENT
+
+
+# --- the code in a body ---
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests"])
+def test_the_code_in_the_body_of_an_answer(client: str, servers: Servers) -> None:
+    error = failure(CLIENTS[client], f"{servers.url}/says/400/704")
+    assert code_of(error) == "704"
+    assert not hides_code(error)
+
+
+# aiohttp's error has no body, and reading urllib's would wait for the rest of it.
+@pytest.mark.parametrize("client", ["aiohttp", "urllib"])
+def test_a_body_that_the_error_does_not_have(client: str, servers: Servers) -> None:
+    error = failure(CLIENTS[client], f"{servers.url}/says/400/704")
+    assert code_of(error) is None
+    assert hides_code(error)
+
+
+@pytest.mark.parametrize("client", ["httpx", "requests"])
+def test_a_body_that_was_not_read_is_not_read_for_its_code(client: str, servers: Servers) -> None:
+    url = f"{servers.url}/says/400/704"
+    if client == "requests":
+        with requests.post(url, data=b"x", stream=True, timeout=20) as response:
+            error = failure(lambda _: response.raise_for_status(), url)
+            assert code_of(error) is None
+            assert hides_code(error)
+            assert response.content  # it is all there still
+    else:
+        with httpx.Client(trust_env=False) as http, http.stream("POST", url) as response:
+            error = failure(lambda _: response.raise_for_status(), url)
+            assert code_of(error) is None
+            assert hides_code(error)
+            assert response.read()
 
 
 # --- asked to wait ---

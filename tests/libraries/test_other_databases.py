@@ -17,6 +17,7 @@ import pymysql.err  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import redis
 from pymongo.helpers_shared import _check_command_response, _check_write_command_response
+from pymongo.synchronous import client_session
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -233,6 +234,26 @@ def test_mongo_refused() -> None:
         with client, pytest.raises(pymongo.errors.PyMongoError) as raised:
             client.db.things.insert_one({})
     assert kind_of(raised.value, (), {}) is K.NOT_SENT
+
+
+# As `with_transaction` tries it when its first commit was sent and not answered.
+def test_mongo_a_second_try_of_a_commit_that_finds_no_server() -> None:
+    with refusing_port() as port:
+        client: pymongo.MongoClient[Any] = pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=300)
+        with client, client.start_session() as session, session.start_transaction():
+            session._transaction.state = client_session._TxnState.COMMITTED  # type: ignore[attr-defined]
+            with pytest.raises(pymongo.errors.ServerSelectionTimeoutError) as raised:
+                session.commit_transaction()
+            session._transaction.state = client_session._TxnState.NONE  # type: ignore[attr-defined]
+    assert raised.value.has_error_label("UnknownTransactionCommitResult")
+    assert kind_of(raised.value, (), {}) is K.AMBIGUOUS
+
+
+def test_mongo_a_full_pool() -> None:
+    error = pymongo.errors.WaitQueueTimeoutError("full")
+    assert kind_of(error, (), {}) is K.NOT_SENT
+    error._add_error_label("UnknownTransactionCommitResult")
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
 
 
 def test_mongo_part_of_a_bulk_write_may_be_done() -> None:

@@ -21,7 +21,17 @@ import stripe
 import urllib3.exceptions
 from temporalio.exceptions import CancelledError
 
-from temporal_saga._failure_rules import _CLASSES, Rule, code_of, headers_of, kind_of, match_rule, retry_hint, status_of
+from temporal_saga._failure_rules import (
+    _CLASSES,
+    Rule,
+    code_of,
+    headers_of,
+    hides_code,
+    kind_of,
+    match_rule,
+    retry_hint,
+    status_of,
+)
 from temporal_saga.errors import FailureKind
 
 K = FailureKind
@@ -147,6 +157,32 @@ def test_a_cause_is_not_looked_at() -> None:
     assert kind_of(error, (), {}) is BUG
 
 
+@pytest.mark.parametrize("kind", ["DECLINED", None, Rule], ids=repr)
+def test_a_kind_is_checked_where_it_is_written(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"Rule\('stripe', 'CardError'\) .* write FailureKind.DECLINED"):
+        Rule("stripe", "CardError", kind)
+
+
+@pytest.mark.parametrize("module", [None, 5])
+def test_a_class_whose_module_is_no_text(module: Any) -> None:
+    error = type("Odd", (ApiError,), {"__module__": module})(402)
+    assert match_rule(error, [Rule("odd", "Odd", K.REJECTED)]) is None
+    assert match_rule(error, [Rule(__name__, "ApiError", K.REJECTED)]) is K.REJECTED
+    assert kind_of(error, (), {}) is K.DECLINED
+    error = type("ConnectError", (Exception,), {"__module__": module})()
+    assert kind_of(error, (), {}) is BUG
+
+
+# Snowflake's driver has 08001 for each answer that is not 200, a gateway's 504 among them.
+def test_a_state_of_a_class_that_no_table_knows_is_no_proof_that_nothing_was_sent() -> None:
+    class Unknown(Exception):
+        sqlstate = "08001"
+
+    assert kind_of(Unknown(), (), {}) is K.AMBIGUOUS
+    Unknown.sqlstate = "40001"
+    assert kind_of(Unknown(), (), {}) is K.CONFLICT
+
+
 def test_classes_of_the_same_name_elsewhere_are_not_meant() -> None:
     class ConnectError(Exception):
         pass
@@ -226,6 +262,40 @@ def test_codes() -> None:
     assert code_of(ApiError(errors=[])) is None
     assert code_of(ApiError(code=14)) is None
     assert code_of(ValueError()) is None
+
+
+BODIES: dict[str, Any] = {
+    "IDEMPOTENCY_KEY_REUSED": {"errors": [{"category": "x", "code": "IDEMPOTENCY_KEY_REUSED"}]},
+    "704": {"status": 422, "errorCode": "704"},
+    "DUPLICATE_REQUEST_ID": {"name": "x", "details": [{"issue": "DUPLICATE_REQUEST_ID"}]},
+    "lock_timeout": {"error": {"type": "invalid_request_error", "code": "lock_timeout"}},
+    "idempotency_error": {"error": {"type": "idempotency_error", "code": None}},
+}
+
+
+@pytest.mark.parametrize("code", BODIES)
+def test_the_code_in_a_body_that_was_read(code: str) -> None:
+    error = ApiError(400, response=httpx.Response(400, json=BODIES[code]))
+    assert code_of(error) == code
+    assert not hides_code(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no", b"\xff", b"[" * 50_000, b'["704"]', b'{"errorCode": "' + b"7" * 100_000 + b'"}'],
+    ids=["empty", "text", "bytes", "deep", "list", "long"],
+)
+def test_a_body_that_has_no_code(content: bytes) -> None:
+    error = ApiError(400, response=httpx.Response(400, content=content))
+    assert code_of(error) is None
+    assert hides_code(error)
+
+
+def test_where_a_code_would_be() -> None:
+    for shows in (ApiError(code=None), ApiError(error_code=None), ApiError(errors=[]), ApiError(response={})):
+        assert not hides_code(shows)
+    for hides in (ApiError(), ApiError(code=400), ApiError(response=httpx.Response(400, json=[])), ValueError()):
+        assert hides_code(hides)
 
 
 def test_stripe() -> None:

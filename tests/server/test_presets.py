@@ -59,6 +59,7 @@ class Script:
     ends_at: int = 0  # the attempt that fails for good; 0 for none
     hangs: bool = False
     beats: bool = False
+    raises: Callable[[], BaseException] | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
 
@@ -74,6 +75,8 @@ async def work(id: str) -> None:
         await asyncio.sleep(0.1)
         if script.beats:
             activity.heartbeat()
+    if script.raises is not None and info.attempt == 1:
+        raise script.raises()
     raise ApplicationError("no", type=script.type, non_retryable=info.attempt == script.ends_at)
 
 
@@ -203,6 +206,17 @@ async def test_an_error_of_such_a_type_is_not_retried(client: Client, name: str,
         state, _ = await end(await start(client, queue, script, name))
     assert state == RetryState.NON_RETRYABLE_FAILURE
     assert len(script.attempts) == 1
+
+
+@pytest.mark.parametrize("raises", [asyncio.CancelledError, SystemExit])
+@pytest.mark.parametrize(("name", "attempts"), [("at_most_once", 1), ("any_type", 2)])
+async def test_at_most_once_ends_with_what_no_except_exception_sees(
+    client: Client, name: str, attempts: int, raises: type[BaseException]
+) -> None:
+    script = Script(ends_at=2, raises=raises)
+    async with working(client) as queue:
+        await end(await start(client, queue, script, name))
+    assert len(script.attempts) == attempts
 
 
 async def test_at_most_once_retries_what_nothing_has_classified(client: Client) -> None:
