@@ -13,6 +13,7 @@ Shorter plans come before longer ones, so that the first that fails is a shortes
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import time
@@ -23,7 +24,10 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Generic, TextIO, TypeVar
 
+from temporalio.exceptions import TemporalError
+
 from ._checks import Known, Objection, check_replay, check_run, end_of, undo_failed
+from ._errors import SimulationError
 from ._faults import Fault, fails_after
 from ._plans import (
     KINDS,
@@ -38,6 +42,7 @@ from ._plans import (
     FaultKind,
     Plan,
     Points,
+    check_choice,
     comes_too_late,
     events_of,
     in_any_order,
@@ -45,7 +50,7 @@ from ._plans import (
     longer,
     points_of,
 )
-from ._simulation import Simulation, simulate
+from ._simulation import Simulation, simulate, told_to
 from ._timeline import timeline
 
 W = TypeVar("W")
@@ -88,6 +93,7 @@ class Exploration:
         workflow: The workflow's name.
         faults: Up to how many faults at once were to be tried.
         tried: How many plans ran.
+        plan: The plan that alone was to run; None if all were.
         pruned: How many plans were left out, by the reason.
         untried: How many plans the time did not suffice for, without those that would follow from their runs.
         violations: One for each way of failing, the shortest plan of each, shortest first.
@@ -98,6 +104,7 @@ class Exploration:
     workflow: str
     faults: int
     tried: int = 0
+    plan: tuple[Fault, ...] | None = None
     pruned: Counter[str] = field(default_factory=lambda: Counter[str]())
     untried: int = 0
     violations: list[Violation] = field(default_factory=lambda: list[Violation]())
@@ -106,8 +113,10 @@ class Exploration:
 
     def __str__(self) -> str:
         found = _count(len(self.violations), "violation") if self.violations else "no violation"
-        upto = f"{_count(self.tried, 'plan')} of up to {_count(self.faults, 'fault')}"
-        lines = [f"{self.workflow}: {upto} tried in {self.seconds:.1f} s, {found}"]
+        what = f"{_count(self.tried, 'plan')} of up to {_count(self.faults, 'fault')}"
+        if self.plan is not None:
+            what = f"the plan {show_plan(self.plan)}" if self.plan else "a run without any fault"
+        lines = [f"{self.workflow}: {what} tried in {self.seconds:.1f} s, {found}"]
         if self.untried:
             untried = _count(self.untried, "plan")
             lines.append(f"  {untried} left untried, and what would follow from them: give it more time")
@@ -165,8 +174,8 @@ def explore(
         setup: Makes the world of a run: an object whose `activities` are a list, or that list itself. If it has a
             `client`, an async function of the workflow's handle, that plays the client. If it has a `close`, that is
             called after the run.
-        check: Is called with the world and the simulation after each run; it raises AssertionError or returns False to
-            object. Not after one in which a compensation failed for good: what it should have undone stands, and what
+        check: Is called with the world and the simulation after each run; it raises or returns False to object. Not
+            after one in which faults made compensations fail for good: what those should have undone stands, and what
             is checked is that the run says so.
         faults: Up to how many faults at once.
         plan: Run these faults only.
@@ -184,8 +193,11 @@ def explore(
 
     Raises:
         ViolationError: A plan broke a rule. It is an AssertionError.
+        ValueError: Faults of `plan` found nothing to strike, or an argument cannot be.
     """
     __tracebackhide__ = True
+    check_choice(faults, kinds)
+    events = events_of(signals, updates)
     explorer = Explorer(workflow_run, args, setup, check, faults, options)
     started = time.perf_counter()
     with _quiet():
@@ -194,7 +206,7 @@ def explore(
         else:
             deadline = None if within is None else started + within.total_seconds()
             with _Bar(progress) as bar:
-                explorer.all(frozenset(kinds), events_of(signals, updates), deadline, first, bar)
+                explorer.all(frozenset(kinds), events, deadline, first, bar)
     exploration = explorer.exploration
     exploration.violations.sort(key=lambda violation: len(violation.plan))
     exploration.seconds = time.perf_counter() - started
@@ -243,9 +255,12 @@ class Explorer(Generic[W, R]):
 
     def _run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
         world: Any = self._setup()
+        if world is None or _is_unfinished(world):
+            raise TypeError("setup has to be a plain function that returns the world: not async, and without yield")
+        raised: list[Objection] = []
         try:
-            simulation = self._simulate(world, plan)
-            objections = check_run(simulation, plan, self._known)
+            simulation = self._simulate(world, plan, raised)
+            objections = [*raised, *check_run(simulation, plan, self._known)]
             if self._check is not None and not undo_failed(simulation):
                 objections += self._users(world, simulation)
         finally:
@@ -256,8 +271,9 @@ class Explorer(Generic[W, R]):
 
     def one(self, plan: Plan) -> None:
         """Run a plan alone, with what has to be known to judge it."""
+        self.exploration.plan, self.exploration.tried = plan, 1
         simulation, objections = self.run(())
-        self._known.ends[()] = end_of(simulation)
+        self._learn_end(simulation)
         if not plan:
             self._note(plan, simulation, [*objections, *check_replay(simulation)])
             return
@@ -267,8 +283,19 @@ class Explorer(Generic[W, R]):
         if seen != plan:
             self._known.ends[seen] = end_of(self.run(seen)[0])
         simulation, objections = self.run(plan)
+        if simulation.unused_faults:
+            labels = ", ".join(dict.fromkeys(call.label for call in simulation.calls if call.kind == "activity"))
+            raise ValueError(
+                f"{show_plan(simulation.unused_faults)} found nothing to strike: "
+                f"the run has {simulation.activations} activations, and calls of {labels or 'no activity'}"
+            )
         self._note(plan, simulation, [*objections, *check_replay(simulation)])
         self._decide()
+
+    def _learn_end(self, happy: Simulation[R]) -> None:
+        """Keep what the run without any fault came to, and whether a second one comes to the same."""
+        self._known.ends[()] = end_of(happy)
+        self._known.results_vary = end_of(self.run(())[0])[1] != self._known.ends[()][1]
 
     def all(
         self, kinds: Collection[str], events: Sequence[Event], deadline: float | None, first: bool, bar: _Bar
@@ -315,7 +342,9 @@ class Explorer(Generic[W, R]):
             exploration.pruned[PRUNED_IDLE] += 1
             exploration.tried -= 1
             return None
-        if len(plan) < exploration.faults:
+        if not plan:
+            self._learn_end(simulation)
+        elif len(plan) < exploration.faults:
             self._known.ends[plan] = end_of(simulation)
         points = points_of(simulation)
         did, start = hash(did_of(simulation)), points.start(plan)
@@ -337,24 +366,26 @@ class Explorer(Generic[W, R]):
             exploration.pruned[reason] += 1
         return None if reason else points
 
-    def _simulate(self, world: Any, plan: Plan) -> Simulation[R]:
+    def _simulate(self, world: Any, plan: Plan, raised: list[Objection]) -> Simulation[R]:
         activities: Any = getattr(world, "activities", world)
         options = dict(self._options)
-        client = getattr(world, "client", None)
+        client = options.get("client") or getattr(world, "client", None)
         if client is not None:
-            options.setdefault("client", client)
+            options["client"] = _noting_errors(client, plan, raised)
         workflow_run: Any = self._workflow_run
         return simulate(workflow_run, *self._args, activities=activities, faults=plan, **options)
 
     def _users(self, world: W, simulation: Simulation[R]) -> list[Objection]:
         assert self._check is not None
         try:
-            if self._check(world, simulation) is False:
-                return [Objection("the check objects", "the check returned False")]
+            answer: object = self._check(world, simulation)
         except AssertionError as error:
-            first = str(error).partition("\n")[0] or "an assertion"
-            return [Objection("the check objects", first)]
-        return []
+            return [Objection("the check objects", _first_line(error) or "an assertion")]
+        except Exception as error:
+            return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)}")]
+        if _is_unfinished(answer):
+            raise TypeError("check has to be a plain function: not async, and without yield; it has not run")
+        return [Objection("the check objects", "the check returned False")] if answer is False else []
 
     def _note(self, plan: Plan, simulation: Simulation[R], objections: Sequence[Objection]) -> None:
         """Keep what is wrong: certain as a violation, in doubt until the end."""
@@ -402,8 +433,38 @@ class Explorer(Generic[W, R]):
         return f"explore({self._name}, ..., plan=[{', '.join(map(repr, plan))}])"
 
 
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _is_unfinished(answer: object) -> bool:
+    """Tell whether a function has only begun: it was async, or a generator."""
+    if inspect.iscoroutine(answer):
+        answer.close()  # else Python warns that nobody awaited it
+    return inspect.isawaitable(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer)
+
+
+def _noting_errors(
+    client: Callable[[Any], Awaitable[object]], plan: Plan, raised: list[Objection]
+) -> Callable[[Any], Awaitable[object]]:
+    """Return the client's function as one whose errors are objections, but for those that `simulate` allows."""
+
+    async def noting(handle: Any) -> object:
+        try:
+            return await client(handle)
+        except SimulationError:
+            raise
+        except Exception as error:
+            if plan and isinstance(error, TemporalError):
+                raise
+            raised.append(Objection("the client raises", f"{type(error).__name__}: {_first_line(error)}"))
+            return None
+
+    return noting
+
+
 def did_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
-    """Return what a run did, without times and repeats: two plans of the same have nothing to tell them apart."""
+    """Return what a run did and was told, without times and repeats: nothing else tells two plans apart."""
     effects = sorted(
         (attempt.ran_order, call.label, call.nth, attempt.late)
         for call in simulation.calls
@@ -411,7 +472,7 @@ def did_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
         if attempt.ran and attempt.ran_order is not None
     )
     once = dict.fromkeys((label, nth, late) for _, label, nth, late in effects)
-    return simulation.status, tuple(map(repr, simulation.commands)), tuple(once)
+    return simulation.status, tuple(map(repr, simulation.commands)), tuple(once), told_to(simulation)
 
 
 @contextmanager

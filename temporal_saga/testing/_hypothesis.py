@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._explore import Explorer
-from ._plans import KINDS, FaultKind, events_of, longer, points_of
+from ._plans import KINDS, FaultKind, check_choice, events_of, longer, points_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -45,18 +45,23 @@ def fault_plans(
     """
     from hypothesis import strategies as st
 
+    check_choice(faults, kinds)
     explorer: Explorer[Any, Any] = Explorer(workflow_run, args, setup, None, faults, options)
     events = events_of(signals, updates)
 
     @st.composite
     def plans(draw: Any) -> list[Fault]:
         plan: tuple[Fault, ...] = ()
+        run, _ = explorer.run(plan)
         for _ in range(faults):
-            found = list(longer(plan, points_of(explorer.run(plan)[0]), kinds, events))
+            found = list(longer(plan, points_of(run), kinds, events))
             # None comes first: Hypothesis shrinks towards what comes first in a list.
             fault = draw(st.sampled_from([None, *found]))
             if fault is None:
                 break
+            run, _ = explorer.run((*plan, fault))
+            if run.unused_faults:
+                break  # it found nothing to strike, and `explore(plan=...)` would say so
             plan = (*plan, fault)
         return list(plan)
 

@@ -158,8 +158,33 @@ def in_any_order(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted(map(repr, plan)))
 
 
+def check_faults(faults: Sequence[Fault]) -> None:
+    """Raise ValueError if a fault can strike nowhere: calls and activations count from 1."""
+    for fault in faults:
+        if isinstance(fault, ActivationFault) and fault.at < 1:
+            raise ValueError(f"{fault!r}: at counts the activations from 1")
+        if isinstance(fault, ActivityFault) and fault.nth < 1:
+            raise ValueError(f"{fault!r}: nth counts the calls from 1")
+
+
+def check_choice(faults: int, kinds: Collection[str]) -> None:
+    """Raise if there are fewer faults than none, or kinds that do not exist."""
+    if faults < 0:
+        raise ValueError(f"faults={faults}: give 0 for the run without any, or more")
+    if isinstance(kinds, str):
+        raise TypeError(f"kinds={kinds!r} is one string: give a list, kinds=[{kinds!r}]")
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        hint = "; signals and updates are given by signals=[...] and updates=[...]"
+        events = {"signal", "update"} & set(unknown)
+        raise ValueError(f"unknown kinds {unknown}: there are {', '.join(KINDS)}{hint if events else ''}")
+
+
 def events_of(signals: Sequence[Any], updates: Sequence[Any]) -> tuple[Event, ...]:
     """Return the events to try. Each is a name, or a tuple of a name and arguments."""
+    for what, given in (("signals", signals), ("updates", updates)):
+        if isinstance(given, str):
+            raise TypeError(f"{what}={given!r} is one string: give a list, {what}=[{given!r}]")
 
     def event(kind: Literal["signal", "update"], given: Any) -> Event:
         name, *args = (given,) if isinstance(given, str) else given

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.client import (
     WorkflowFailureError,
     WorkflowQueryFailedError,
@@ -41,6 +42,7 @@ from ._faults import Fault
 from ._history import Command, readable
 from ._jobs import Job, Update
 from ._plan import Plan
+from ._plans import check_faults
 from ._run import Run
 from ._sdk import (
     configure,
@@ -131,7 +133,9 @@ def simulate(
 
     Raises:
         SimulationError: If the simulation cannot go on; what an activity or the workflow lacks is named.
+        ValueError: If a fault's `at` or `nth` is less than 1.
     """
+    check_faults(faults)
     definition = workflow_of(workflow_run)
     plan = Plan(faults)
     kinds = {fault.kind for fault in faults}
@@ -292,6 +296,18 @@ class Simulation(Generic[R]):
         from ._timeline import timeline
 
         return timeline(self)
+
+
+def told_to(simulation: Simulation[Any]) -> tuple[bytes, ...]:
+    """Return what each activation told the workflow, the time aside: results, failures, signals, cancels."""
+
+    def told(request: WorkflowActivation) -> bytes:
+        timeless = WorkflowActivation()
+        timeless.CopyFrom(request)
+        timeless.ClearField("timestamp")
+        return timeless.SerializeToString(deterministic=True)
+
+    return tuple(told(done.request) for run in simulation._main.runs for done in run.activations)
 
 
 def _reports(run: Run) -> list[SagaReport]:

@@ -6,6 +6,7 @@ imported before a test asks for it.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["SagaExplore", "saga_explore"]
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of faults: give 0 or more")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--saga-faults`."""
     parser.getgroup("temporal-saga").addoption(
         "--saga-faults",
-        type=int,
+        type=_number,
         default=None,
         metavar="N",
         help="how many faults at once saga_explore tries, whatever the tests say (1 if they say nothing)",

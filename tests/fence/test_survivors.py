@@ -188,6 +188,11 @@ async def test_what_is_said_of_the_wrong_connection(sqlite: Database, tmp_path: 
         fence.create_table(connection)  # type: ignore[arg-type]
 
 
+def test_what_is_said_of_a_connection_that_nobody_knows() -> None:
+    with pytest.raises(TypeError, match=r'[^X]or say dialect="sqlite" or dialect="postgresql"$'):
+        fence.create_table(object())  # type: ignore[arg-type]
+
+
 def test_a_pydantic_model_is_hashed_as_its_json() -> None:
     class Wait(pydantic.BaseModel):
         time: timedelta

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from temporalio import activity, workflow
+from temporalio.exceptions import ApplicationError
 
-from temporal_saga import Saga, presets
+from temporal_saga import Compensation, Saga, presets
 
 with workflow.unsafe.imports_passed_through():
     from temporal_saga import Rejected, current_step
@@ -72,6 +74,75 @@ class UnfencedBank(Bank):
     def post(self, account: str, amount: int) -> None:
         self.undone.discard(current_step().key)
         super().post(account, amount)
+
+
+class NoReversal(Bank):
+    """One whose reversals never work."""
+
+    def reverse(self) -> None:
+        raise ApplicationError("no such page", non_retryable=True)
+
+
+class Shop(Bank):
+    """One that charges, answers with the charge's id, and refunds by that id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.charges: dict[str, str] = {}
+        self.refunded: set[str] = set()
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        return [self.charge, self.refund, self.deposit, self.reverse_deposit]
+
+    @activity.defn
+    async def charge(self, amount: int) -> str:
+        key = current_step().key
+        if key in self.undone:
+            raise Rejected("too late")
+        known = key in self.charges
+        return self.answer(self.charges.setdefault(key, self.new_id()), known)
+
+    @activity.defn
+    async def refund(self, charge: str) -> None:
+        key = current_step().forward_key or ""
+        self.undone.add(key)
+        self.refunded.add(charge or self.charges.get(key, ""))
+
+    def new_id(self) -> str:
+        return "charge"
+
+    def answer(self, charge: str, known: bool) -> str:
+        return charge
+
+    def refunded_all(self, simulation: Any) -> bool:
+        return simulation.status == "completed" or set(self.charges.values()) <= self.refunded
+
+
+class RepeatingShop(Shop):
+    """One that answers a repeat without the charge's id."""
+
+    def answer(self, charge: str, known: bool) -> str:
+        return "repeated" if known else charge
+
+
+class FreshIds(Shop):
+    """One whose ids are new in each run, as a real one's are."""
+
+    def new_id(self) -> str:
+        return str(uuid4())
+
+
+@workflow.defn
+class Order:
+    @workflow.run
+    async def run(self, amount: int) -> str:
+        async with Saga(activity_options=presets.standard()) as saga:
+            charge = await saga.execute_activity_method(
+                Shop.charge, amount, compensation_from=lambda step: Compensation(Shop.refund, step.result or "")
+            )
+            await saga.execute_activity_method(Bank.deposit, amount, compensation=Bank.reverse_deposit)
+        return charge
 
 
 @workflow.defn

@@ -15,13 +15,24 @@ from temporal_saga.testing import (
     ViolationError,
     applies_late,
     cancel,
+    delivered_twice,
     explore,
     fails_after,
     fails_before,
     fault_plans,
+    worker_lost,
 )
 from temporal_saga.testing._explore import Exploration, _Bar
-from tests.testing.bank import Bank, ParallelTransfer, Transfer, UnfencedBank
+from tests.testing.bank import (
+    Bank,
+    FreshIds,
+    NoReversal,
+    Order,
+    ParallelTransfer,
+    RepeatingShop,
+    Transfer,
+    UnfencedBank,
+)
 
 QUIET = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -89,6 +100,88 @@ def test_the_error_travels_between_processes() -> None:
     exploration = explore(Transfer.run, 30, setup=Bank, check=lambda *_: False, fail=False)
     error = pickle.loads(pickle.dumps(ViolationError(exploration)))
     assert str(error) == str(ViolationError(exploration))
+
+
+def test_an_error_of_the_check_is_an_objection_with_its_plan() -> None:
+    def check(bank: Bank, simulation: Simulation[str]) -> None:
+        if simulation.status == "failed":
+            raise KeyError("receipt")
+
+    exploration = explore(Transfer.run, 30, setup=Bank, check=check, fail=False)
+    assert {violation.kind for violation in exploration.violations} == {"the check raises"}
+    assert exploration.violations[0].message == "KeyError: 'receipt'"
+    assert exploration.violations[0].plan != ()
+
+
+def test_an_error_of_the_client_is_an_objection_with_its_plan() -> None:
+    async def client(handle: Any) -> None:
+        raise KeyError("receipt")
+
+    exploration = explore(Transfer.run, 30, setup=Bank, client=client, fail=False)
+    assert [(each.kind, each.plan) for each in exploration.violations] == [("the client raises", ())]
+
+
+def test_what_the_workflow_was_told_tells_two_runs_apart() -> None:
+    """A repeat is answered otherwise: that changes nothing before the next failure."""
+    plan = (worker_lost("charge"), fails_before("deposit"))
+    exploration = explore(Order.run, 30, setup=RepeatingShop, check=RepeatingShop.refunded_all, faults=2, fail=False)
+    assert plan in [violation.plan for violation in exploration.violations]
+
+
+def test_results_that_vary_are_no_violation() -> None:
+    assert explore(Order.run, 30, setup=FreshIds, faults=1).violations == []
+    assert explore(Order.run, 30, setup=FreshIds, plan=[delivered_twice("charge")]).violations == []
+
+
+def test_an_undo_that_never_works_is_found() -> None:
+    exploration = explore(Transfer.run, 30, setup=NoReversal, check=conserved, fail=False)
+    assert "an undo fails by itself" in {violation.kind for violation in exploration.violations}
+
+
+def test_a_plan_says_what_it_ran() -> None:
+    exploration = explore(Transfer.run, 30, setup=Bank, plan=[fails_after("deposit")])
+    assert exploration.tried == 1
+    assert str(exploration).startswith("Transfer: the plan [fails_after('deposit')] tried in ")
+
+
+@pytest.mark.parametrize(
+    "plan", [[fails_after("typo")], [fails_after("deposit", nth=7)], [cancel(at=99)], [cancel(at=3), cancel(at=99)]]
+)
+def test_a_fault_that_finds_nothing_to_strike_is_an_error(plan: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"found nothing to strike: .* activations, and calls of (withdraw|no activity)"
+    ):
+        explore(Transfer.run, 30, setup=Bank, plan=plan)
+
+
+async def asynchronous(*_: Any) -> Any:
+    return Bank()
+
+
+def generator(*_: Any) -> Any:
+    yield Bank()
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "options"),
+    [
+        (ValueError, "at counts the activations from 1", {"plan": [cancel(at=0)]}),
+        (ValueError, "nth counts the calls from 1", {"plan": [fails_after("deposit", nth=0)]}),
+        (ValueError, "faults=-1: give 0", {"faults": -1}),
+        (ValueError, "unknown kinds.*there are fails_before", {"kinds": ["fails_afterr"]}),
+        (ValueError, r"unknown kinds.*signals=\[", {"kinds": ["signal"]}),
+        (TypeError, r"kinds=\['cancel'\]", {"kinds": "cancel"}),
+        (TypeError, r"signals=\['stop'\]", {"signals": "stop"}),
+        (TypeError, "check has to be a plain function", {"check": asynchronous}),
+        (TypeError, "check has to be a plain function", {"check": generator, "plan": []}),
+        (TypeError, "setup has to be a plain function", {"setup": asynchronous}),
+        (TypeError, "setup has to be a plain function", {"setup": generator}),
+        (TypeError, "setup has to be a plain function", {"setup": lambda: None}),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_names_the_fix(error: Any, match: str, options: Any) -> None:
+    with pytest.raises(error, match=match):
+        explore(Transfer.run, 30, **{"setup": Bank, **options})
 
 
 # --- Hypothesis ------------------------------------------------------------------------------------------------------

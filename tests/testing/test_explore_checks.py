@@ -11,8 +11,8 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport, StepReport
-from temporal_saga.testing._checks import Known, check_replay, check_run
-from temporal_saga.testing._faults import applies_late, bug_after, fails_after
+from temporal_saga.testing._checks import Known, check_replay, check_run, undo_failed
+from temporal_saga.testing._faults import applies_late, bug_after, fails_after, fails_before
 from temporal_saga.testing._trace import Attempt, Call
 
 
@@ -187,19 +187,38 @@ def test_a_failed_undo_is_reported() -> None:
     tape.do("a"), tape.undo("a", "failed", ran=False)
     error = ApplicationError("incomplete", type="CompensationError")
     error.__cause__ = ApplicationError("boom")
-    failed = ("a", "APPLIED", "FAILED")
-    assert kinds(tape.run("failed", report("INCOMPLETE", failed), error=error)) == []
-    assert "not reported" in kinds(tape.run("failed", report("COMPENSATED", failed)))
-    assert "not reported" in kinds(tape.run("completed", report("COMPLETED", failed)))
-    assert kinds(tape.run("failed", report("INCOMPLETE", failed))) == ["not reported"]  # its error does not say so
-    assert kinds(tape.run("failed"), Known(compensated={"a"})) == []  # by hand: it failed with the error of the undo
+    failed, faults = ("a", "APPLIED", "FAILED"), (fails_before("a:undo"),)
+    incomplete = report("INCOMPLETE", failed)
+    assert kinds(tape.run("failed", incomplete, error=error, faults=faults)) == []
+    assert "not reported" in kinds(tape.run("failed", report("COMPENSATED", failed), faults=faults))
+    assert "not reported" in kinds(tape.run("completed", report("COMPLETED", failed), faults=faults))
+    assert kinds(tape.run("failed", incomplete, faults=faults)) == ["not reported"]  # its error does not say so
+    assert kinds(tape.run("failed", faults=faults), Known(compensated={"a"})) == []  # by hand: the error of the undo
+    assert kinds(tape.run("completed", incomplete, faults=faults)) == ["not reported"]  # nor does its good end
+    tried_again = tape.run("completed", incomplete, faults=faults, run_ids=["run", "one more"])
+    assert kinds(tried_again) == []  # the run that failed did
+
+
+def test_an_undo_that_fails_by_itself() -> None:
+    tape = Tape()
+    tape.do("a"), tape.undo("a", "failed", ran=False)
+    error = ApplicationError("incomplete", type="CompensationError")
+    error.__cause__ = ApplicationError("boom")
+    reports = report("INCOMPLETE", ("a", "APPLIED", "FAILED"))
+    elsewhere = tape.run("failed", reports, error=error, faults=(fails_before("a:undo", nth=2),))
+    assert kinds(elsewhere) == ["an undo fails by itself"]
+    assert not undo_failed(elsewhere)
+    struck = tape.run("failed", reports, error=error, faults=(fails_before("a:undo"),))
+    assert kinds(struck) == []
+    assert undo_failed(struck)
 
 
 def test_what_a_child_could_not_undo_is_its_own_error() -> None:
     tape = Tape()
     tape.do("a"), tape.undo("a", "failed", ran=False)
     reports = report("INCOMPLETE", ("a", "APPLIED", "FAILED"))
-    assert kinds(tape.run("cancelled", reports, run_ids=["the parent"], cancel_requested=True)) == []
+    faults = (fails_before("a:undo"),)
+    assert kinds(tape.run("cancelled", reports, run_ids=["the parent"], cancel_requested=True, faults=faults)) == []
 
 
 def test_a_swallowed_step_is_undone_at_a_good_end_that_turns_bad() -> None:
@@ -235,7 +254,9 @@ def test_a_run_that_closes_under_its_saga() -> None:
         "closed under a saga",
         "not undone",
     ]
-    assert kinds(tape.run("timed out", report("OPEN", ("a", "APPLIED", "PENDING")))) == []  # no code runs any more
+    still_open = report("OPEN", ("a", "APPLIED", "PENDING"))
+    assert kinds(tape.run("timed out", still_open)) == ["closed under a saga"]  # by its own run_timeout
+    assert kinds(tape.run("terminated", still_open)) == []  # somebody wanted it
 
 
 def test_what_the_pivot_kept_stands_rightly() -> None:
@@ -264,6 +285,14 @@ def test_a_bug_changes_nothing() -> None:
     assert kinds(tape.run("completed", faults=plan), known, plan) == []
     tape.undo("a")
     assert kinds(tape.run("failed", faults=plan), known, plan) == ["a bug unwinds"]
+
+
+def test_results_that_vary_are_not_compared() -> None:
+    plan = (bug_after("a"),)
+    ends: dict[Any, Any] = {(): ("completed", "another id", ())}
+    run = Tape().run("completed", faults=plan)
+    assert kinds(run, Known(ends=ends), plan) == ["a bug unwinds"]
+    assert kinds(run, Known(ends=ends, results_vary=True), plan) == []
 
 
 def test_replay() -> None:

@@ -48,6 +48,12 @@ def test_the_option_goes_deeper(pytester: pytest.Pytester) -> None:
     run(pytester, "--saga-faults=2", bank="Bank", tried="> 5").assert_outcomes(passed=1)
 
 
+def test_the_option_takes_no_negative_number(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--saga-faults=-3", bank="Bank", tried="> 0")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--saga-faults: '-3' is no number of faults: give 0 or more*"])
+
+
 def test_a_failure_shows_the_plan_and_the_timeline(pytester: pytest.Pytester) -> None:
     result = run(pytester, bank="UnfencedBank", tried="> 0")
     result.assert_outcomes(failed=1)
