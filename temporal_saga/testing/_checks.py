@@ -343,6 +343,8 @@ def _failed_undos(simulation: Simulation[Any]) -> list[Call]:
 
 
 def _was_struck(simulation: Simulation[Any], call: Call) -> bool:
+    if call.kind == "child":  # by a fault of what it did
+        return bool(simulation.faults)
     return any(
         isinstance(fault, ActivityFault) and (fault.label, fault.nth) == (call.label, call.nth)
         for fault in simulation.faults
