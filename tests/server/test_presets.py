@@ -145,7 +145,7 @@ async def test_attempts_that_take_their_time_end_with_schedule_to_close(client: 
         script.hangs = False
     assert isinstance(error, TimeoutError)
     assert state == RetryState.TIMEOUT
-    # 1 s, a wait of 1 s, 1 s, a wait of 2 s, 1 s as far as schedule-to-close allows: a busy server begins each a little late.
+    # 1 s, a wait of 1 s, 1 s, a wait of 2 s, 1 s, cut off by schedule-to-close; a busy server is a little late.
     assert len(script.attempts) in (2, 3)
     events = (await handle.fetch_history()).events
     scheduled = next(event for event in events if event.HasField("activity_task_scheduled_event_attributes"))
