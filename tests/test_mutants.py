@@ -10,6 +10,8 @@ import pytest
 
 from tests.mutants import Mutant, Result, all_mutants, run_tests
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = all_mutants()
 
 Outcomes = dict[str, "Future[Result]"]

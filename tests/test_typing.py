@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FILES = Path(__file__).parent / "typing"
 OLDEST = "3.10"
 

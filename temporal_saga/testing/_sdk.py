@@ -43,7 +43,7 @@ def _changed(what: object) -> SimulationError:
 
 
 try:
-    from temporalio.activity import _CompleteAsyncError, _Context
+    from temporalio.activity import _ActivityCancellationDetailsHolder, _CompleteAsyncError, _Context
     from temporalio.activity import _Definition as ActivityDefinition
     from temporalio.bridge.proto.workflow_activation import (
         InitializeWorkflow,
@@ -623,17 +623,11 @@ class _CancelScope(worker.WorkflowInboundInterceptor):
 _executor = ThreadPoolExecutor(max_workers=1)
 
 
-class _Environment(testing.ActivityEnvironment):
-    @staticmethod
-    def default_info() -> activity.Info:
-        return _INFO_TEMPLATE
-
-
 _INFO_TEMPLATE = testing.ActivityEnvironment.default_info()
 
 
 class ActivityRun:
-    """One call of an activity's function, behind the interceptors, in the context that a worker gives it."""
+    """One call of an activity's function, in this task, behind the interceptors and in the context of a worker."""
 
     def __init__(
         self,
@@ -646,34 +640,41 @@ class ActivityRun:
     ) -> None:
         self._parts = parts
         self._definition = definition
-        self._info = info
         self._headers = headers
+        self._outbound = _Outbound(info, on_heartbeat)
         self._on_return = on_return
-        self._environment = _Environment()
-        self._environment.info = info
-        self._environment.on_heartbeat = on_heartbeat
-        self._environment.payload_converter = parts.converter.data.payload_converter
+        self._task = asyncio.current_task()
+        self._cancelled = _ActivityCancellationDetailsHolder()
+        self._context = _Context(
+            info=self._outbound.info,
+            heartbeat=on_heartbeat,
+            cancelled_event=_event(definition),
+            worker_shutdown_event=_event(definition),
+            shield_thread_cancel_exception=None,
+            payload_converter_class_or_instance=parts.converter.data.payload_converter,
+            runtime_metric_meter=common.MetricMeter.noop,
+            client=None,
+            cancellation_details=self._cancelled,
+        )
         self.cancelled_by_request = False
 
     def cancel(self, details: activity.ActivityCancellationDetails) -> None:
-        """Deliver a cancel."""
+        """Deliver a cancel; only the first has an effect."""
         self.cancelled_by_request = details.cancel_requested
-        self._environment.cancel(details)
+        if self._cancelled.details is None:
+            self._cancelled.details = details
+            self._context.cancelled_event.set()
+            cast(Any, self._task).cancel()
 
     async def __call__(self, args: Sequence[Any]) -> Any:
         """Run the function; what it raises is as it was raised."""
-        return await cast(Awaitable[Any], self._environment.run(self._execute, args))
-
-    async def _execute(self, args: Sequence[Any]) -> Any:
-        run = _Innermost(self._definition, self._info, self._environment.on_heartbeat, self._on_return)
-        impl: worker.ActivityInboundInterceptor = run
+        # Whatever fails before its function runs is quicker than the functions that run beside it.
+        await asyncio.sleep(0)
+        cast(Any, _Context).set(self._context)
+        impl: worker.ActivityInboundInterceptor = _Innermost(self._on_return)
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
-        impl.init(_Outbound(self._info, self._environment.on_heartbeat))
-        context = _Context.current()
-        if not self._definition.is_async:
-            # A thread has a context without what belongs to an event loop.
-            context.cancelled_event = _CompositeEvent(thread_event=threading.Event(), async_event=None)
+        impl.init(self._outbound)
         return await impl.execute_activity(
             worker.ExecuteActivityInput(
                 fn=cast(Any, self._definition).fn,
@@ -682,6 +683,10 @@ class ActivityRun:
                 headers=self._headers,
             )
         )
+
+
+def _event(definition: ActivityDefinition) -> _CompositeEvent:
+    return _CompositeEvent(threading.Event(), asyncio.Event() if definition.is_async else None)
 
 
 class _Outbound(worker.ActivityOutboundInterceptor):
@@ -697,14 +702,7 @@ class _Outbound(worker.ActivityOutboundInterceptor):
 
 
 class _Innermost(worker.ActivityInboundInterceptor):
-    def __init__(
-        self,
-        definition: ActivityDefinition,
-        info: activity.Info,
-        heartbeat: Callable[..., None],
-        on_return: Callable[[], None],
-    ) -> None:
-        self._definition = definition
+    def __init__(self, on_return: Callable[[], None]) -> None:
         self._on_return = on_return
 
     def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:

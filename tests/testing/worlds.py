@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,28 @@ _MEMORY = Path("/dev/shm")  # on Linux: a run then costs half of what it does on
 
 
 class _Books:
-    """A database file, copied for each run from one that was filled once."""
+    """A database file, copied for each run from one that was filled once.
+
+    A connection is held open meanwhile: else each that closes is the last one, and empties the log.
+    """
 
     def __init__(self, directory: str, fill: Callable[[Path], None]) -> None:
         self._template = Path(directory) / "template.sqlite"
         fill(self._template)
+        self._open: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
 
     def copy(self) -> Path:
+        self.close()
         path = self._template.with_name("run.sqlite")
         for old in path.parent.glob("run.sqlite*"):  # with its log
             old.unlink()
         shutil.copy(self._template, path)
+        self._open = sqlite3.connect(path)
+        self._open.execute("SELECT * FROM sqlite_master").fetchone()
         return path
 
 
@@ -54,7 +66,8 @@ def _books(world: Any, fill: Callable[[Path], None]) -> Generator[None, None, No
     """Give a world its books while it is explored."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as directory:
         world.books = _Books(directory, fill)
-        yield
+        with closing(world.books):
+            yield
 
 
 class TransferWorld(Bank):
