@@ -93,7 +93,7 @@ class ActivityTask:
 
     @cached_property
     def _retry_policy(self) -> common.RetryPolicy:
-        return common.RetryPolicy.from_proto(effective(self.command.retry_policy))
+        return effective(self.command.retry_policy)
 
     # --- the server's side ---
 
@@ -144,6 +144,8 @@ class ActivityTask:
                 self._close("completed", result)
             if self.use("delivered_twice"):
                 attempt.run_again("again")
+            if self.use("delivered_late"):
+                self.server.late.append(attempt)
         elif kind == "cancelled" and self.cancel_requested:
             assert isinstance(result, Failure)
             self._close("cancelled", self._cancelled_failure(result))
@@ -287,7 +289,9 @@ class ActivityTask:
 
     def use(self, kind: str) -> bool:
         """Whether a fault of that kind lies on this call and has not come yet; it has now."""
-        return any(fault.kind == kind and self.server.faults.use(fault) for fault in self._faults)
+        return bool(self._faults) and any(
+            fault.kind == kind and self.server.faults.use(fault) for fault in self._faults
+        )
 
     def _record(self, kind: str, detail: str = "", *, attempt: int | None = None) -> None:
         self.server.record(kind, self.call.label, detail, attempt=attempt)

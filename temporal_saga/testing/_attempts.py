@@ -93,8 +93,8 @@ class Attempting:
         self._go()
 
     def run_late(self) -> None:
-        """Run the function after all: the call timed out meanwhile."""
-        self.run_again("late")
+        """Run the function after all else: the call timed out meanwhile, or another attempt has done it."""
+        self.run_again("late" if self.applies_late else "again")
 
     def run_again(self, kind: str) -> None:
         """Run the function again, and tell no one."""

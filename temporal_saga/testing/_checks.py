@@ -23,6 +23,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from ._faults import ActivationFault, ActivityFault, Fault
+from ._plans import UNSEEN
 
 if TYPE_CHECKING:
     from temporal_saga._report import SagaReport, StepReport
@@ -263,6 +264,8 @@ def _late(effects: dict[str, _Effect]) -> Iterator[Objection]:
     """What applies after its undo stands, unless something refuses it."""
     for effect in effects.values():
         late = _ran_at(effect.do, late=True)
+        if effect.applied_at is not None:
+            continue  # a repeat
         if late is not None and effect.undone_at is not None and late > effect.undone_at:
             yield Objection(
                 "applied after its undo",
@@ -300,8 +303,7 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
 
 def _same_as_without(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> Iterator[Objection]:
     """What the workflow cannot see, and a bug that was fixed, change nothing."""
-    neutral = ("bug_after", "restart", "delivered_twice")
-    rest = tuple(fault for fault in plan if fault.kind not in neutral)
+    rest = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
     if len(rest) == len(plan) or any(isinstance(fault, ActivationFault) for fault in rest):
         return  # a bug adds an activation, so that the rest would strike elsewhere
     expected = known.ends.get(rest)

@@ -37,6 +37,7 @@ from ._plans import (
     PRUNED_SAME_RUN,
     PRUNED_SLOW,
     PRUNED_UNSEEN,
+    PRUNED_WITH,
     UNSEEN,
     Event,
     FaultKind,
@@ -360,6 +361,8 @@ class Explorer(Generic[W, R]):
             reason = PRUNED_FAILED
         elif plan and plan[-1].kind in UNSEEN:
             reason = PRUNED_UNSEEN
+        elif plan and plan[-1].kind == "cancel_with":
+            reason = PRUNED_WITH
         elif not is_new:
             reason = PRUNED_SAME_RUN
         if reason is not None and len(plan) < exploration.faults:

@@ -10,7 +10,7 @@ they were scheduled.
 
 `at` counts the activations of the workflow from 1, the further runs of a continue-as-new included and its children not.
 The fault comes in front of that activation, as soon as the one before it is over: a worker has taken what that one
-scheduled, and none of it has run yet. `at=1` is in the first activation itself.
+scheduled, and none of it has run yet. `at=1` is in the first activation itself, and `cancel_with` in any.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ActivityFaultKind = Literal[
-    "fails_before", "fails_after", "fails_once", "slow", "applies_late", "worker_lost", "delivered_twice", "bug_after"
+    "fails_before",
+    "fails_after",
+    "fails_once",
+    "slow",
+    "applies_late",
+    "worker_lost",
+    "delivered_twice",
+    "delivered_late",
+    "bug_after",
 ]
-ActivationFaultKind = Literal["cancel", "cancel_scope", "restart", "signal", "update"]
+ActivationFaultKind = Literal["cancel", "cancel_with", "cancel_scope", "restart", "signal", "update"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class ActivityFault:
 
 @dataclass(frozen=True)
 class ActivationFault:
-    """A fault that comes in front of one activation of the workflow."""
+    """A fault that comes in front of one activation of the workflow, or in it."""
 
     kind: ActivationFaultKind
     at: int
@@ -89,6 +97,11 @@ def delivered_twice(label: str, *, nth: int = 1) -> ActivityFault:
     return ActivityFault("delivered_twice", label, nth)
 
 
+def delivered_late(label: str, *, nth: int = 1) -> ActivityFault:
+    """The function runs once more when the run has nothing else left to do: an attempt that had been given up."""
+    return ActivityFault("delivered_late", label, nth)
+
+
 def bug_after(label: str, *, nth: int = 1) -> ActivityFault:
     """The call succeeds, and the `await` of it raises TypeError, once: a bug, then a fixed deployment."""
     return ActivityFault("bug_after", label, nth)
@@ -97,6 +110,11 @@ def bug_after(label: str, *, nth: int = 1) -> ActivityFault:
 def cancel(*, at: int) -> ActivationFault:
     """The workflow's cancellation is requested."""
     return ActivationFault("cancel", at)
+
+
+def cancel_with(*, at: int) -> ActivationFault:
+    """The workflow's cancellation comes in that activation itself, behind the result that this brings."""
+    return ActivationFault("cancel_with", at)
 
 
 def cancel_scope(*, at: int) -> ActivationFault:

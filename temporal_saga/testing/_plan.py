@@ -18,12 +18,14 @@ class Plan:
         self.faults: list[Fault] = list(faults)
         self._open = list(self.faults)
         self._calls: dict[tuple[str, int], list[ActivityFault]] = {}
-        self._activations: dict[int, list[ActivationFault]] = {}
+        self._in_front: dict[int, list[ActivationFault]] = {}
+        self._inside: dict[int, list[ActivationFault]] = {}
         for fault in self._open:
             if isinstance(fault, ActivityFault):
                 self._calls.setdefault((fault.label, fault.nth), []).append(fault)
             else:
-                self._activations.setdefault(fault.at, []).append(fault)
+                place = self._inside if fault.kind == "cancel_with" else self._in_front
+                place.setdefault(fault.at, []).append(fault)
 
     def of_call(self, call: Call) -> list[ActivityFault]:
         """Return the faults of a call."""
@@ -31,15 +33,16 @@ class Plan:
 
     def due(self, activation: int) -> bool:
         """Whether faults that have not come yet are to come in front of an activation."""
-        return bool(self._activations) and min(self._activations) <= activation
+        return bool(self._in_front) and min(self._in_front) <= activation
 
-    def take(self, activation: int) -> list[ActivationFault]:
-        """Return the faults that come in front of an activation, or should have; they have come now.
+    def take(self, activation: int, *, inside: bool = False) -> list[ActivationFault]:
+        """Return the faults that come in front of an activation, or inside, or should have; they have come now.
 
-        In front of one that core makes in the same workflow task nothing can come.
+        In front of one that core makes in the same workflow task nothing can come, nor in it.
         """
-        due = sorted(at for at in self._activations if at <= activation)
-        faults = [fault for at in due for fault in self._activations.pop(at)]
+        place = self._inside if inside else self._in_front
+        due = sorted(at for at in place if at <= activation)
+        faults = [fault for at in due for fault in place.pop(at)]
         for fault in faults:
             self.use(fault)
         return faults

@@ -18,6 +18,7 @@ from ._faults import ActivationFault, ActivationFaultKind, ActivityFault, Activi
 
 if TYPE_CHECKING:
     from ._simulation import Simulation
+    from ._trace import Call
 
 FaultKind = Literal[ActivityFaultKind, ActivationFaultKind]
 Plan = tuple[Fault, ...]
@@ -37,16 +38,23 @@ _STEP: tuple[ActivityFaultKind, ...] = (
 _UNDO: tuple[ActivityFaultKind, ...] = ("fails_before", "fails_after", "worker_lost", "fails_once", "delivered_twice")
 _ACTIVATION: tuple[ActivationFaultKind, ...] = ("cancel", "cancel_scope", "restart")
 
-KINDS: tuple[FaultKind, ...] = (*_STEP, *_ACTIVATION)
+KINDS: tuple[FaultKind, ...] = (*_STEP, *_ACTIVATION, "cancel_with", "delivered_late")
 """What is tried unless told otherwise. Signals and updates come with the ones to send."""
 
-UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice"})
+UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice", "delivered_late"})
 """What the workflow cannot see. Alone it must change nothing, which is checked; so it is not combined with more."""
 
-_ALIKE = {"fails_before": "fails", "fails_after": "fails", "applies_late": "fails", "cancel_scope": "cancel"}
+_ALIKE = {
+    "fails_before": "fails",
+    "fails_after": "fails",
+    "applies_late": "fails",
+    "cancel_scope": "cancel",
+    "cancel_with": "cancel",
+}
 
 PRUNED_ORDER = "the same faults in another order"
-PRUNED_UNSEEN = "longer by a fault, after one that the workflow cannot see (restart, delivered_twice)"
+PRUNED_UNSEEN = "longer by a fault, after one that the workflow cannot see (restart, delivered_twice, delivered_late)"
+PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cancel_with)"
 PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
 PRUNED_FAILED = "longer by a fault, after one that fails already"
 PRUNED_IDLE = "a fault that found nothing to strike"
@@ -63,6 +71,7 @@ class CallPoint:
     scheduled_at: int
     resolved_at: int
     """The activations that scheduled it and that got its result; the last one if none did."""
+    is_undone: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,8 @@ class Points:
         """Return the activation at which a fault struck."""
         if isinstance(fault, ActivationFault):
             return fault.at
+        if fault.kind == "delivered_late":
+            return self.activations  # after all else
         call = self.call(fault)
         return call.scheduled_at if call else self.activations
 
@@ -91,6 +102,7 @@ class Points:
 def points_of(simulation: Simulation[Any]) -> Points:
     """Return where a fault can strike in a run."""
     last = simulation.activations
+    undone = {call.forward_key for call in simulation.calls if call.phase == "undo" and _ran(call)}
     return Points(
         tuple(
             CallPoint(
@@ -99,6 +111,7 @@ def points_of(simulation: Simulation[Any]) -> Points:
                 call.phase in ("undo", "push"),
                 call.scheduled_at,
                 last if call.resolved_at is None else call.resolved_at,
+                call.phase == "do" and call.forward_key in undone and _ran(call),
             )
             for call in simulation.calls
             if call.kind == "activity"
@@ -107,8 +120,14 @@ def points_of(simulation: Simulation[Any]) -> Points:
     )
 
 
+def _ran(call: Call) -> bool:
+    return any(attempt.ran for attempt in call.attempts)
+
+
 def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[Event] = ()) -> Iterator[Fault]:
     """Yield each fault that may be added to a plan: those at or after the last one that struck, earliest first.
+
+    A repeat after all else, which the workflow cannot see, may be one of a call before it.
 
     Args:
         plan: The faults so far.
@@ -137,6 +156,13 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
     found.sort(key=lambda each: each[0])
     for _, fault in found:
         yield fault
+    if "cancel_with" in kinds and not plan:
+        for at in range(2, points.activations + 1):  # in the first nothing ends
+            yield ActivationFault("cancel_with", at)
+    if "delivered_late" in kinds:
+        for call in points.calls:
+            if call.is_undone and (call.label, call.nth) not in struck:
+                yield ActivityFault("delivered_late", call.label, call.nth)
 
 
 def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
+from temporalio import common
 from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure
@@ -22,17 +24,16 @@ def seconds(duration: Any) -> float:
     return float(duration.seconds + duration.nanos / 1e9)
 
 
-def effective(policy: RetryPolicy) -> RetryPolicy:
+def effective(policy: RetryPolicy) -> common.RetryPolicy:
     """Return the policy with the server's defaults for what it leaves open."""
-    result = RetryPolicy()
-    result.CopyFrom(policy)
-    if not seconds(result.initial_interval):
-        result.initial_interval.FromSeconds(1)
-    if not result.backoff_coefficient:
-        result.backoff_coefficient = 2.0
-    if not seconds(result.maximum_interval):
-        result.maximum_interval.FromTimedelta(result.initial_interval.ToTimedelta() * 100)
-    return result
+    first = policy.initial_interval.ToTimedelta() or timedelta(seconds=1)
+    return common.RetryPolicy(
+        initial_interval=first,
+        backoff_coefficient=policy.backoff_coefficient or 2.0,
+        maximum_interval=policy.maximum_interval.ToTimedelta() or 100 * first,
+        maximum_attempts=policy.maximum_attempts,
+        non_retryable_error_types=list(policy.non_retryable_error_types) or None,
+    )
 
 
 def retry_delay(

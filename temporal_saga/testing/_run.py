@@ -141,6 +141,7 @@ class Run:
         self._queue = deque(job for job in self._queue if not job.is_message)
         if not self.activations:  # a fault in front of the first activation comes in it
             jobs += self._jobs_of(self._faults())
+        jobs += self._jobs_of(self._faults(inside=True))
         self._deliver(jobs)
         if self._queue:
             self._wake()
@@ -156,18 +157,18 @@ class Run:
         if jobs := self._jobs_of(faults):
             self._deliver(jobs)
 
-    def _faults(self) -> list[ActivationFault]:
+    def _faults(self, *, inside: bool = False) -> list[ActivationFault]:
         if not self.execution.is_main:
             return []
-        return self.server.faults.take(self.server.activation + 1)
+        return self.server.faults.take(self.server.activation + 1, inside=inside)
 
     def _jobs_of(self, faults: Sequence[ActivationFault]) -> list[Job]:
         jobs: list[Job] = []
         for fault in faults:
-            if fault.kind == "cancel":
+            if fault.kind in ("cancel", "cancel_with"):
                 job = self.cancel_job("")
                 if job is not None:
-                    jobs.append(job)
+                    jobs.append(dataclasses.replace(job, kind=fault.kind))
             elif fault.kind == "cancel_scope":
                 jobs.append(self.signal_job(CANCEL_SCOPE, (), kind="cancel_scope", label="scope"))
             elif fault.kind == "signal":

@@ -76,6 +76,18 @@ class UnfencedBank(Bank):
         super().post(account, amount)
 
 
+class TracelessBank(Bank):
+    """One whose undo deletes the entry, and leaves a trace only where it found none."""
+
+    def reverse(self) -> None:
+        key = current_step().forward_key or ""
+        if key in self.entries:
+            account, amount = self.entries.pop(key)
+            self.balance[account] -= amount
+        else:
+            self.undone.add(key)
+
+
 class NoReversal(Bank):
     """One whose reversals never work."""
 

@@ -15,6 +15,7 @@ from temporal_saga.testing import (
     ViolationError,
     applies_late,
     cancel,
+    delivered_late,
     delivered_twice,
     explore,
     fails_after,
@@ -30,6 +31,7 @@ from tests.testing.bank import (
     Order,
     ParallelTransfer,
     RepeatingShop,
+    TracelessBank,
     Transfer,
     UnfencedBank,
 )
@@ -62,6 +64,16 @@ def test_the_zombie_that_nothing_refuses() -> None:
     assert "applied after its undo" in message
     assert "explore(Transfer.run, ..., plan=[applies_late('withdraw')])" in message
     assert first.timeline in message
+
+
+def test_a_late_repeat_of_what_was_undone_without_a_trace() -> None:
+    assert explore(Transfer.run, 30, setup=TracelessBank, check=conserved, faults=1).violations == []
+    exploration = explore(Transfer.run, 30, setup=TracelessBank, check=conserved, faults=2, fail=False)
+    plans = [violation.plan for violation in exploration.violations]
+    assert plans[0] == (cancel(at=2), delivered_late("withdraw"))
+    assert (fails_before("deposit"), delivered_late("withdraw")) in plans
+    assert {plan[-1].kind for plan in plans} == {"delivered_late"}
+    assert {violation.kind for violation in exploration.violations} == {"the check objects"}, "to us it is a repeat"
 
 
 def test_a_plan_runs_again_alone() -> None:
@@ -197,7 +209,9 @@ def test_a_failing_plan_shrinks_to_a_shortest() -> None:
     def loses(plan: Any) -> bool:
         return bool(explore(Transfer.run, 30, setup=UnfencedBank, plan=plan, fail=False).violations)
 
-    plans = fault_plans(Transfer.run, 30, setup=UnfencedBank, faults=3)
+    plans = fault_plans(
+        Transfer.run, 30, setup=UnfencedBank, faults=3, kinds=["fails_before", "applies_late", "cancel"]
+    )
     assert find(plans, loses, settings=settings(QUIET, max_examples=500)) == [applies_late("withdraw")]
 
 

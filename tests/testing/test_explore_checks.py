@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport, StepReport
 from temporal_saga.testing._checks import Known, check_replay, check_run, undo_failed
-from temporal_saga.testing._faults import applies_late, bug_after, fails_after, fails_before
+from temporal_saga.testing._faults import applies_late, bug_after, delivered_late, fails_after, fails_before
 from temporal_saga.testing._trace import Attempt, Call
 
 
@@ -180,6 +180,15 @@ def test_the_zombie_stands_unless_something_refuses_it(refused: bool, found: lis
     tape.applies_late(step, refused=refused)
     faults = (applies_late("a"),)
     assert kinds(tape.run("failed", report("COMPENSATED", ("a", "UNKNOWN", "DONE")), faults=faults)) == found
+
+
+def test_a_repeat_after_the_undo_counts_once() -> None:
+    tape = Tape()
+    step = tape.do("a")
+    tape.undo("a")
+    tape.applies_late(step)
+    faults = (delivered_late("a"),)
+    assert kinds(tape.run("failed", report("COMPENSATED", ("a", "APPLIED", "DONE")), faults=faults)) == []
 
 
 def test_a_failed_undo_is_reported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from temporal_saga.testing._faults import (
     bug_after,
     cancel,
     cancel_scope,
+    cancel_with,
+    delivered_late,
     delivered_twice,
     fails_after,
     fails_before,
@@ -46,6 +49,7 @@ def test_every_fault_at_every_point() -> None:
     assert set(found) == {
         *(fault("a") for fault in of_the_step),
         *(fault(at=at) for fault in (cancel, cancel_scope, restart) for at in (1, 2)),
+        cancel_with(at=2),  # in the first activation nothing ends
     }
     assert len(found) == len(set(found))
 
@@ -61,6 +65,23 @@ def test_a_second_fault_comes_with_the_first_or_after_it() -> None:
         cancel(at=3),
         cancel(at=4),
     ]
+
+
+def test_a_repeat_after_all_else_may_be_of_a_call_before_the_plan() -> None:
+    undone = replace(A, is_undone=True)
+    points = Points((undone, B, B_UNDO), 4)
+    kinds = ["delivered_late"]
+    assert list(longer((), points, kinds)) == list(longer((cancel(at=3),), points, kinds)) == [delivered_late("a")]
+    assert list(longer((fails_before("a"),), points, kinds)) == [], "two faults on one call"
+    assert list(longer((), Points((A, B), 4), kinds)) == [], "not undone: as delivered_twice"
+    assert points.start((delivered_late("a"),)) == 4
+
+
+def test_a_cancel_with_a_result_is_tried_alone() -> None:
+    points = Points((A, B), 4)
+    found = list(longer((), points, ["cancel_with"]))
+    assert found == [cancel_with(at=2), cancel_with(at=3), cancel_with(at=4)]
+    assert list(longer((fails_before("a"),), points, ["cancel_with"])) == []
 
 
 def test_parallel_calls_are_struck_together() -> None:
@@ -96,10 +117,16 @@ def test_points_of_a_run() -> None:
     calls = [
         Call("a", 1, "activity", "a", "1", "run", scheduled_at=1, resolved_at=2),
         Call("child", 1, "child", "Child", "2", "run", scheduled_at=2, resolved_at=3),
-        Call("a:undo", 1, "activity", "a", "3", "run", scheduled_at=3, phase="undo"),
+        Call("a:undo", 1, "activity", "a", "3", "run", scheduled_at=3, phase="undo", forward_key="key"),
     ]
     simulation: Any = SimpleNamespace(calls=calls, activations=5)
-    assert points_of(simulation) == Points((A, CallPoint("a:undo", 1, True, 3, 5)), 5)
+    undo = CallPoint("a:undo", 1, True, 3, 5)
+    assert points_of(simulation) == Points((A, undo), 5)
+    calls[0].phase, calls[0].forward_key = "do", "key"
+    calls[0].attempts = [Attempt(1, timedelta(), ran=True)]
+    assert points_of(simulation) == Points((A, undo), 5), "its undo has not run"
+    calls[2].attempts = [Attempt(1, timedelta(), ran=True)]
+    assert points_of(simulation) == Points((replace(A, is_undone=True), undo), 5)
 
 
 @pytest.mark.parametrize(

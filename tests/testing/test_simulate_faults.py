@@ -23,6 +23,8 @@ from temporal_saga.testing import (
     bug_after,
     cancel,
     cancel_scope,
+    cancel_with,
+    delivered_late,
     delivered_twice,
     fails_after,
     fails_before,
@@ -179,6 +181,16 @@ def test_delivered_twice() -> None:
     assert [attempt.late for attempt in simulation.calls[1].attempts] == [False, True]
 
 
+def test_delivered_late() -> None:
+    simulation, entries = trip(fails_before("hotel"), delivered_late("car"))
+    assert entries == ["flight", "car", "-hotel", "-car", "-flight", "car"], "after all else"
+    first, late = simulation.calls[1].attempts
+    assert (first.ran, first.late, late.ran, late.late) == (True, False, True, True)
+    assert simulation.trace[-1].kind == "again"
+    plain, _ = trip(fails_before("hotel"))
+    assert list(map(repr, simulation.commands)) == list(map(repr, plain.commands)), "the workflow cannot see it"
+
+
 def test_a_repeat_has_the_same_key() -> None:
     ledger = Ledger()
     simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=[worker_lost("car")])
@@ -266,6 +278,27 @@ def test_cancel_finds_what_was_scheduled_started_and_not_run() -> None:
     }
     assert trip()[0].activations == 4
     assert not trip()[0].cancel_requested
+
+
+def test_cancel_with_comes_behind_what_has_ended() -> None:
+    states = {}
+    for at in range(1, 5):
+        simulation, entries = trip(cancel_with(at=at))
+        assert simulation.status == "cancelled"
+        assert simulation.cancel_requested
+        states[at] = entries
+    assert states == {
+        1: [],
+        2: ["flight", "-flight"],
+        3: ["flight", "car", "-car", "-flight"],
+        4: ["flight", "car", "hotel", "-hotel", "-car", "-flight"],
+    }
+
+
+def test_cancel_with_is_in_the_activation_of_the_result() -> None:
+    simulation, _ = trip(cancel_with(at=2))
+    jobs = [job.WhichOneof("variant") for job in simulation._main.run.activations[1].request.jobs]
+    assert jobs == ["resolve_activity", "cancel_workflow"]
 
 
 def test_a_fault_that_never_comes_is_told() -> None:
