@@ -166,12 +166,16 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
 
 
 def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
-    """Tell whether a fault strikes after the slow call that the plan ends with: then it is a plan without it."""
+    """Tell whether a fault strikes after the slow call that the plan ends with: then it is a plan without it.
+
+    Not if anything is undone: the call may have outlasted a deadline, and be why.
+    """
     last = plan[-1] if plan else None
     if not isinstance(last, ActivityFault) or last.kind != "slow":
         return False
     call = points.call(last)
-    return call is not None and points.of(fault) > call.resolved_at
+    undoes = any(each.is_undo for each in points.calls)
+    return call is not None and not undoes and points.of(fault) > call.resolved_at
 
 
 def kinds_alike(plan: Plan) -> tuple[str, ...]:

@@ -106,6 +106,8 @@ def test_a_fault_after_a_slow_call_has_ended_changes_nothing() -> None:
     assert not comes_too_late((slow("a"),), points, cancel(at=2))
     assert comes_too_late((slow("a"),), points, cancel(at=3))
     assert not comes_too_late((fails_once("a"),), points, cancel(at=3))
+    outlasts_a_deadline = Points((A, B, B_UNDO), 5)
+    assert not comes_too_late((slow("b"),), outlasts_a_deadline, cancel(at=5))
 
 
 def test_the_order_of_a_plan_tells_nothing() -> None:
