@@ -43,7 +43,8 @@ class Attempt:
         ended: When the server took it for ended; None if it never was.
         ran: Whether the function returned: what it does has happened.
         outcome: How it ended, for people.
-        late: Whether this ran after its call had ended (`applies_late`), or once more (`delivered_twice`, `delivered_late`).
+        late: Whether this ran after its call had ended (`applies_late`), or once more (`delivered_twice` and
+            `delivered_late`).
         began_order: The place of its begin among all that happened in the simulation.
         ran_order: The place of the function's return among the same; None if it did not return.
         ended_order: The place of its end for the server among the same; None if it never ended.
