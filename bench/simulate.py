@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import multiprocessing
+import os
 import statistics
 import time
+from concurrent.futures import Executor, ProcessPoolExecutor
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -17,11 +21,13 @@ from temporal_saga.testing import simulate
 
 STEPS = 5
 EXPECTED = sum(range(STEPS))
-AT_ONCE = (1, 20)  # more than these do not make the server faster on two cores, which it shares with its worker
+# How many runs are under way on the server, and how many processes simulate. The server, its worker and its client use
+# all cores; more than twenty at once do not make them faster on two.
+PAIRS = ((1, 1), (20, 1), (20, os.cpu_count() or 1))
 
 
 def simulated(seconds: float) -> float:
-    """Return the runs a second of the simulator."""
+    """Return the runs a second of the simulator, in this process."""
     began = time.perf_counter()
     for count in itertools.count(1):
         assert simulate(WithSaga.run, STEPS, False, activities=[work, undo]).result() == EXPECTED
@@ -48,22 +54,34 @@ async def served(client: Client, seconds: float, at_once: int) -> float:
     return sum(counts) / (time.perf_counter() - began)
 
 
-async def compare(seconds: float) -> None:
+async def compare(seconds: float, simulators: list[Executor]) -> None:
     async with (
         dev_server(plugins=[SagaPlugin()]) as env,
         Worker(env.client, task_queue="bench", workflows=[WithSaga], activities=[work, undo]),
     ):
-        await served(env.client, 1.0, AT_ONCE[-1])
-        simulated(0.2)
-        for at_once in AT_ONCE:
-            pairs = [(simulated(seconds), await served(env.client, seconds, at_once)) for _ in range(3)]
-            ours, theirs = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-            print(f"{at_once:>25} {theirs:>12.0f} {ours:>10.0f} {ours / theirs:>7.1f}", flush=True)
+        await served(env.client, 1.0, PAIRS[-1][0])
+        for at_once, processes in PAIRS:
+            in_turns = list[tuple[float, float]]()
+            for _ in range(3):
+                runs = [simulator.submit(simulated, seconds) for simulator in simulators[:processes]]
+                in_turns.append((sum(run.result() for run in runs), await served(env.client, seconds, at_once)))
+            ours, theirs = (statistics.median(rates) for rates in zip(*in_turns, strict=True))
+            line = f"{at_once:>25} {theirs:>12.0f} {processes:>12} {ours:>10.0f} {ours / theirs:>7.1f}"
+            print(line, flush=True)
 
 
 def report(seconds: float) -> None:
     """Print the lines; `seconds` is about how long a measurement takes."""
     print("sagas of five steps a second: retries, payload conversion and the real activity functions")
-    print(f"{'at once on the dev server':>25} {'dev server':>12} {'simulated':>10} {'ratio':>7}")
-    asyncio.run(compare(seconds))
+    print(f"{'at once on the dev server':>25} {'dev server':>12} {'simulators':>12} {'simulated':>10} {'ratio':>7}")
+    with contextlib.ExitStack() as stack:
+        # Processes of their own, without the server's client in them: a worker's threads would share their lock.
+        spawn = multiprocessing.get_context("spawn")
+        simulators: list[Executor] = [
+            stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn))
+            for _ in range(max(processes for _, processes in PAIRS))
+        ]
+        for warm in [simulator.submit(simulated, 0.2) for simulator in simulators]:
+            warm.result()
+        asyncio.run(compare(seconds, simulators))
     time.sleep(0.3)  # sdk-python #300: the interpreter may crash if it exits right after a dev server

@@ -12,7 +12,6 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -210,15 +209,18 @@ def new_loop() -> VirtualLoop:
     return loop
 
 
-@contextmanager
-def running_loop(loop: asyncio.AbstractEventLoop | None) -> Generator[None, None, None]:
+class running_loop:  # noqa: N801
     """Let `asyncio.get_running_loop()` find this loop, or none, for a while."""
-    before = asyncio._get_running_loop()
-    asyncio._set_running_loop(loop)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(before)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self._loop)
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._before)
 
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:

@@ -309,7 +309,7 @@ class Run:
             jobs=[job.proto for job in jobs],
             available_internal_flags=sorted(self._flags),
         )
-        request.timestamp.FromDatetime(server.date(server.time()))
+        request.timestamp.FromNanoseconds(server.nanoseconds())
         completion, travels = self.instance.activate(request)
         self.activations.append(Activation(request, completion, self.task))
         if completion.HasField("failed"):

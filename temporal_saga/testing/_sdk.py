@@ -143,6 +143,8 @@ class WorkerParts:
     failure_exception_types: Sequence[type[BaseException]]
     converter: Converter
     task_queue: str
+    shutdown: _CompositeEvent
+    """Of the worker; it never comes."""
 
     def workflow(self, name: str) -> WorkflowDefinition | None:
         """Return the workflow of that name, or the dynamic one."""
@@ -213,6 +215,7 @@ def configure(
         failure_exception_types=config.get("workflow_failure_exception_types") or [],
         converter=Converter(data_converter),
         task_queue=task_queue,
+        shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
     )
 
 
@@ -648,8 +651,8 @@ class ActivityRun:
         self._context = _Context(
             info=self._outbound.info,
             heartbeat=on_heartbeat,
-            cancelled_event=_event(definition),
-            worker_shutdown_event=_event(definition),
+            cancelled_event=_CompositeEvent(threading.Event(), asyncio.Event() if definition.is_async else None),
+            worker_shutdown_event=parts.shutdown,
             shield_thread_cancel_exception=None,
             payload_converter_class_or_instance=parts.converter.data.payload_converter,
             runtime_metric_meter=common.MetricMeter.noop,
@@ -685,10 +688,6 @@ class ActivityRun:
         )
 
 
-def _event(definition: ActivityDefinition) -> _CompositeEvent:
-    return _CompositeEvent(threading.Event(), asyncio.Event() if definition.is_async else None)
-
-
 class _Outbound(worker.ActivityOutboundInterceptor):
     def __init__(self, info: activity.Info, heartbeat: Callable[..., None]) -> None:
         self._info = info
@@ -722,7 +721,10 @@ class _Innermost(worker.ActivityInboundInterceptor):
 
 def activity_info(**fields: Any) -> activity.Info:
     """Return the info of an activity's attempt."""
-    return dataclasses.replace(_INFO_TEMPLATE, **fields)
+    info = object.__new__(activity.Info)
+    # Its own `__init__` sets each of thirty fields by a call, since it is frozen; that takes long, for each attempt.
+    info.__dict__.update(_INFO_TEMPLATE.__dict__, **fields)
+    return info
 
 
 def priority_of(priority: Any) -> common.Priority:

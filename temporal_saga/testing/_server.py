@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn
 from uuid import NAMESPACE_OID, uuid5
 from zlib import crc32
@@ -23,6 +23,8 @@ from ._plan import Plan
 from ._run import Run, Status
 from ._sdk import RunStart, WorkerParts
 from ._trace import Attempt, Call, CallState, TraceEvent, step_of
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Execution:
@@ -96,6 +98,7 @@ class Server:
         self.activations = 0
         self.stopping: bool = False
         self._start_time = start_time
+        self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
         self._order = 0
         self._uses: dict[str, int] = {}
         self._run_ids: dict[str, int] = {}
@@ -108,6 +111,10 @@ class Server:
     def date(self, time: float) -> datetime:
         """Return the date at so many seconds since the start."""
         return self._start_time + timedelta(seconds=time)
+
+    def nanoseconds(self) -> int:
+        """Return what the time is, in nanoseconds since 1970."""
+        return (self._since_1970 + timedelta(seconds=self.loop.time())) // _MICROSECOND * 1_000
 
     def call_in(self, delay: float, callback: Callable[[], None]) -> None:
         """Call back at once, or in a while."""
