@@ -321,6 +321,7 @@ class SagaState:
     keyed: dict[str, list[str]]
     past_pivot: bool
     deadline: float | None
+    past_reset: bool = False
     steps: list[StepState] = field(default_factory=list[StepState])
 
 

@@ -112,8 +112,11 @@ class StepRecord:
             self._never_sent |= workflow.info().get_current_history_length() == self._sent_after
         self._cancel()
 
-    def settle(self) -> None:
-        """Read what became of the call. Its task is done."""
+    def settle(self, *, is_past_reset: Callable[[], bool]) -> None:
+        """Read what became of the call. Its task is done.
+
+        Behind a reset nothing proves that it had no effect: it may repeat one of an earlier life of the run.
+        """
         task = self.task
         del self.task  # a run may hold thousands of records, and need not hold their results
         del self._cancel
@@ -124,7 +127,10 @@ class StepRecord:
         self.raised = True
         self.outcome = Outcome.NOT_APPLIED if self._never_sent else outcome_of(self.error)
         if self.outcome is Outcome.NOT_APPLIED:
-            self.disarm()
+            if is_past_reset():
+                self.outcome = Outcome.UNKNOWN
+            else:
+                self.disarm()
 
     def disarm(self) -> None:
         """Forget the compensation: there is nothing to undo, or it is kept for good."""

@@ -9,6 +9,7 @@ from temporalio import workflow
 
 from ._identity import Keys, check_parts
 from ._outcome import StepRecord
+from ._reset import is_past_reset
 
 
 class Root:
@@ -26,6 +27,7 @@ class Root:
         self.cancelling: list[StepRecord] = []
         self.misuse: Exception | None = None
         self.past_pivot = False
+        self.began_past_reset = False  # in an earlier run
         self._cancel_seen_at: int | None = None
         self.cancelled_at_pivot = False
         self.held_cancel: BaseException | None = None
@@ -35,6 +37,10 @@ class Root:
 
     def is_same_as(self, other: Root) -> bool:
         return (self.name, self.ordinal, self.anchor) == (other.name, other.ordinal, other.anchor)
+
+    def is_past_reset(self) -> bool:
+        """Tell whether an earlier life of the run may have done what this one repeats."""
+        return self.began_past_reset or is_past_reset()
 
     def tick(self) -> tuple[int, ...]:
         """Return the next moment of the saga's clock: what began or ended before has a smaller one."""

@@ -185,6 +185,7 @@ class Saga(Steps):
             root.counts = dict(state.counts)
             root.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
             root.past_pivot = state.past_pivot
+            root.began_past_reset = state.past_reset
             root.cancelled_at_pivot = workflow.cancellation_reason() is not None
             self._stack = records_of(state)
             root.records = list(self._stack)
@@ -321,7 +322,7 @@ class Saga(Steps):
         record.ended = self._root.tick()
         armed = record.undo_state is not None
         task = record.task
-        record.settle()
+        record.settle(is_past_reset=self._root.is_past_reset)
         if record.compensation_from is not None:
             result = task.result() if record.error is None else None
             self._choose_compensation(record, record.compensation_from, result)
@@ -622,6 +623,7 @@ class Saga(Steps):
             keyed={step: list(keys) for step, keys in root.keyed.items()},
             past_pivot=root.past_pivot,
             deadline=left,
+            past_reset=root.is_past_reset(),
             steps=[state_of(record, self._compensation_options) for record in self._stack],
         )
         self._close("DETACHED")

@@ -22,7 +22,7 @@ a worker would use, and shows the commands that come back. One run takes about a
 * Events: :func:`completed`, :func:`failed`, :func:`timed_out`, :func:`cancelled`, :func:`timer`,
   :func:`cancel`, :func:`signal`, :func:`update`, :func:`child_started`,
   :func:`child_already_started`, :func:`child_completed`, :func:`child_failed`,
-  :func:`child_cancelled`. The name they take is an activity id, an activity type, or the
+  :func:`child_cancelled`, :func:`reset`. The name they take is an activity id, an activity type, or the
   beginning of an id up to a colon (``"withdraw:undo"``); of several the oldest is meant. Children
   go by workflow id, workflow type or the beginning of an id in the same way.
 * As in Core, an activity or child that is cancelled in the workflow task that scheduled it
@@ -83,6 +83,8 @@ from temporalio.worker import (
     WorkflowRunner,
 )
 from temporalio.workflow import Info, _Definition
+
+from temporal_saga._reset import seed_of
 
 Command = tuple[Any, ...]
 Event = Callable[["Run"], WorkflowActivationJob]
@@ -280,6 +282,17 @@ def cancel(reason: str = "") -> Event:
     return job
 
 
+def reset(run_id: str = "another-run") -> Event:
+    """The run goes on behind the point that it was reset to, which made it the run of that id."""
+
+    def job(run: Run) -> WorkflowActivationJob:
+        result = WorkflowActivationJob()
+        result.update_random_seed.randomness_seed = seed_of(run_id)
+        return result
+
+    return job
+
+
 def signal(name: str, *args: Any) -> Event:
     """A signal arrives."""
 
@@ -447,7 +460,7 @@ class Run:
                 workflow_type=_Definition.must_from_class(run.workflow).name or "",
                 workflow_id=run.workflow_id,
                 arguments=run._encode(run._args),
-                randomness_seed=7,
+                randomness_seed=seed_of(run.original_execution_run_id),
                 attempt=1,
                 original_execution_run_id=run.original_execution_run_id,
                 first_execution_run_id=run.run_id,
@@ -704,7 +717,7 @@ class Run:
                 workflow_start_time=datetime(2030, 1, 1, tzinfo=timezone.utc),
                 workflow_type=definition.name or "",
             ),
-            randomness_seed=7,
+            randomness_seed=seed_of(self.original_execution_run_id),
             extern_functions=extern_functions,
             disable_eager_activity_execution=True,
             worker_level_failure_exception_types=self._config.get("workflow_failure_exception_types") or [],

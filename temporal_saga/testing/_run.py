@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
-from zlib import crc32
 
 from temporalio import common
 from temporalio.api.common.v1 import Payload, RetryPolicy, SearchAttributes
@@ -30,6 +29,8 @@ from temporalio.bridge.proto.workflow_activation import (
     WorkflowActivationJob,
 )
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+
+from temporal_saga._reset import seed_of
 
 from ._activities import ActivityTask, abandons, bug_resolution, waits
 from ._children import Children
@@ -485,7 +486,7 @@ class Run:
                 run_id=run_id,
                 continued_run_id=self.start.run_id,
                 started=server.date(server.time()),
-                seed=crc32(run_id.encode()),
+                seed=seed_of(run_id),
             ),
             delay=delay,
         )

@@ -11,11 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, NoReturn
 from uuid import NAMESPACE_OID, uuid5
-from zlib import crc32
 
 from temporalio import common
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import RetryState
+
+from temporal_saga._reset import seed_of
 
 from ._clock import VirtualLoop
 from ._errors import SimulationError
@@ -188,7 +189,7 @@ class Server:
                 first_run_id=run_id,
                 args=args,
                 started=self.date(self.time()),
-                seed=crc32(run_id.encode()),
+                seed=seed_of(run_id),
                 task_queue=task_queue,
                 execution_timeout=execution_timeout,
                 **fields,

@@ -20,7 +20,7 @@ from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import Compensation, Saga, SagaState, presets
-from tests.driver import Run, cancel, cancelled, child_completed, child_started, completed, failed, signal, timer
+from tests.driver import Run, cancel, cancelled, child_completed, child_started, completed, failed, reset, signal, timer
 from tests.rules.workflows import DECLINED, OPTIONS, REFUSED, SECOND, cancels, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
@@ -546,6 +546,20 @@ def test_detach_a_pivot_travels() -> None:
     failing = Run(Resumes, first.result, "").autopilot({})
     assert undone(failing) == ["undo_b"]
     failing.check()
+
+
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_a_state_knows_that_its_run_was_reset(is_reset: bool) -> None:
+    @flow
+    async def body() -> SagaState:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            return saga.detach()
+
+    first = Run(body).start(*[reset()] * is_reset).autopilot({})
+    run = Run(Resumes, first.result, "step").autopilot({"a": DECLINED})
+    assert undone(run) == ["undo_a"] * (2 if is_reset else 1)
+    run.check()
 
 
 def test_detach_refuses_what_cannot_be_written_down() -> None:

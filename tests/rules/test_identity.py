@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from temporal_saga import Step, business_key, current_step
+from temporal_saga._reset import seed_of
 from tests.driver import Run
 from tests.rules.workflows import REFUSED, do, flow, new_saga
 
@@ -220,3 +221,8 @@ def test_keys_of_two_tasks_with_key_do_not_hang_on_their_order() -> None:
     first = Run(body, run_id=ANCHOR).start()
     assert len({activity.id for activity in first.scheduled}) == 3
     first.autopilot({}).check()
+
+
+def test_the_seed_is_the_one_that_core_gives() -> None:
+    # Read from `workflow.random_seed()` of a run on a server.
+    assert seed_of("01a1fed0-ef1f-76f0-9438-75097f81c7c7") == 5069477606870796827

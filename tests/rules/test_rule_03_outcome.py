@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from typing import Any
+from uuid import UUID
 
 import pytest
 from temporalio import workflow
@@ -23,6 +24,7 @@ from tests.driver import (
     child_started,
     completed,
     failed,
+    reset,
     signal,
     timed_out,
 )
@@ -97,6 +99,53 @@ def test_rule_03_unknown_is_undone(event: Event) -> None:
     assert states(run) == [("a", "APPLIED", "PENDING"), ("b", "UNKNOWN", "RUNNING")]
     run.autopilot({})
     assert undone(run) == ["undo_b", "undo_a"]
+    run.check()
+
+
+NO_EFFECT = pytest.mark.parametrize(
+    "event", [failed("b", DECLINED), timed_out("b", TimeoutType.SCHEDULE_TO_START)], ids=["mark", "never started"]
+)
+
+
+@NO_EFFECT
+@pytest.mark.parametrize("reset_with", ["a", "b"])
+def test_rule_03_behind_a_reset_nothing_proves_it(event: Event, reset_with: str) -> None:
+    # What the run repeats, its life before the reset may have done.
+    run = Run(two).start()
+    run.activate(*[reset()] * (reset_with == "a"), completed("a"))
+    run.activate(*[reset()] * (reset_with == "b"), event)
+    assert states(run) == [("a", "APPLIED", "PENDING"), ("b", "UNKNOWN", "RUNNING")]
+    run.autopilot({})
+    assert undone(run) == ["undo_b", "undo_a"]
+    run.check()
+
+
+@NO_EFFECT
+def test_rule_03_a_reset_to_the_start(event: Event) -> None:
+    run = Run(two).start(reset())
+    run.activate(completed("a"))
+    run.activate(event)
+    run.autopilot({})
+    assert undone(run) == ["undo_b", "undo_a"]
+    run.check()
+
+
+def test_rule_03_behind_a_reset_a_step_that_never_left_the_worker_is_undone() -> None:
+    run = Run(two).start(reset(), cancel())
+    assert run.history == ["undo_a"]
+    run.autopilot({})
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+@NO_EFFECT
+def test_rule_03_what_was_proven_before_the_point_of_a_reset_stays_so(event: Event) -> None:
+    run = Run(two, run_id=str(UUID(int=2)), original_execution_run_id=str(UUID(int=1))).start()
+    run.activate(completed("a"))
+    run.activate(event)
+    assert run.names == ["undo_a"]
+    run.activate(reset(str(UUID(int=2))), completed("undo_a"))
+    assert states(run) == [("a", "APPLIED", "DONE"), ("b", "NOT_APPLIED", None)]
     run.check()
 
 

@@ -172,9 +172,9 @@ class Runs:
         self._started.append(handle)
         return Run(handle)
 
-    def child(self, id: str) -> Run:
-        """A child, by its id."""
-        return Run(self.client.get_workflow_handle(id))
+    def child(self, id: str, run_id: str | None = None) -> Run:
+        """A child, by its id; or a certain run."""
+        return Run(self.client.get_workflow_handle(id, run_id=run_id))
 
     async def reset(self, run: Run, event_id: int) -> Run:
         """Reset a run to the end of the workflow task that this event completed."""

@@ -191,6 +191,29 @@ async def test_a_reset_to_each_point_keeps_the_keys(runs: Runs) -> None:
     assert run.book.stands == ["before", "after"]
 
 
+@pytest.mark.parametrize("task", [0, 1], ids=["to the start", "to the step"])
+async def test_a_step_that_is_refused_after_a_reset_is_undone(runs: Runs, task: int) -> None:
+    run = await runs.start(Sequence.run, Plan([Effect("a"), Effect("b", "declined again")]))
+    assert await run.handle.result() == "done"
+    assert run.book.stands == ["a", "b"]
+    points = (await run.history()).of("WORKFLOW_TASK_COMPLETED")
+    again = await runs.reset(run, points[task].event_id)
+    assert causes(await again.failure()) == ["ActivityError", "ApplicationError Declined"]
+    assert (await again.history()).undone == ["b", "a"]
+    assert run.book.stands == []
+
+
+async def test_a_step_that_is_refused_after_a_reset_and_continue_as_new_is_undone(runs: Runs) -> None:
+    run = await runs.start(Hops.run, Hop(1, "return", last="declined again"))
+    assert await run.handle.result() == "journey"
+    first = runs.child(run.handle.id, run.handle.first_execution_run_id)
+    points = (await first.history()).of("WORKFLOW_TASK_COMPLETED")
+    again = await runs.reset(first, points[0].event_id)
+    assert causes(await again.failure()) == ["ActivityError", "ApplicationError Declined"]
+    assert len(run.book.began) == 4 + 4 + 4
+    assert run.book.stands == []
+
+
 async def test_two_in_a_row_and_one_inside_another(runs: Runs) -> None:
     run = await runs.start(TwoSagas.run)
     assert causes(await run.failure()) == [BOOM]

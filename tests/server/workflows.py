@@ -411,6 +411,8 @@ class Hop:
     left: int
     then: Literal["return", "raise", "sleep"]
     state: SagaState | None = None
+    last: str = "ok"
+    """How the last step behaves."""
 
 
 @workflow.defn
@@ -421,10 +423,10 @@ class Hops:
     async def run(self, hop: Hop) -> str:
         async with Saga("journey", compensation_options=UNDO, state=hop.state) as saga:
             await step(saga, Effect("a"))
-            await step(saga, Effect(f"b{hop.left}"))
+            await step(saga, Effect(f"b{hop.left}", "ok" if hop.left else hop.last))
             if hop.left:
                 state = saga.detach()
-                workflow.continue_as_new(Hop(hop.left - 1, hop.then, state))
+                workflow.continue_as_new(Hop(hop.left - 1, hop.then, state, hop.last))
             await go_on(saga, Plan(then=hop.then))
             return saga.name
 

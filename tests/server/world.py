@@ -117,6 +117,10 @@ async def _behave(how: str, entry: _Entry, take_effect: Callable[[], None]) -> N
             take_effect()
             raise ConnectionError("no answer")
         raise Declined("no")
+    elif how == "declined again":  # takes effect once, and is refused under the same key after a reset
+        if entry.book.keys[entry.gate].count(entry.forward_key) > 1:
+            raise Declined("no")
+        take_effect()
     elif how == "impostor":  # a user's own exception of that name says nothing of the effect
         take_effect()
         raise ApplicationError("no", type="Declined", non_retryable=True)

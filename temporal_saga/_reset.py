@@ -1,0 +1,58 @@
+"""Whether a run goes on behind the point that it was reset to.
+
+There it repeats, under the same keys, what an earlier life of the run may have done; a refusal now proves nothing of
+that life. Core tells by the seed of `workflow.random()`: a hash of `original_execution_run_id` up to the point, of the
+new run's id behind it, and the same in each replay. `run_id` does not tell: before the point it would change decisions
+that are in history, and the SDK's Replayer has its own.
+"""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+_MASK = 2**64 - 1
+
+
+def is_past_reset() -> bool:
+    """Tell whether this moment of the run lies behind a reset."""
+    return workflow.random_seed() != seed_of(workflow.info().original_execution_run_id)
+
+
+def seed_of(run_id: str) -> int:
+    """Return core's seed for a run id: SipHash-1-3 without a key, of what Rust hashes of a str.
+
+    Core may not change it (`str_to_randomness_seed`: "This must forever be `SipHasher13`").
+    """
+    data = run_id.encode() + b"\xff"
+    whole = len(data) // 8 * 8
+    last = data[whole:].ljust(7, b"\0") + bytes([len(data) % 256])
+    words = [int.from_bytes(data[at : at + 8], "little") for at in range(0, whole, 8)]
+    state = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
+    for word in [*words, int.from_bytes(last, "little")]:
+        a, b, c, d = state
+        a, b, c, d = _round(a, b, c, d ^ word)
+        state = (a ^ word, b, c, d)
+    a, b, c, d = state
+    state = (a, b, c ^ 0xFF, d)
+    for _ in range(3):
+        state = _round(*state)
+    a, b, c, d = state
+    return a ^ b ^ c ^ d
+
+
+def _round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
+    a = (a + b) & _MASK
+    b = _rotated(b, 13) ^ a
+    a = _rotated(a, 32)
+    c = (c + d) & _MASK
+    d = _rotated(d, 16) ^ c
+    a = (a + d) & _MASK
+    d = _rotated(d, 21) ^ a
+    c = (c + b) & _MASK
+    b = _rotated(b, 17) ^ c
+    c = _rotated(c, 32)
+    return a, b, c, d
+
+
+def _rotated(word: int, bits: int) -> int:
+    return (word << bits | word >> (64 - bits)) & _MASK
