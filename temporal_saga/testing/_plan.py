@@ -41,6 +41,8 @@ class Plan:
         In front of one that core makes in the same workflow task nothing can come, nor in it.
         """
         place = self._inside if inside else self._in_front
+        if not place:
+            return []
         due = sorted(at for at in place if at <= activation)
         faults = [fault for at in due for fault in place.pop(at)]
         for fault in faults:

@@ -30,8 +30,6 @@ from temporalio.bridge.proto.workflow_activation import (
 )
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 
-from temporal_saga._reset import seed_of
-
 from ._activities import ActivityTask, abandons, bug_resolution, waits
 from ._children import Children
 from ._errors import SimulationError, UnsupportedError
@@ -479,14 +477,10 @@ class Run:
         execution, server = self.execution, self.server
         self.record("continued", again.workflow_type, status)
         self._close(status, final=False)
-        run_id = server.run_id(again.workflow_id)
+        run_id, seed = server.new_run(again.workflow_id)
         execution.start_run(
             dataclasses.replace(
-                again,
-                run_id=run_id,
-                continued_run_id=self.start.run_id,
-                started=server.date(server.time()),
-                seed=seed_of(run_id),
+                again, run_id=run_id, continued_run_id=self.start.run_id, started=server.date(server.time()), seed=seed
             ),
             delay=delay,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, Literal, NoReturn
 from uuid import NAMESPACE_OID, uuid5
 
@@ -26,6 +27,12 @@ from ._sdk import RunStart, WorkerParts
 from ._trace import Attempt, Call, CallState, TraceEvent, step_of
 
 _MICROSECOND = timedelta(microseconds=1)
+
+
+@lru_cache
+def _id_and_seed(workflow_id: str, number: int) -> tuple[str, int]:
+    run_id = str(uuid5(NAMESPACE_OID, f"{workflow_id}/{number}"))
+    return run_id, seed_of(run_id)
 
 
 class Execution:
@@ -102,7 +109,7 @@ class Server:
         self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
         self._order = 0
         self._uses: dict[str, int] = {}
-        self._run_ids: dict[str, int] = {}
+        self._run_numbers: dict[str, int] = {}
         self._error: BaseException | None = None
 
     def time(self) -> float:
@@ -146,10 +153,10 @@ class Server:
         """What stopped the simulation."""
         return self._error
 
-    def run_id(self, workflow_id: str) -> str:
-        """Return the id of the next run of a workflow: the same in each simulation."""
-        number = self._run_ids[workflow_id] = self._run_ids.get(workflow_id, 0) + 1
-        return str(uuid5(NAMESPACE_OID, f"{workflow_id}/{number}"))
+    def new_run(self, workflow_id: str) -> tuple[str, int]:
+        """Return the id and the seed of the next run of a workflow: the same in each simulation."""
+        number = self._run_numbers[workflow_id] = self._run_numbers.get(workflow_id, 0) + 1
+        return _id_and_seed(workflow_id, number)
 
     def definition(self, workflow_type: str) -> Any:
         """Return the workflow of that name."""
@@ -179,7 +186,7 @@ class Server:
         execution = Execution(self, main=main)
         self.executions[workflow_id] = execution
         self.all_executions.append(execution)
-        run_id = self.run_id(workflow_id)
+        run_id, seed = self.new_run(workflow_id)
         execution.start_run(
             RunStart(
                 definition=self.definition(workflow_type),
@@ -189,7 +196,7 @@ class Server:
                 first_run_id=run_id,
                 args=args,
                 started=self.date(self.time()),
-                seed=seed_of(run_id),
+                seed=seed,
                 task_queue=task_queue,
                 execution_timeout=execution_timeout,
                 **fields,
