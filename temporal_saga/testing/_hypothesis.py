@@ -63,6 +63,11 @@ def fault_plans(
             if run.unused_faults:
                 break  # it found nothing to strike, and `explore(plan=...)` would say so
             plan = (*plan, fault)
+        # Now and then some are taken out again, and 0 is what Hypothesis shrinks to: a fault in front that was not
+        # needed goes, while those behind it, which were drawn from the points of its run, stay.
+        shorter = [fault for fault in plan if draw(st.integers(0, 9))]
+        if len(shorter) < len(plan) and not explorer.run(tuple(shorter))[0].unused_faults:
+            return shorter
         return list(plan)
 
     return plans()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 from datetime import timedelta
 from typing import Any
 
@@ -205,14 +206,15 @@ def test_property_three_faults_lose_nothing(plan: Any) -> None:
     explore(Transfer.run, 30, setup=Bank, check=conserved, plan=plan)
 
 
-def test_a_failing_plan_shrinks_to_a_shortest() -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_failing_plan_shrinks_to_a_shortest(seed: int) -> None:
+    # The second of them first finds an `applies_late` behind a bug that is not needed.
     def loses(plan: Any) -> bool:
         return bool(explore(Transfer.run, 30, setup=UnfencedBank, plan=plan, fail=False).violations)
 
-    plans = fault_plans(
-        Transfer.run, 30, setup=UnfencedBank, faults=3, kinds=["fails_before", "applies_late", "cancel"]
-    )
-    assert find(plans, loses, settings=settings(QUIET, max_examples=500)) == [applies_late("withdraw")]
+    plans = fault_plans(Transfer.run, 30, setup=UnfencedBank, faults=3)
+    found = find(plans, loses, settings=settings(QUIET, max_examples=500), random=random.Random(seed))
+    assert found in ([applies_late("withdraw")], [applies_late("deposit")])
 
 
 def test_a_plan_strikes_compensations_too() -> None:
