@@ -149,9 +149,9 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
             if kind in kinds
         ]
     for at in range(first_activation, points.activations + 1):
-        if at in at_activation:
-            continue
-        found += [(at, ActivationFault(kind, at)) for kind in _ACTIVATION if kind in kinds]
+        if at not in at_activation:
+            found += [(at, ActivationFault(kind, at)) for kind in _ACTIVATION if kind in kinds]
+        # A signal or update may also come in one workflow task with a cancel, or with another.
         found += [(at, ActivationFault(kind, at, name, args)) for kind, name, args in events]
     found.sort(key=lambda each: each[0])
     for _, fault in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import Compensation, Saga, SagaState, presets
-from temporal_saga.testing import explore
+from temporal_saga.testing import Simulation, explore, signal
 
 with workflow.unsafe.imports_passed_through():
     from tests.testing.bank import Bank
@@ -210,3 +211,38 @@ def test_a_signal_at_every_point() -> None:
     """Any number of handlers, each with a saga, at any point of the first one's."""
     exploration = explore(Handler.run, 10, setup=HandlerBank, faults=1, kinds=[], signals=["go"])
     assert exploration.tried == 1 + 3  # without, and one in front of each activation
+
+
+@workflow.defn
+class Mailbox:
+    """Has room for one letter: a second one in the same workflow task takes its place."""
+
+    def __init__(self) -> None:
+        self.letter: str | None = None
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        read: list[str] = []
+        with suppress(asyncio.TimeoutError):
+            while True:
+                await workflow.wait_condition(lambda: self.letter is not None, timeout=timedelta(hours=1))
+                assert self.letter is not None
+                read.append(self.letter)
+                self.letter = None
+        return read
+
+    @workflow.signal
+    async def post(self, letter: str) -> None:
+        self.letter = letter
+
+
+def test_two_signals_in_one_workflow_task() -> None:
+    def nothing_lost(world: HandlerBank, simulation: Simulation[list[str]]) -> None:
+        assert len(simulation.result()) == len(simulation.faults)
+
+    signals = [("post", "a"), ("post", "b")]
+    exploration = explore(
+        Mailbox.run, setup=HandlerBank, check=nothing_lost, faults=2, kinds=[], signals=signals, fail=False
+    )
+    (violation,) = exploration.violations
+    assert violation.plan == (signal("post", "a", at=1), signal("post", "a", at=1))
