@@ -321,7 +321,8 @@ class SagaState:
     keyed: dict[str, list[str]]
     past_pivot: bool
     deadline: float | None
-    past_reset: bool = False
+    run_id: str = ""
+    repeats: bool = False
     steps: list[StepState] = field(default_factory=list[StepState])
 
 

@@ -112,10 +112,10 @@ class StepRecord:
             self._never_sent |= workflow.info().get_current_history_length() == self._sent_after
         self._cancel()
 
-    def settle(self, *, is_past_reset: Callable[[], bool]) -> None:
+    def settle(self, *, may_repeat: Callable[[], bool]) -> None:
         """Read what became of the call. Its task is done.
 
-        Behind a reset nothing proves that it had no effect: it may repeat one of an earlier life of the run.
+        Where it may repeat what an earlier life of the saga did, nothing proves that it had no effect.
         """
         task = self.task
         del self.task  # a run may hold thousands of records, and need not hold their results
@@ -127,7 +127,7 @@ class StepRecord:
         self.raised = True
         self.outcome = Outcome.NOT_APPLIED if self._never_sent else outcome_of(self.error)
         if self.outcome is Outcome.NOT_APPLIED:
-            if is_past_reset():
+            if may_repeat():
                 self.outcome = Outcome.UNKNOWN
             else:
                 self.disarm()

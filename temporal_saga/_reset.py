@@ -1,9 +1,9 @@
-"""Whether a run goes on behind the point that it was reset to.
+"""Whether a saga repeats, under the same keys, what an earlier life of it may have done.
 
-There it repeats, under the same keys, what an earlier life of the run may have done; a refusal now proves nothing of
-that life. Core tells by the seed of `workflow.random()`: a hash of `original_execution_run_id` up to the point, of the
-new run's id behind it, and the same in each replay. `run_id` does not tell: before the point it would change decisions
-that are in history, and the SDK's Replayer has its own.
+So it does behind the point that its run was reset to. A refusal now proves nothing of that life. Core tells by the seed
+of `workflow.random()`: a hash of `original_execution_run_id` up to the point, of the new run's id behind it, and the
+same in each replay. `run_id` does not tell: before the point it would change decisions that are in history, and the
+SDK's Replayer has its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ _MASK = 2**64 - 1
 def is_past_reset() -> bool:
     """Tell whether this moment of the run lies behind a reset."""
     return workflow.random_seed() != seed_of(workflow.info().original_execution_run_id)
+
+
+def is_straight_from(run_id: str) -> bool:
+    """Tell whether this run got a state from the one that detached it, or is that one; by its `original` id.
+
+    A run that was reset in between hands on under its new id. A workflow's retry has its input from the attempt before
+    it, which has had that state, too. All of these ids are in the run's first event.
+    """
+    info = workflow.info()
+    giver = info.continued_run_id or (info.parent.run_id if info.parent else None)
+    return run_id in (info.original_execution_run_id, giver)
 
 
 def seed_of(run_id: str) -> int:

@@ -27,7 +27,7 @@ class Root:
         self.cancelling: list[StepRecord] = []
         self.misuse: Exception | None = None
         self.past_pivot = False
-        self.began_past_reset = False  # in an earlier run
+        self.repeats = False  # from its beginning in this run on
         self._cancel_seen_at: int | None = None
         self.cancelled_at_pivot = False
         self.held_cancel: BaseException | None = None
@@ -38,9 +38,9 @@ class Root:
     def is_same_as(self, other: Root) -> bool:
         return (self.name, self.ordinal, self.anchor) == (other.name, other.ordinal, other.anchor)
 
-    def is_past_reset(self) -> bool:
-        """Tell whether an earlier life of the run may have done what this one repeats."""
-        return self.began_past_reset or is_past_reset()
+    def may_repeat(self) -> bool:
+        """Tell whether a step may repeat what an earlier life of the saga did."""
+        return self.repeats or is_past_reset()
 
     def tick(self) -> tuple[int, ...]:
         """Return the next moment of the saga's clock: what began or ended before has a smaller one."""

@@ -45,6 +45,7 @@ from ._compensation import (
 from ._identity import step_id
 from ._outcome import Outcome, StepRecord, bug_in, saga_failure
 from ._report import Registry, SagaReport, report_steps
+from ._reset import is_straight_from
 from ._root import Root
 from ._steps import Steps
 from ._typing import UNSET
@@ -185,7 +186,7 @@ class Saga(Steps):
             root.counts = dict(state.counts)
             root.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
             root.past_pivot = state.past_pivot
-            root.began_past_reset = state.past_reset
+            root.repeats = state.repeats or not is_straight_from(state.run_id)
             root.cancelled_at_pivot = workflow.cancellation_reason() is not None
             self._stack = records_of(state)
             root.records = list(self._stack)
@@ -322,7 +323,7 @@ class Saga(Steps):
         record.ended = self._root.tick()
         armed = record.undo_state is not None
         task = record.task
-        record.settle(is_past_reset=self._root.is_past_reset)
+        record.settle(may_repeat=self._root.may_repeat)
         if record.compensation_from is not None:
             result = task.result() if record.error is None else None
             self._choose_compensation(record, record.compensation_from, result)
@@ -623,7 +624,8 @@ class Saga(Steps):
             keyed={step: list(keys) for step, keys in root.keyed.items()},
             past_pivot=root.past_pivot,
             deadline=left,
-            past_reset=root.is_past_reset(),
+            run_id=workflow.info().original_execution_run_id,
+            repeats=root.may_repeat(),
             steps=[state_of(record, self._compensation_options) for record in self._stack],
         )
         self._close("DETACHED")

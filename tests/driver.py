@@ -396,6 +396,7 @@ class Run:
         workflow_id: str = "workflow-id",
         run_id: str | None = None,
         original_execution_run_id: str | None = None,
+        continued_run_id: str | None = None,
         runner: WorkflowRunner | None = None,
         interceptors: Sequence[Interceptor] = (),
         plugins: Sequence[Plugin] = (),
@@ -411,6 +412,7 @@ class Run:
             workflow_id: Workflow id.
             run_id: Run id; a new UUID unless given.
             original_execution_run_id: Differs from the run id after a reset.
+            continued_run_id: The run that continued as this one.
             runner: How to run workflow code; unsandboxed unless given.
             interceptors: The worker's.
             plugins: The worker's; asked for interceptors, runner, converter and failure types.
@@ -421,6 +423,7 @@ class Run:
         self.workflow_id = workflow_id
         self.run_id = run_id or str(uuid.UUID(int=random.getrandbits(128), version=4))
         self.original_execution_run_id = original_execution_run_id or self.run_id
+        self.continued_run_id = continued_run_id
         self.workflow = workflow
         # A plugin configures a Replayer without a client, and as it would a Worker.
         config = ReplayerConfig(
@@ -694,7 +697,7 @@ class Run:
             defn=definition,
             info=Info(
                 attempt=1,
-                continued_run_id=None,
+                continued_run_id=self.continued_run_id,
                 cron_schedule=None,
                 execution_timeout=None,
                 first_execution_run_id=self.run_id,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from temporalio import activity, workflow
@@ -490,7 +491,8 @@ def test_detach_a_state_keeps_its_name_and_keys() -> None:
 
 def test_detach_again_gives_the_same_state() -> None:
     state = detached()
-    assert Run(Resumes, state, "again").start().result == state
+    run = Run(Resumes, state, "again").start()
+    assert run.result == {**state, "run_id": run.run_id, "repeats": True}
 
 
 def test_detach_is_json_primitives_of_version_1() -> None:
@@ -548,17 +550,29 @@ def test_detach_a_pivot_travels() -> None:
     failing.check()
 
 
+@flow
+async def detaches() -> SagaState:
+    async with new_saga() as saga:
+        await do(saga, "a")
+        return saga.detach()
+
+
 @pytest.mark.parametrize("is_reset", [True, False])
 def test_a_state_knows_that_its_run_was_reset(is_reset: bool) -> None:
-    @flow
-    async def body() -> SagaState:
-        async with new_saga() as saga:
-            await do(saga, "a")
-            return saga.detach()
-
-    first = Run(body).start(*[reset()] * is_reset).autopilot({})
-    run = Run(Resumes, first.result, "step").autopilot({"a": DECLINED})
+    first = Run(detaches).start(*[reset()] * is_reset).autopilot({})
+    run = Run(Resumes, first.result, "step", continued_run_id=first.run_id).autopilot({"a": DECLINED})
     assert undone(run) == ["undo_a"] * (2 if is_reset else 1)
+    run.check()
+
+
+@pytest.mark.parametrize(
+    "giver", [None, str(UUID(int=1))], ids=["started by a client", "from a retry, or a run that was reset behind it"]
+)
+def test_a_state_that_took_another_way_proves_nothing(giver: str | None) -> None:
+    # The run that detached it may have gone on with it elsewhere, under the same keys.
+    first = Run(detaches).autopilot({})
+    run = Run(Resumes, first.result, "step", continued_run_id=giver).autopilot({"a": DECLINED})
+    assert undone(run) == ["undo_a", "undo_a"]
     run.check()
 
 

@@ -47,7 +47,7 @@ def test_a_call_that_ends_as_a_cancelled_task_may_have_had_its_effect() -> None:
         record.request_cancel()
         await asyncio.wait([call])
         record.request_cancel()  # it has ended: there is nothing to ask
-        record.settle(is_past_reset=lambda: False)
+        record.settle(may_repeat=lambda: False)
         record.request_cancel()  # the drain may have settled it while its caller waited its turn
         assert record.outcome is Outcome.UNKNOWN
         assert isinstance(record.error, asyncio.CancelledError)

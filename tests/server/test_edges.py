@@ -203,15 +203,16 @@ async def test_a_step_that_is_refused_after_a_reset_is_undone(runs: Runs, task: 
     assert run.book.stands == []
 
 
-async def test_a_step_that_is_refused_after_a_reset_and_continue_as_new_is_undone(runs: Runs) -> None:
-    run = await runs.start(Hops.run, Hop(1, "return", last="declined again"))
+@pytest.mark.parametrize("task", [0, 3], ids=["to the start", "to behind detach()"])
+async def test_a_step_that_is_refused_after_a_reset_and_continue_as_new_is_undone(runs: Runs, task: int) -> None:
+    run = await runs.start(Hops.run, Hop(1, "return", last="declined again", pause=True))
     assert await run.handle.result() == "journey"
     first = runs.child(run.handle.id, run.handle.first_execution_run_id)
     points = (await first.history()).of("WORKFLOW_TASK_COMPLETED")
-    again = await runs.reset(first, points[0].event_id)
+    again = await runs.reset(first, points[task].event_id)
     assert causes(await again.failure()) == ["ActivityError", "ApplicationError Declined"]
-    assert len(run.book.began) == 4 + 4 + 4
-    assert run.book.stands == []
+    assert run.book.began.count("b0:do") == 2
+    assert run.book.stands == ["between"]
 
 
 async def test_two_in_a_row_and_one_inside_another(runs: Runs) -> None:

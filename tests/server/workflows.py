@@ -413,6 +413,8 @@ class Hop:
     state: SagaState | None = None
     last: str = "ok"
     """How the last step behaves."""
+    pause: bool = False
+    """Whether something lies between `detach()` and the next run."""
 
 
 @workflow.defn
@@ -426,6 +428,8 @@ class Hops:
             await step(saga, Effect(f"b{hop.left}", "ok" if hop.left else hop.last))
             if hop.left:
                 state = saga.detach()
+                if hop.pause:
+                    await by_hand(Effect("between"))
                 workflow.continue_as_new(Hop(hop.left - 1, hop.then, state, hop.last))
             await go_on(saga, Plan(then=hop.then))
             return saga.name
