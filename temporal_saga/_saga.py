@@ -105,6 +105,8 @@ class Saga(Steps):
     ) -> None:
         if order not in ("reverse", "concurrent"):
             raise ValueError(f'order is "reverse" or "concurrent", not {order!r}')
+        if deadline is not None and not isinstance(cast("object", deadline), timedelta):
+            raise TypeError(f"deadline is {deadline!r}, no timedelta: timedelta(seconds={deadline!r})")
         if state is not None and state.version != VERSION:
             raise RuntimeError(
                 f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
@@ -338,12 +340,16 @@ class Saga(Steps):
         )
         try:
             chosen = choose(outcome)
-            if not isinstance(chosen, (Compensation, SagaState, type(None))):
-                raise TypeError(f"it returned {type(chosen).__name__}, not a Compensation, a SagaState or None")
         except Exception as error:
             raise self._root.refuse(
-                f"compensation_from= of step {record.name!r} failed: {type(error).__name__}"
+                f"compensation_from= of step {record.name!r} failed on an outcome that is {outcome.state.value}: "
+                f"{type(error).__name__}"
             ) from error
+        if not isinstance(chosen, (Compensation, SagaState, type(None))):
+            raise self._root.refuse(
+                f"compensation_from= of step {record.name!r} returned {type(chosen).__name__}, "
+                "not a Compensation, a SagaState or None"
+            )
         if isinstance(chosen, Compensation):
             record.compensation, record.compensation_from = chosen, None
             return
@@ -397,6 +403,13 @@ class Saga(Steps):
             failure = self._bug(exc)
             if failure is None or not self._is_open:
                 return  # control flow of the SDK's
+            if failure is exc:
+                workflow.logger.warning(
+                    "Saga %s meets a %s, which Temporal takes for a bug: the workflow task fails, and is tried again "
+                    "until the code is mended. Nothing is undone. To undo, raise an ApplicationError",
+                    self.name,
+                    type(exc).__name__,
+                )
             await fail_task(failure)  # whoever catches it, the effects of this scope would stand
         if failure is not None:
             probe_eviction()

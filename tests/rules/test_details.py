@@ -1097,3 +1097,34 @@ def test_the_first_way_that_fails_is_undone_before_the_second_is_tried() -> None
         "undo_order",
     ]
     run.check()
+
+
+def test_a_bug_says_in_the_log_what_would_undo(caplog: pytest.LogCaptureFixture) -> None:
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            raise ValueError("sold out to Miss Marple")
+
+    run = Run(body).autopilot({})
+    assert end(run) == "task: ValueError"
+    (record,) = [record for record in caplog.records if record.name == "temporalio.workflow"]
+    assert "meets a ValueError" in record.message
+    assert "To undo, raise an ApplicationError" in record.message
+    assert "Marple" not in record.message
+
+
+def test_a_deadline_is_a_timedelta() -> None:
+    with pytest.raises(TypeError, match=r"deadline is 5, no timedelta: timedelta\(seconds=5\)"):
+        Saga(deadline=5)  # type: ignore[arg-type]
+
+
+def test_a_compensation_from_that_returns_something_else_is_named() -> None:
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a", compensation_from=lambda _: do)
+
+    run = Run(body).autopilot({})
+    assert run.task_failure is not None
+    assert "compensation_from= of step 'a' returned function, not a Compensation" in run.task_failure[2]
