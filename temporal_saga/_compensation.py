@@ -15,6 +15,7 @@ from temporalio.common import Priority, RawValue, RetryPolicy
 from typing_extensions import TypeVar
 
 from ._identity import Phase
+from ._options import check_options
 from ._outcome import Outcome, StepRecord
 from ._typing import UNSET
 
@@ -60,7 +61,9 @@ class Compensation:
             `workflow.execute_activity` or `workflow.execute_child_workflow`, but for the activity's id.
 
     Raises:
-        TypeError: If the arguments do not fit the activity, or it is not decorated.
+        TypeError: If the arguments do not fit the activity, or it is not decorated; for an option that there is not, or
+            of another type.
+        ValueError: For a retry policy that contradicts itself.
     """
 
     @overload
@@ -99,13 +102,18 @@ class Compensation:
         args: Sequence[Any] = (),
         **options: Any,
     ) -> None:
-        self._kind: Kind = kind_of(activity_or_workflow)
-        self._target = activity_or_workflow
-        self._args = arguments(arg, args)
+        self._set(kind_of(activity_or_workflow), activity_or_workflow, arguments(arg, args), options)
+
+    def _set(
+        self, kind: Kind, target: Callable[..., Any] | str, args: list[Any], options: dict[str, Any]
+    ) -> Compensation:
+        self._kind: Kind = kind
+        self._target = target
+        self._args = args
         self._options = options
-        check_arguments(activity_or_workflow, self._args)
-        if "activity_id" in options:
-            raise TypeError("the saga sets the activity id of a compensation: leave out activity_id=")
+        check_arguments(target, args)
+        check_options(options, kind)
+        return self
 
     @overload
     @classmethod
@@ -147,9 +155,7 @@ class Compensation:
             args: Its arguments, if there are several; not with `arg`.
             options: Options of `workflow.execute_child_workflow`.
         """
-        compensation = cls(cast(Any, workflow), arg, args=args, **options)
-        compensation._kind = "child"
-        return compensation
+        return cls.__new__(cls)._set("child", workflow, arguments(arg, args), options)
 
     def __repr__(self) -> str:
         return f"Compensation({self.name!r})"  # arguments are the user's data

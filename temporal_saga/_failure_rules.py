@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
@@ -27,6 +27,7 @@ from .errors import FailureKind
 __all__ = [
     "Rule",
     "check_kinds",
+    "check_rules",
     "code_of",
     "headers_of",
     "hides_code",
@@ -34,6 +35,7 @@ __all__ = [
     "match_rule",
     "retry_hint",
     "status_of",
+    "told_by",
 ]
 
 _LONGEST_BODY = 100_000  # of an error, to be parsed for its code
@@ -74,6 +76,15 @@ def check_kinds(what: str, kinds: Iterable[object]) -> None:
     for kind in kinds:
         if not isinstance(kind, FailureKind):
             raise TypeError(f"{what} has {kind!r}, which is no FailureKind: write FailureKind.DECLINED, or another one")
+
+
+def check_rules(what: str, rules: object) -> None:
+    """Raise TypeError if it is no list of rules."""
+    if not isinstance(rules, Sequence) or isinstance(rules, str):
+        raise TypeError(f"{what} is {rules!r}, no list of rules: [Rule(...)]")
+    for rule in cast("Sequence[object]", rules):
+        if not isinstance(rule, Rule):
+            raise TypeError(f"{what} has {rule!r}, which is no Rule: Rule(module, name, kind)")
 
 
 def match_rule(exception: BaseException, rules: Sequence[Rule]) -> FailureKind | None:
@@ -176,6 +187,18 @@ def hides_code(exception: BaseException) -> bool:
     own = cast("Mapping[str, object]", vars(exception))
     has_place = "error_code" in own or "errors" in own or ("code" in own and not isinstance(own["code"], int))  # urllib
     return not has_place and _body(_get(exception, "response")) is None
+
+
+def told_by(exception: BaseException, codes: Container[object]) -> str:
+    """Return what an exception's message would hide, for people: its HTTP status, and its code if that is a known one.
+
+    Other codes, and all texts, may hold what is not to be shown.
+    """
+    status, code = status_of(exception), code_of(exception)
+    if code not in codes and code not in _AWS:
+        is_grpc = _has_base(exception, "RpcError") or _has_base(exception, "RPCError")
+        code = _grpc_code(exception) if is_grpc else None
+    return " ".join(str(each) for each in (status, code) if each is not None)
 
 
 @dataclass(frozen=True)
@@ -371,14 +394,19 @@ _GRPC: Mapping[str, FailureKind] = {
 
 def _by_grpc_code(exception: BaseException, users: _Users) -> FailureKind:
     del users
-    code = _get(exception, "code")
-    name = _get(code() if callable(code) else _get(exception, "status"), "name")  # grpcio; temporalio's RPCError
+    name = _grpc_code(exception)
     details = _get(exception, "details")
     text = str(details()) if callable(details) else ""
     # A reply larger than the client takes, or a reset in its place: the server may have done its work.
     if "message larger than max" in text or "RST_STREAM" in text:
         return AMBIGUOUS
     return _GRPC.get(str(name), AMBIGUOUS)
+
+
+def _grpc_code(exception: BaseException) -> str | None:
+    code = _get(exception, "code")
+    name = _get(code() if callable(code) else _get(exception, "status"), "name")  # grpcio; temporalio's RPCError
+    return name if isinstance(name, str) and name in _GRPC else None
 
 
 def _pushback(exception: BaseException) -> timedelta | None:

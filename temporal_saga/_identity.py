@@ -118,6 +118,11 @@ def current_step() -> Step:
     Raises:
         RuntimeError: Outside an activity, or in one that no saga started (its activity id is not one of ours).
     """
+    if not activity.in_activity():
+        raise RuntimeError(
+            "current_step() outside of an activity: workflow code has saga.idempotency_key(...), "
+            "a test has temporalio.testing.ActivityEnvironment"
+        )
     info = activity.info()
     # Read from the right: a step's name may hold colons.
     with suppress(ValueError):

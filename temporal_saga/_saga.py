@@ -43,6 +43,7 @@ from ._compensation import (
     state_of,
 )
 from ._identity import step_id
+from ._options import check_duration, check_options, check_types
 from ._outcome import Outcome, StepRecord, bug_in, saga_failure
 from ._report import Registry, SagaReport, report_steps
 from ._reset import is_straight_from
@@ -58,6 +59,7 @@ _State = Literal["NEW", "OPEN", "UNWINDING", "COMPLETED", "COMPENSATED", "INCOMP
 
 # An undo must not overtake its own step: a cancelled step is awaited until it has ended.
 _ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
+_COMPENSATION_OPTIONS: dict[str, Any] = dict(presets.compensation())
 _CHILD_OPTIONS: dict[str, Any] = {
     "cancellation_type": workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
     "parent_close_policy": workflow.ParentClosePolicy.REQUEST_CANCEL,
@@ -105,8 +107,8 @@ class Saga(Steps):
     ) -> None:
         if order not in ("reverse", "concurrent"):
             raise ValueError(f'order is "reverse" or "concurrent", not {order!r}')
-        if deadline is not None and not isinstance(cast("object", deadline), timedelta):
-            raise TypeError(f"deadline is {deadline!r}, no timedelta: timedelta(seconds={deadline!r})")
+        if deadline is not None:
+            check_duration("deadline", deadline)
         if state is not None and state.version != VERSION:
             raise RuntimeError(
                 f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
@@ -116,9 +118,11 @@ class Saga(Steps):
         self.name: str = name if state is None else state.name
         self._order: Literal["reverse", "concurrent"] = order
         self._activity_options: dict[str, Any] = {**_ACTIVITY_OPTIONS, **_options(activity_options)}
-        self._compensation_options: dict[str, Any] = _options(
-            presets.compensation() if compensation_options is None else compensation_options
-        )
+        check_types(self._activity_options, "activity")
+        self._compensation_options: dict[str, Any] = _COMPENSATION_OPTIONS
+        if compensation_options is not None:
+            self._compensation_options = _options(compensation_options)
+            check_options(self._compensation_options, "activity")
         self._deadline = deadline
         self._from_state = state
         self._parent: Saga | None = None

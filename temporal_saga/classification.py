@@ -26,6 +26,7 @@ from ._attempt import LONGEST_DELAY, Attempt, enter_attempt
 from ._failure_rules import (
     Rule,
     check_kinds,
+    check_rules,
     code_of,
     headers_of,
     hides_code,
@@ -33,6 +34,7 @@ from ._failure_rules import (
     match_rule,
     retry_hint,
     status_of,
+    told_by,
 )
 from ._mark import says_no_effect
 from .errors import (
@@ -43,6 +45,7 @@ from .errors import (
     Declined,
     FailureKind,
     Fenced,
+    FenceMisuse,
     InProgress,
     KeyMisuse,
     NotSent,
@@ -73,6 +76,11 @@ class Profile:
     def __post_init__(self) -> None:
         for name, kinds in (("codes", self.codes), ("statuses", self.statuses)):
             check_kinds(f"Profile({name}=...)", kinds.values())
+        check_rules("Profile(rules=...)", self.rules)
+        for name, kinds, of in (("codes", self.codes, str), ("statuses", self.statuses, int)):
+            for key in cast("Mapping[object, FailureKind]", kinds):
+                if not isinstance(key, of):
+                    raise TypeError(f"Profile({name}=...) has {key!r}, which is no {of.__name__}")
 
 
 # https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/error-codes; the header is in stripe-python,
@@ -169,7 +177,7 @@ def classify(exception: BaseException, *, profile: Profile | None = None) -> Fai
     """
     if isinstance(exception, ActivityFailure):
         return exception.kind
-    profile = profile or _NO_PROFILE
+    profile = checked_profile(profile)
     kind = match_rule(exception, profile.rules)
     if kind is not None:
         return kind
@@ -183,6 +191,15 @@ def classify(exception: BaseException, *, profile: Profile | None = None) -> Fai
     # The provider knows better than its status does; it still does not say that nothing took effect.
     is_doubtful = _advice(exception, profile) == "true" or _may_hide_effect(exception, profile)
     return FailureKind.AMBIGUOUS if is_doubtful else kind
+
+
+def checked_profile(profile: object) -> Profile:
+    """Return a profile, an empty one for None; raise TypeError for anything else."""
+    if profile is None:
+        return _NO_PROFILE
+    if not isinstance(profile, Profile):
+        raise TypeError(f"profile is {profile!r}, no Profile: classification.stripe, or Profile(...)")
+    return profile
 
 
 T = TypeVar("T")
@@ -216,7 +233,7 @@ def translated(error: Exception, profile: Profile) -> Exception:
 
     It has the activity's error as its cause.
     """
-    if isinstance(error, (ActivityFailure, CancelledError)):
+    if isinstance(error, (ActivityFailure, CancelledError, FenceMisuse)):
         return error
     if isinstance(error, ApplicationError):
         kind = match_rule(error, profile.rules)
@@ -230,7 +247,8 @@ def translated(error: Exception, profile: Profile) -> Exception:
         return error
     of = type(error)
     name = of.__name__ if of.__module__ == "builtins" else f"{str(of.__module__).partition('.')[0]}.{of.__name__}"
-    failure = _ERRORS[kind](f"{kind.value}: {name}")
+    told = _read(lambda each: told_by(each, profile.codes), error)
+    failure = _ERRORS[kind](f"{name} {told}" if told else name)
     delay = error.next_retry_delay if isinstance(error, ApplicationError) else retry_hint(error)
     failure._try_again(after=delay and min(delay, LONGEST_DELAY))
     failure.__cause__ = error
@@ -291,7 +309,8 @@ def classify_errors(function: Any = None, /, *, profile: Profile | None = None, 
         profile: What failures mean with the provider that it calls.
         rules: Rules of its own, which come before the profile's.
     """
-    profile = profile or _NO_PROFILE
+    profile = checked_profile(profile)
+    check_rules("rules", rules)
     profile = dataclasses.replace(profile, rules=(*rules, *profile.rules))
 
     def decorate(target: Any) -> Any:

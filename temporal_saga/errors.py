@@ -21,7 +21,8 @@ Every error that may cross a process is an `ApplicationError`, since only its ty
     └── Fenced                  the step was undone before it came
 
 Misuse that only the programmer can cause is a plain `RuntimeError`, `TypeError` or `ValueError`. It fails the workflow
-task, which is retried until a fixed deployment carries on: nothing is lost, and nothing is refunded for a bug.
+task, which is retried until a fixed deployment carries on: nothing is lost, and nothing is refunded for a bug. That of
+the fence, in an activity, is all three and an `ApplicationError` too: it fails a step at once, and the saga unwinds.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from ._mark import earlier_attempts_are_definite, failure_mark
+from ._options import check_duration
 
 if TYPE_CHECKING:
     from ._report import SagaReport
@@ -146,6 +148,13 @@ class _SagaError(ApplicationError):
         return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
+class FenceMisuse(_SagaError, RuntimeError, TypeError, ValueError):
+    """The fence is used in a way that cannot work. It proves nothing.
+
+    Not retried in a step: the next attempt could take a record that the misuse has committed for that of a success.
+    """
+
+
 class CompensationError(_SagaError):
     """A compensation failed for good: an effect stands, and a person has to look.
 
@@ -173,6 +182,8 @@ class ActivityFailure(_SagaError):
     _default: ClassVar[str]
 
     def __init__(self, message: str | None = None, *details: Any, retry_after: timedelta | None = None) -> None:
+        if retry_after is not None:
+            check_duration("retry_after", retry_after)
         super().__init__(
             message or self._default,
             *details,

@@ -42,7 +42,7 @@ from ._outcome import saga_failure
 from ._report import Registry
 from ._saga import UNWOUND, Saga, guarded
 from ._unwind import probe_eviction
-from .classification import Profile, translated
+from .classification import Profile, checked_profile, translated
 from .errors import CompensationError
 
 __all__ = ["SagaPlugin"]
@@ -57,7 +57,7 @@ class SagaPlugin(SimplePlugin):
     """
 
     def __init__(self, *, classify: bool | Profile = False) -> None:
-        profile = Profile() if classify is True else classify or None
+        profile = None if classify is False else checked_profile(None if classify is True else classify)
         cast(Any, super()).__init__(
             "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor(profile)], workflow_runner=_pass_through
         )

@@ -23,6 +23,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from typing_extensions import TypedDict, Unpack
 
+from ._options import check_duration, check_types
+
 __all__ = [
     "Preset",
     "PresetOptions",
@@ -70,6 +72,7 @@ class Preset:
             name of its class; subclasses do not count.
 
     Raises:
+        TypeError: For a time that is no timedelta, and an error type that is no name.
         ValueError: The options contradict each other.
     """
 
@@ -82,7 +85,9 @@ class Preset:
     non_retryable_error_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # Before `policy` would make a list of it.
+        # Before `policy` would make a list of it, and the policy its own of a time.
+        for name in ("initial_interval", "maximum_interval"):
+            check_duration(name, getattr(self, name))
         if isinstance(self.non_retryable_error_types, str):
             raise TypeError(f"non_retryable_error_types is a tuple: ({self.non_retryable_error_types!r},)")
         _check(self())
@@ -105,6 +110,7 @@ class Preset:
             changes: Options that replace the preset's own.
 
         Raises:
+            TypeError: For a name that is no option of an activity, and a value of another type.
             ValueError: With the changes the options contradict each other.
         """
         options: PresetOptions = {
@@ -199,9 +205,12 @@ class Preset:
 
 def _check(options: PresetOptions) -> None:
     """Raise if options contradict each other, or mean something else to the server than they seem to."""
+    config = cast("workflow.ActivityConfig", options)  # at run time the changes may be any of an activity's
+    check_types(config, "activity")
     total = _positive("schedule_to_close_timeout", options.get("schedule_to_close_timeout"))
     queued = _positive("schedule_to_start_timeout", options.get("schedule_to_start_timeout"))
     one = _positive("start_to_close_timeout", options.get("start_to_close_timeout"))
+    heartbeat = _positive("heartbeat_timeout", config.get("heartbeat_timeout"))
     if total is None and one is None:
         raise ValueError(
             "an attempt whose worker died would never be missed: "
@@ -214,6 +223,11 @@ def _check(options: PresetOptions) -> None:
                 f"schedule_to_close_timeout, {_text(total)}, is shorter than {name}, {_text(part)}, of one attempt: "
                 "raise the first, or lower the second"
             )
+    if heartbeat is not None and one is not None and heartbeat > one:
+        raise ValueError(
+            f"heartbeat_timeout, {_text(heartbeat)}, never passes within start_to_close_timeout, {_text(one)}, of one "
+            "attempt: lower the first, or raise the second"
+        )
     policy = options.get("retry_policy")
     if policy is None:
         return
@@ -243,9 +257,6 @@ def _check(options: PresetOptions) -> None:
 
 
 def _positive(name: str, value: timedelta | None) -> timedelta | None:
-    # Not for type checkers: 30 for 30 s is a common slip, and fails far from here.
-    if value is not None and not isinstance(value, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{name} is {value!r}, no timedelta: timedelta(seconds={value!r})")
     # A zero is "not set" to the server, which then takes its own default.
     if value is not None and value <= timedelta(0):
         raise ValueError(f"{name} is {value}: a time is longer than zero; None is no limit")

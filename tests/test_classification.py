@@ -25,13 +25,14 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.common import RetryPolicy
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, CancelledError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput
 
 from temporal_saga import _attempt
 from temporal_saga._mark import heartbeat_mark
 from temporal_saga.classification import Profile, Rule, adyen, classify, classify_errors, paypal, square, stripe
-from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, NotSent, Rejected, Throttled
+from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, FenceMisuse, NotSent, Rejected, Throttled
 from temporal_saga.plugin import SagaPlugin
 from tests.test_docs import load
 
@@ -154,7 +155,7 @@ def test_each_kind_becomes_its_error(kind: FailureKind) -> None:
     assert (type(made).__name__, made.type) == (OURS[kind], OURS[kind])
     assert made.non_retryable is not kind.retryable
     assert made.__cause__ is error
-    assert made.message == f"{kind.value}: tests.Mine"
+    assert str(made) == f"{OURS[kind]}: tests.Mine"
     assert list(made.details) == [{"temporal_saga": {"v": 1, "kind": kind.value, "effect": kind.effect}}]
 
 
@@ -366,7 +367,7 @@ def test_a_class_whose_module_is_no_text() -> None:
     odd = type("Odd", (Mine,), {"__module__": None})()
     made = outcome(odd, rules=[rule(FailureKind.DECLINED)])
     assert isinstance(made, Declined)
-    assert made.message == "DECLINED: None.Odd"
+    assert made.message == "None.Odd"
 
 
 def test_an_attribute_that_raises_does_not_take_the_place_of_the_error() -> None:
@@ -772,6 +773,63 @@ def test_a_profiles_kinds_are_checked_where_they_are_written(name: str) -> None:
         Profile(**options)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: classify_errors(profile="stripe"), "profile is 'stripe', no Profile: classification.stripe"),  # type: ignore[call-overload]
+        (lambda: classify(Mine(), profile="stripe"), "profile is 'stripe', no Profile"),  # type: ignore[arg-type]
+        (lambda: SagaPlugin(classify="stripe"), "profile is 'stripe', no Profile: classification"),  # type: ignore[arg-type]
+        (lambda: classify_errors(rules=rule(FailureKind.DECLINED)), "no list of rules: [Rule(...)]"),  # type: ignore[call-overload]
+        (lambda: classify_errors(rules=[FailureKind.DECLINED]), "which is no Rule"),  # type: ignore[list-item]
+        (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) is Rule("),  # type: ignore[arg-type]
+        (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is no int"),  # type: ignore[dict-item]
+        (lambda: Profile(codes={409: FailureKind.DECLINED}), "has 409, which is no str"),  # type: ignore[dict-item]
+    ],
+)
+def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(says)):
+        wrong()
+
+
+class RpcError(Exception):
+    """Named, and placed, as gRPC's."""
+
+    __module__ = "grpc"
+
+    def code(self) -> Any:
+        return SimpleNamespace(name="UNAVAILABLE")
+
+
+def aws_error(code: str) -> Any:
+    response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+    return type("ClientError", (Exception,), {"__module__": "botocore.exceptions", "response": response})()
+
+
+@pytest.mark.parametrize(
+    ("error", "profile", "message"),
+    [
+        (Http(402), None, "tests.Http 402"),
+        (RpcError(), None, "grpc.RpcError UNAVAILABLE"),
+        (RPCError("lost", RPCStatusCode.UNAVAILABLE, b""), None, "temporalio.RPCError UNAVAILABLE"),
+        (aws_error("ThrottlingException"), None, "botocore.ClientError 400 ThrottlingException"),
+        (aws_error("4242 4242"), None, "botocore.ClientError 400"),  # it may be anything
+        (aws_error("Odd"), Profile(codes={"Odd": FailureKind.DECLINED}), "botocore.ClientError 400 Odd"),
+        (ConnectionRefusedError("10.0.0.1"), None, "ConnectionRefusedError"),
+    ],
+)
+def test_a_message_shows_the_status_and_a_code_that_is_known(
+    error: Exception, profile: Profile | None, message: str
+) -> None:
+    made = outcome(error, profile=profile)
+    assert isinstance(made, ApplicationError)
+    assert made.message == message
+
+
+def test_a_misuse_of_the_fence_goes_on_whatever_the_rules_say() -> None:
+    error = FenceMisuse("a commit in the effect")
+    assert outcome(error, rules=[Rule("builtins", "RuntimeError", FailureKind.NOT_SENT)]) is error
+
+
 def test_a_provider_may_say_that_trying_again_is_no_use() -> None:
     for says, final in (("false", True), ("true", False)):
         made = outcome(stripe_error(stripe_sdk.APIError, 500, stripe_should_retry=says), profile=stripe)
@@ -807,7 +865,8 @@ def answers(*replies: Any) -> Any:
         status, headers = what
         return httpx.Response(status, headers=headers)
 
-    page.api = httpx.AsyncClient(transport=httpx.MockTransport(reply), base_url="https://api.example")
+    client = httpx.AsyncClient(transport=httpx.MockTransport(reply), base_url="https://api.example")
+    page.api = lambda: client
     return page
 
 

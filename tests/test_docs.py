@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import importlib
+import inspect
 import re
 import sys
 import types
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
 from temporalio.testing import ActivityEnvironment
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from temporal_saga import Declined, business_key, presets
 from temporal_saga.errors import Fenced
@@ -79,7 +83,8 @@ def by(page: Any, *, first: int = 1) -> Callable[[Activity], Any]:
         environment.info = dataclasses.replace(ActivityEnvironment.default_info(), activity_id=call.id, attempt=first)
         loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
         try:
-            return loop.run_until_complete(environment.run(function, *arguments))
+            result = environment.run(function, *arguments)
+            return loop.run_until_complete(result) if inspect.isawaitable(result) else result
         except ApplicationError as error:
             return error
         finally:
@@ -124,6 +129,24 @@ def test_few_blocks_are_not_run() -> None:
         fences = re.findall(r"^```(\w.*)$", path.read_text(), re.MULTILINE)
         assert set(fences) <= {"python", "python no-run", "text", "console"}, path
         assert fences.count("python no-run") <= 1, path
+
+
+WITH_WORKFLOWS = [path for path in PAGES if "@workflow.defn" in path.read_text() and path.stem != "testing"]
+
+
+@pytest.mark.parametrize("path", WITH_WORKFLOWS, ids=lambda path: path.name)
+async def test_a_worker_takes_a_page_that_is_one_file(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sandbox imports the module of a workflow anew, and refuses what some libraries do when they are imported."""
+    name = f"file_of_{path.stem.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text("\n".join(code for _, code in blocks(path.read_text(), "python")))
+    monkeypatch.syspath_prepend(tmp_path)
+    page = importlib.import_module(name)
+    workflows = [each for each in vars(page).values() if hasattr(each, "__temporal_workflow_definition")]
+    assert workflows
+    for each in workflows:
+        SandboxedWorkflowRunner().prepare_workflow(workflow._Definition.must_from_class(each))
 
 
 # --- tutorial ---
@@ -479,14 +502,16 @@ def test_how_to_another_task_queue() -> None:
 
 
 def stock(page: Any) -> int:
-    return int(page.db.execute("SELECT on_hand FROM stock").fetchone()[0])
+    with closing(page.connect()) as db:
+        return int(db.execute("SELECT on_hand FROM stock").fetchone()[0])
 
 
 @pytest.fixture
-def keys() -> Any:
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     page = load("keys")
     page.provider.payments.clear()
-    page.db.executescript("DELETE FROM stock; DELETE FROM temporal_saga_fence; INSERT INTO stock VALUES ('apple', 1)")
+    monkeypatch.setattr(page, "FILE", str(tmp_path / "shop.db"))
+    page.create_tables()
     return page
 
 

@@ -87,6 +87,12 @@ def test_a_retryable_error_may_say_when(error: Callable[..., ActivityFailure]) -
     assert error().next_retry_delay is None
 
 
+@pytest.mark.parametrize("error", RETRYABLE)
+def test_a_delay_that_the_sdk_cannot_encode_is_refused(error: Callable[..., ActivityFailure]) -> None:
+    with pytest.raises(TypeError, match=r"^retry_after is 3, no timedelta: timedelta\(seconds=3\)$"):
+        error("later", retry_after=3)
+
+
 @pytest.mark.parametrize("error", FINAL)
 def test_a_final_error_cannot(error: Callable[..., ActivityFailure]) -> None:
     with pytest.raises(TypeError):
@@ -142,6 +148,7 @@ def test_a_subclass_keeps_the_kind_and_has_its_own_type() -> None:
         SagaClosed("text", {"card": "4242"}),
         SagaDeadlineExceeded("text", {"card": "4242"}),
         CompensationError("text", SagaReport("order", "INCOMPLETE", [])),
+        errors.FenceMisuse("text", non_retryable=False),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -186,5 +193,5 @@ def test_the_module_exports_what_it_defines() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and value.__module__ == errors.__name__ and not name.startswith("_")
     }
-    assert public == {*errors.__all__, "ActivityFailure"}
+    assert public == {*errors.__all__, "ActivityFailure", "FenceMisuse"}
     assert sorted(errors.__all__) == errors.__all__

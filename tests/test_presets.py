@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -270,6 +271,7 @@ def test_rows_that_say_nothing_new_are_left_out(preset: Preset, shown: list[Any]
 # --- contradictions ---
 
 OWN = Preset(SECOND, MINUTE, 3, 10 * MINUTE)
+UNTYPED: Any = presets.standard
 
 
 @pytest.mark.parametrize(
@@ -306,6 +308,7 @@ def test_a_contradiction_is_an_error_where_it_is_written(change: dict[str, Any],
         ({"schedule_to_close_timeout": SECOND}, "schedule_to_close_timeout, 1s, is shorter"),
         ({"schedule_to_close_timeout": None, "start_to_close_timeout": None}, "set start_to_close_timeout"),
         ({"start_to_close_timeout": timedelta(0)}, "longer than zero"),
+        ({"heartbeat_timeout": MINUTE}, "heartbeat_timeout, 1m, never passes within start_to_close_timeout, 30s"),
         ({"retry_policy": RetryPolicy(maximum_interval=SECOND / 2)}, "maximum_interval, 0.5s, is shorter"),
         ({"retry_policy": RetryPolicy(initial_interval=-SECOND)}, "longer than zero"),
         ({"retry_policy": RetryPolicy(maximum_attempts=-1)}, "0 is no limit"),
@@ -331,6 +334,15 @@ def test_a_contradiction_is_an_error_where_it_is_called(change: dict[str, Any], 
             lambda: dataclasses.replace(OWN, non_retryable_error_types="Declined"),  # type: ignore[arg-type]
             "('Declined',)",
         ),
+        (
+            lambda: dataclasses.replace(OWN, non_retryable_error_types=(ValueError,)),  # type: ignore[arg-type]
+            "names, not classes: 'ValueError'",
+        ),
+        *(
+            (partial(UNTYPED, **{name: 3}), "dataclasses.replace(presets.standard, maximum_attempts=3)")
+            for name in ("maximum_attempts", "max_attempts", "max_retries")
+        ),
+        (partial(UNTYPED, start_to_close=3), "start_to_close= is no option of an activity: start_to_close_t"),
     ],
 )
 def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:
@@ -345,6 +357,8 @@ def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:
         {"start_to_close_timeout": None},
         {"schedule_to_close_timeout": None},
         {"schedule_to_start_timeout": MINUTE},
+        {"heartbeat_timeout": 30 * SECOND},
+        {"summary": "by card", "task_queue": "payments"},
         {"retry_policy": None},
         {"retry_policy": RetryPolicy()},
         {"retry_policy": RetryPolicy(maximum_attempts=1)},

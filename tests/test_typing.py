@@ -107,3 +107,25 @@ def test_the_public_types_are_complete(tmp_path: Path) -> None:
     run = run_checker("pyright", "--ignoreexternal", "--verifytypes=temporal_saga", cwd=tmp_path)
     assert run.returncode == 0, run.stdout
     assert "completeness score: 100%" in run.stdout, run.stdout
+
+
+def pages() -> list[Path]:
+    """The pages with code; of the README's blocks one is a program."""
+    root = Path(__file__).parent.parent
+    return [
+        root / "README.md",
+        *sorted(path for path in (root / "docs").glob("*.md") if "```python" in path.read_text()),
+    ]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_the_code_of_a_page_is_typed(page: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
+    if page.name == "README.md":
+        blocks = [block for block in blocks if "__main__" in block]
+    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
+    # Pages leave out what a stub returns; botocore has no types.
+    relaxed = ["--disable-error-code=empty-body", "--disable-error-code=import-untyped"]
+    run = run_checker("mypy", *CHECKERS["mypy"], *relaxed, "page.py", cwd=tmp_path)
+    assert blocks
+    assert run.returncode == 0, run.stdout

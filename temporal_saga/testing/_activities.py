@@ -210,8 +210,9 @@ class ActivityTask:
         self._cancel_timer("heartbeat")
         if self._attempt >= MAX_ATTEMPTS and not self.total:
             return None  # for ever, and nothing comes of it: `waits_for` says so
+        failed = self._attempt
         self._attempt += 1
-        self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}")
+        self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}", attempt=failed)
         self._timers["backoff"] = self.server.loop.call_later(delay, self._again)
         return None
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 
 from ._errors import SimulationError, UnsupportedError
+from ._retries import reason
 from ._sdk import ActivityRun, activity_args, completes_async
 from ._trace import Attempt
 
@@ -48,6 +50,7 @@ class Attempting:
         self._throttled_until = -1.0
         self._heartbeat_error: Exception | None = None
         self._is_slow = False
+        self._again = ""
 
     def _new_record(self, number: int, *, late: bool) -> Attempt:
         server = self._server
@@ -99,7 +102,9 @@ class Attempting:
     def run_again(self, kind: str) -> None:
         """Run the function again, and tell no one."""
         self.record = self._new_record(self.record.number, late=True)
-        self._server.record(kind, self._task.call.label, "", attempt=self.record.number)
+        self._again = kind
+        # What runs again is another run to a fence, which tells them apart by this object.
+        self._info = copy.copy(self._info)
         self._done = False
         self._go(silent=True)
 
@@ -152,8 +157,7 @@ class Attempting:
                     )
                 )
                 return
-            kind, raised = self._kind_of(error, run)
-            result = self._converter.to_failure(raised)
+            kind, result = self._failed(*self._kind_of(error, run))
         self._done = True
         if lose_reply:
             lost = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=True)
@@ -161,7 +165,10 @@ class Attempting:
         if report:
             self._report(kind, result)
         elif record.late:
-            self.end(f"{kind}, late")
+            why = f": {reason(result)}" if isinstance(result, Failure) else ""
+            self.end(f"{kind}, late{why}")
+            said = "its function ran" if record.ran else f"its function raised{why.removeprefix(':')}"
+            server.record(self._again, task.call.label, said, attempt=record.number)
 
     def _kind_of(self, error: BaseException, run: ActivityRun) -> tuple[str, BaseException]:
         if isinstance(error, (asyncio.CancelledError, exceptions.CancelledError)):
@@ -170,6 +177,14 @@ class Attempting:
             if run.cancelled_by_request:
                 return "cancelled", exceptions.CancelledError("Cancelled")
         return "failed", error
+
+    def _failed(self, kind: str, error: BaseException) -> tuple[str, Failure]:
+        try:
+            return kind, self._converter.to_failure(error)
+        except Exception as inner:  # as the SDK's worker does
+            failure = Failure(message=f"Failed building exception result: {inner}")
+            failure.application_failure_info.SetInParent()
+            return "failed", failure
 
     def _report(self, kind: str, result: Payload | Failure | None) -> None:
         self._task.report(self, kind, result)

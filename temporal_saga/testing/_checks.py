@@ -96,7 +96,7 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
             known.compensated.add(effect.label)
     unlike = list(_same_as_without(simulation, plan, known))
     objections: list[Objection] = [
-        *([] if unlike else _hangs(simulation, plan)),  # which says so in its own words
+        *(unlike or _hangs(simulation, plan)),  # it says so in its own words
         *_sagas_left_open(simulation),
         *_undos_that_fail_by_themselves(simulation),
         *_effects_after_a_bad_end(simulation, effects, known),
@@ -104,7 +104,7 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
         *_overtaken(effects),
         *_late(effects),
         *_errors(simulation),
-        *unlike,
+        *_misused_keys(simulation),
     ]
     return list(dict.fromkeys(objections))
 
@@ -273,6 +273,14 @@ def _late(effects: dict[str, _Effect]) -> Iterator[Objection]:
             )
 
 
+def _misused_keys(simulation: Simulation[Any]) -> Iterator[Objection]:
+    """Each attempt of a call asks for the same."""
+    for call in simulation.calls:
+        for attempt in call.attempts:
+            if ": KeyMisuse: " in attempt.outcome:
+                yield Objection("key misused", f"{call.label} asked for something else under the same key")
+
+
 def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
     """The run's error says what happened."""
     if simulation.status == "cancelled" and not simulation.cancel_requested:
@@ -312,10 +320,18 @@ def _same_as_without(simulation: Simulation[Any], plan: tuple[Fault, ...], known
     found = end_of(simulation)
     bug = any(isinstance(fault, ActivityFault) and fault.kind == "bug_after" for fault in plan)
     kind, because = ("a bug unwinds", "of a bug that was fixed") if bug else ("not neutral", "of it")
-    if found[0] != expected[0] or found[2] != expected[2]:
-        undone = f"; undone: {', '.join(found[2])}" if found[2] else ""
+    undone = f"; undone: {', '.join(found[2])}" if found[2] else ""
+    if found[0] != expected[0]:
         ended = "never ends" if found[0] == "waiting" else f"ended {found[0]}"
         yield Objection(kind, f"because {because} the run {ended} instead of {expected[0]}{undone}")
+    elif found[2] != expected[2] and bug and found[0] == "completed":
+        yield Objection(
+            kind,
+            "the body caught a bug, so that the step was undone and the run went on: "
+            f"let it catch ActivityError (or FailureError) only{undone}",
+        )
+    elif found[2] != expected[2]:
+        yield Objection(kind, f"because {because} the run undid other steps{undone or '; undone: nothing'}")
     elif found[1] != expected[1] and not known.results_vary:
         yield Objection(kind, f"because {because} the run came to {found[1]} instead of {expected[1]}")
 

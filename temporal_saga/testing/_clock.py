@@ -39,6 +39,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._now = 0.0
         self._running = False
         self._failure: BaseException | None = None
+        self.refused: UnsupportedError | None = None
+        """The first use of what does not work here: a library may catch the error, and go on without."""
 
     def run(self, on_idle: Callable[[], bool] = lambda: False) -> None:
         """Run until nothing is left to happen, or `stop` is called.
@@ -183,11 +185,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
 
 def _without(name: str) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise UnsupportedError(
+    def refuse(loop: VirtualLoop, *args: Any, **kwargs: Any) -> Any:
+        error = UnsupportedError(
             f"asyncio's {name}() does not work in a simulation, which has no real input and output: "
             "give the activities a fake of what they talk to, or use a blocking call in a sync activity"
         )
+        loop.refused = loop.refused or error
+        raise error
 
     return refuse
 

@@ -9,5 +9,9 @@ class SimulationError(Exception):
     """The simulation cannot go on, or its workflow never ended: the message says why."""
 
 
+class UnusedFaultsError(SimulationError, ValueError):
+    """Faults found nothing to strike."""
+
+
 class UnsupportedError(SimulationError):
     """The workflow, or an activity, uses what the simulator does not have."""

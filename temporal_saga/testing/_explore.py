@@ -13,21 +13,22 @@ Shorter plans come before longer ones, so that the first that fails is a shortes
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Generic, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
 from temporalio.exceptions import TemporalError
 
 from ._checks import Known, Objection, check_replay, check_run, end_of, undo_failed
-from ._errors import SimulationError
+from ._errors import SimulationError, UnusedFaultsError
 from ._faults import Fault, fails_after
 from ._plans import (
     KINDS,
@@ -44,6 +45,7 @@ from ._plans import (
     Plan,
     Points,
     check_choice,
+    check_faults,
     comes_too_late,
     events_of,
     in_any_order,
@@ -52,7 +54,10 @@ from ._plans import (
     points_of,
 )
 from ._simulation import Simulation, simulate, told_to
-from ._timeline import timeline
+from ._timeline import timeline, why
+
+if TYPE_CHECKING:
+    from ._simulation import End
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -156,6 +161,7 @@ def explore(
     *args: Any,
     setup: Callable[[], W],
     check: Callable[[W, Simulation[R]], object] | None = None,
+    ends: End = "completed",
     faults: int = 1,
     plan: Sequence[Fault] | None = None,
     within: timedelta | None = None,
@@ -178,6 +184,7 @@ def explore(
         check: Is called with the world and the simulation after each run; it raises or returns False to object. Not
             after one in which faults made compensations fail for good: what those should have undone stands, and what
             is checked is that the run says so.
+        ends: How the run without any fault ends. If it ends otherwise, that is a violation, and no fault is tried.
         faults: Up to how many faults at once.
         plan: Run these faults only.
         within: The longest time to take, by the clock on the wall. What was left untried is said.
@@ -194,12 +201,14 @@ def explore(
 
     Raises:
         ViolationError: A plan broke a rule. It is an AssertionError.
-        ValueError: Faults of `plan` found nothing to strike, or an argument cannot be.
+        TypeError: An argument cannot be.
+        ValueError: An argument cannot be, or faults of `plan` found nothing to strike.
     """
     __tracebackhide__ = True
-    check_choice(faults, kinds)
+    check_choice(faults, kinds, within)
+    check_faults("plan", plan or ())
     events = events_of(signals, updates)
-    explorer = Explorer(workflow_run, args, setup, check, faults, options)
+    explorer = Explorer(workflow_run, args, setup, check, faults, options, ends)
     started = time.perf_counter()
     with _quiet():
         if plan is not None:
@@ -236,12 +245,17 @@ class Explorer(Generic[W, R]):
         check: Callable[[W, Simulation[R]], object] | None,
         faults: int,
         options: dict[str, Any],
+        ends: End = "completed",
     ) -> None:
+        _check_options(options)
+        if not callable(setup):
+            raise TypeError(f"setup={setup!r} is no function: give one that makes a fresh world for each run")
         self._workflow_run = workflow_run
         self._args = args
         self._setup = setup
         self._check = check
         self._options = options
+        self._ends = ends
         self._known = Known()
         self._doubts: dict[tuple[Any, ...], _Doubt] = {}
         self._runs: dict[int, int] = {}  # by a hash of what a run did: from which activation on faults were added to it
@@ -261,7 +275,8 @@ class Explorer(Generic[W, R]):
         raised: list[Objection] = []
         try:
             simulation = self._simulate(world, plan, raised)
-            objections = [*raised, *check_run(simulation, plan, self._known)]
+            ended = [] if plan else self._end(simulation)
+            objections = [*raised, *ended, *check_run(simulation, plan, self._known)]
             if self._check is not None and not undo_failed(simulation):
                 objections += self._users(world, simulation)
         finally:
@@ -278,18 +293,17 @@ class Explorer(Generic[W, R]):
         if not plan:
             self._note(plan, simulation, [*objections, *check_replay(simulation)])
             return
+        if ended := self._end(simulation):
+            self._note((), simulation, ended)
+            return
         for call in points_of(simulation).calls:  # which of them have a compensation
-            self.run((fails_after(call.label, nth=call.nth),))
+            with suppress(UnusedFaultsError):
+                self.run((fails_after(call.label, nth=call.nth),))
         seen = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
         if seen != plan:
-            self._known.ends[seen] = end_of(self.run(seen)[0])
+            with suppress(UnusedFaultsError):
+                self._known.ends[seen] = end_of(self.run(seen)[0])
         simulation, objections = self.run(plan)
-        if simulation.unused_faults:
-            labels = ", ".join(dict.fromkeys(call.label for call in simulation.calls if call.kind == "activity"))
-            raise ValueError(
-                f"{show_plan(simulation.unused_faults)} found nothing to strike: "
-                f"the run has {simulation.activations} activations, and calls of {labels or 'no activity'}"
-            )
         self._note(plan, simulation, [*objections, *check_replay(simulation)])
         self._decide()
 
@@ -337,12 +351,12 @@ class Explorer(Generic[W, R]):
     def _try(self, plan: Plan, before: Points) -> Points | None:
         """Run a plan; return its points if a longer one may show something new."""
         exploration = self.exploration
-        simulation, objections = self.run(plan)
-        exploration.tried += 1
-        if simulation.unused_faults:
+        try:
+            simulation, objections = self.run(plan)
+        except UnusedFaultsError:
             exploration.pruned[PRUNED_IDLE] += 1
-            exploration.tried -= 1
             return None
+        exploration.tried += 1
         if not plan:
             self._learn_end(simulation)
         elif len(plan) < exploration.faults:
@@ -371,12 +385,25 @@ class Explorer(Generic[W, R]):
 
     def _simulate(self, world: Any, plan: Plan, raised: list[Objection]) -> Simulation[R]:
         activities: Any = getattr(world, "activities", world)
+        if not hasattr(activities, "__iter__"):
+            raise TypeError(
+                f"the world that setup returned, {type(world).__name__}, has no list of activities: "
+                "give it one as its attribute `activities`, or return such a list"
+            )
         options = dict(self._options)
         client = options.get("client") or getattr(world, "client", None)
         if client is not None:
             options["client"] = _noting_errors(client, plan, raised)
         workflow_run: Any = self._workflow_run
         return simulate(workflow_run, *self._args, activities=activities, faults=plan, **options)
+
+    def _end(self, happy: Simulation[R]) -> list[Objection]:
+        """Object to how the run without any fault ended: then no other shows anything."""
+        if happy.status in (self._ends, "waiting"):  # a run that never ends is objected to as such
+            return []
+        because = f": {why(happy)}" if happy.status == "failed" else ""
+        hint = f'if it is to end so, say ends="{happy.status}"'
+        return [Objection("ends otherwise", f"it ended {happy.status}, and not {self._ends}{because} ({hint})")]
 
     def _users(self, world: W, simulation: Simulation[R]) -> list[Objection]:
         assert self._check is not None
@@ -434,6 +461,19 @@ class Explorer(Generic[W, R]):
 
     def _line(self, plan: Plan) -> str:
         return f"explore({self._name}, ..., plan=[{', '.join(map(repr, plan))}])"
+
+
+def _check_options(options: Collection[str]) -> None:
+    """Raise if there are options that neither `explore` nor `simulate` has, as `explore` hands its own on."""
+    own = {"workflow_run", "args", "activities", "faults"}
+    known = inspect.signature(simulate).parameters.keys() - own
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*inspect.signature(explore).parameters, *known], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see explore and simulate"
+            if name == "activities":
+                hint = "they are those of the world that setup makes"
+            raise TypeError(f"explore has no option {name!r}: {hint}")
 
 
 def _first_line(error: BaseException) -> str:

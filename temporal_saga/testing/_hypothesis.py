@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ._errors import UnusedFaultsError
 from ._explore import Explorer
 from ._plans import KINDS, FaultKind, check_choice, events_of, longer, points_of
 
@@ -59,15 +61,18 @@ def fault_plans(
             fault = draw(st.sampled_from([None, *found]))
             if fault is None:
                 break
-            run, _ = explorer.run((*plan, fault))
-            if run.unused_faults:
-                break  # it found nothing to strike, and `explore(plan=...)` would say so
+            try:
+                run, _ = explorer.run((*plan, fault))
+            except UnusedFaultsError:  # as `explore(plan=...)` would say
+                break
             plan = (*plan, fault)
         # Now and then some are taken out again, and 0 is what Hypothesis shrinks to: a fault in front that was not
         # needed goes, while those behind it, which were drawn from the points of its run, stay.
         shorter = [fault for fault in plan if draw(st.integers(0, 9))]
-        if len(shorter) < len(plan) and not explorer.run(tuple(shorter))[0].unused_faults:
-            return shorter
+        if len(shorter) < len(plan):
+            with suppress(UnusedFaultsError):
+                explorer.run(tuple(shorter))
+                return shorter
         return list(plan)
 
     return plans()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._faults import ActivationFault, ActivationFaultKind, ActivityFault, ActivityFaultKind, Fault
@@ -188,8 +189,10 @@ def in_any_order(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted(map(repr, plan)))
 
 
-def check_faults(faults: Sequence[Fault]) -> None:
-    """Raise ValueError if a fault can strike nowhere: calls and activations count from 1."""
+def check_faults(name: str, faults: Sequence[Fault]) -> None:
+    """Raise if the argument of that name is no list of faults, or one can strike nowhere: all counts from 1."""
+    if isinstance(faults, Fault):
+        raise TypeError(f"{name}={faults!r} is one fault: give a list, {name}=[{faults!r}]")
     for fault in faults:
         if isinstance(fault, ActivationFault) and fault.at < 1:
             raise ValueError(f"{fault!r}: at counts the activations from 1")
@@ -197,8 +200,12 @@ def check_faults(faults: Sequence[Fault]) -> None:
             raise ValueError(f"{fault!r}: nth counts the calls from 1")
 
 
-def check_choice(faults: int, kinds: Collection[str]) -> None:
-    """Raise if there are fewer faults than none, or kinds that do not exist."""
+def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:
+    """Raise if there are fewer faults than none, kinds that do not exist, or a bound that is no time."""
+    if not isinstance(faults, int):
+        raise TypeError(f"faults={faults!r} is no number: how many at once, faults=2 say (plan=[...] says which)")
+    if within is not None and not isinstance(within, timedelta):
+        raise TypeError(f"within={within!r} is no timedelta: within=timedelta(seconds={within!r})")
     if faults < 0:
         raise ValueError(f"faults={faults}: give 0 for the run without any, or more")
     if isinstance(kinds, str):

@@ -640,7 +640,7 @@ class Run:
     def waits_for(self) -> str:
         """What an open run waits for, for people."""
         if self._failing:
-            return f"its workflow task fails for ever: {self.task_failures[-1]}"
+            return f"its workflow task, which fails for ever: {self.task_failures[-1]}"
         things = [task.waits_for for task in self.activities.values()]
         things += [f"child workflow {child.command.workflow_id!r}" for child in self.children.pending.values()]
         things += [f"a timer of {timedelta(seconds=timer.delay)}" for timer in self.timers.values()]

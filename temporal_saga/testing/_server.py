@@ -286,6 +286,8 @@ class Server:
             self.loop.stop()
         if not task.cancelled():
             task.exception()
+        if self.loop.refused is not None and not self.stopping:
+            self.fail(self.loop.refused)
 
     def stop(self) -> None:
         """End what still runs: functions that wait for what never comes, and instances with tasks in them."""

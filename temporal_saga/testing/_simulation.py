@@ -37,7 +37,7 @@ from temporal_saga import SagaReport
 from temporal_saga.plugin import SagaPlugin
 
 from ._clock import new_loop
-from ._errors import SimulationError
+from ._errors import SimulationError, UnusedFaultsError
 from ._faults import Fault
 from ._history import Command, readable
 from ._jobs import Job, Update
@@ -61,7 +61,8 @@ from ._trace import Call, TraceEvent
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
-    Status: TypeAlias = Literal["completed", "failed", "cancelled", "terminated", "timed out", "waiting"]
+    End: TypeAlias = Literal["completed", "failed", "cancelled", "terminated", "timed out"]
+    Status: TypeAlias = Literal[End, "waiting"]
 
 __all__ = ["SimulatedHandle", "SimulatedUpdate", "Simulation", "simulate"]
 
@@ -132,10 +133,11 @@ def simulate(
         What happened. A workflow that fails is no error here; `result()` raises it.
 
     Raises:
-        SimulationError: If the simulation cannot go on; what an activity or the workflow lacks is named.
+        SimulationError: If the simulation cannot go on; what an activity or the workflow lacks is named. Or if faults
+            found nothing to strike.
         ValueError: If a fault's `at` or `nth` is less than 1.
     """
-    check_faults(faults)
+    check_faults("faults", faults)
     definition = workflow_of(workflow_run)
     plan = Plan(faults)
     kinds = {fault.kind for fault in faults}
@@ -186,6 +188,15 @@ def simulate(
         server.stop()
     if server.error is not None:
         raise server.error
+    if server.loop.refused is not None:  # in a function that never ended
+        raise server.loop.refused
+    if plan.unused:
+        labels = ", ".join(dict.fromkeys(call.label for call in simulation.calls if call.kind == "activity"))
+        end = f"waits for {simulation.waiting_for}" if main.is_open else f"ended {simulation.status}"
+        raise UnusedFaultsError(
+            f"{plan.unused} found nothing to strike: "
+            f"the run has {simulation.activations} activations, and calls of {labels or 'no activity'}; it {end}"
+        )
     return simulation
 
 
@@ -231,7 +242,6 @@ class Simulation(Generic[R]):
         duration: How long it took, on the virtual clock.
         reports: The report of each saga, those of further runs and of children included.
         task_failures: Why workflow tasks failed: a bug, or a replay that differs.
-        unused_faults: The faults that never came.
         replay_difference: Where a replay after `restart` gave other commands; None if nowhere. See `check_replay`.
         client_error: What the client's function raised because of a fault.
         cancel_requested: Whether anyone asked for the workflow's cancellation.
@@ -254,7 +264,6 @@ class Simulation(Generic[R]):
         ]
         self.task_failures: list[str] = server.task_failures
         self.faults: list[Fault] = plan.faults
-        self.unused_faults: list[Fault] = plan.unused
         self.cancel_requested: bool = main.cancel_requested
         self.replay_difference: str | None = server.differences[0] if server.differences else None
         self.client_error: BaseException | None = None

@@ -3,10 +3,10 @@
          time  task
                   1  started
                   1  withdraw               applied
-    +30s          2  deposit                ! applies late: timed out
+    +30s          2  deposit                x timed out: StartToClose timeout
     +30s          3  withdraw:undo          undone
     +30s          4  closed                 failed: ActivityError
-    +30s          4  deposit                ! took effect after its undo
+    +30s          4  deposit                ! came late: its function ran
 
 `task` counts the activations that the workflow has had.
 """
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _QUIET = frozenset({"scheduled", "timer_cancelled", "child_scheduled"})
 
 _MOST_LINES = 120
+# Of the attempts of a call that fails again and again.
+_FIRST, _LAST = 3, 2
 
 _WORDS = {
     "completed": "done",
@@ -42,8 +44,8 @@ _WORDS = {
     "cancel_scope": "the scope is cancelled",
     "restart": "the worker restarts: replayed from the history",
     "task_failed": "the workflow task failed",
-    "late": "applied late: its function ran",
-    "again": "delivered again: its function ran once more",
+    "late": "came late",
+    "again": "delivered again",
     "bug": "a bug: TypeError out of its await",
     "continued": "continued as new",
 }
@@ -61,12 +63,18 @@ def timeline(simulation: Simulation[Any]) -> str:
         if attempt.ran and not attempt.late
     }
     rows: list[tuple[str, str, str, str]] = []
+    attempts = {call.label: call.attempts[-1].number for call in simulation.calls if call.attempts}
     last = ""
     for event in simulation.trace:
         if event.kind in _QUIET or event.kind == "attempt":
             continue
+        said, left_out = _said(event, ends), attempts.get(event.label, 0) - _FIRST - _LAST
+        if event.kind in ("retrying", "timed_out") and _FIRST < (event.attempt or 1) <= _FIRST + left_out:
+            if event.kind == "timed_out" or event.attempt != _FIRST + 1:
+                continue
+            said = f"  ... {left_out} more attempts ..."
         when = _time(event.time)
-        rows.append((when if when != last else "", str(event.activation), event.label, _said(event, ends)))
+        rows.append((when if when != last else "", str(event.activation), event.label, said))
         last = when
     if len(rows) > _MOST_LINES:
         cut = len(rows) - _MOST_LINES
@@ -78,7 +86,7 @@ def timeline(simulation: Simulation[Any]) -> str:
     if simulation.status == "waiting":
         lines.append(f"never ends: {simulation.waiting_for}")
     elif simulation.status == "failed":
-        lines.append(f"failed with {_error(simulation)}")
+        lines.append(f"failed with {why(simulation)}")
     return "\n".join(lines)
 
 
@@ -96,11 +104,12 @@ def _said(event: TraceEvent, ends: Mapping[tuple[str, int], str | None]) -> str:
         word = f"  {word}"
     if event.kind in ("cancel", "cancel_with", "cancel_scope", "restart"):
         word += f" (at={event.activation + 1})"
-    attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 else ""
+    attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
     return f"{word}{attempt}: {event.detail}" if event.detail else f"{word}{attempt}"
 
 
-def _error(simulation: Simulation[Any]) -> str:
+def why(simulation: Simulation[Any]) -> str:
+    """Return the error of a run and its causes, in one line."""
     try:
         simulation.result()
     except Exception as error:

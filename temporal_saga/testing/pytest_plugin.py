@@ -31,22 +31,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_number,
         default=None,
         metavar="N",
-        help="how many faults at once saga_explore tries, whatever the tests say (1 if they say nothing)",
+        help="how many faults at once saga_explore tries at least, where a test says fewer (or nothing, which is 1)",
     )
 
 
 class SagaExplore:
-    """`temporal_saga.testing.explore`, with the number of faults of the command line, if there is one."""
+    """`temporal_saga.testing.explore`, with at least as many faults as the command line says, if it does."""
 
-    def __init__(self, faults: int | None) -> None:
-        self._faults = faults
+    def __init__(self, at_least: int | None) -> None:
+        self._at_least = at_least
 
     def __call__(self, workflow_run: Any, *args: Any, faults: int = 1, **options: Any) -> Exploration:
         """Explore; the arguments are those of `explore`."""
         __tracebackhide__ = True
         from ._explore import explore
 
-        return explore(workflow_run, *args, faults=faults if self._faults is None else self._faults, **options)
+        deep = faults if self._at_least is None else max(faults, self._at_least)
+        return explore(workflow_run, *args, faults=deep, **options)
 
 
 @pytest.fixture

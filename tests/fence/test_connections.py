@@ -253,6 +253,11 @@ def test_a_dialect_that_there_is_not(database: Database) -> None:
         take(database.connect(), new_key(), dialect="mysql")
 
 
+def test_a_cursor_is_no_connection(database: Database) -> None:
+    with pytest.raises(TypeError, match=r"\.Cursor is no connection: pass the connection"):
+        take(database.connect().cursor(), new_key())
+
+
 def test_a_subclass_of_a_driver_s_connection(sqlite: Database) -> None:
     class Mine(sqlite3.Connection):
         pass

@@ -11,9 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from temporalio import activity, workflow
 
-from temporal_saga import fence
-from temporal_saga.errors import Declined, Fenced, KeyMisuse
+from temporal_saga import Saga, fence, presets
+from temporal_saga.errors import Declined, Fenced, FenceMisuse, KeyMisuse
+from temporal_saga.testing import simulate
 from tests.fence.support import Bank, Database, environment, new_key, transaction
 
 # A step and its undo
@@ -277,6 +279,56 @@ def test_an_effect_that_ends_the_transaction_is_told(bank: Bank, how: str, resul
         bank.run("do", new_key(), effect, None)
 
 
+@workflow.defn
+class Take:
+    """One step of the fence's and its undo."""
+
+    @workflow.run
+    async def run(self) -> Any:
+        async with Saga(activity_options=presets.standard()) as saga:
+            return await saga.execute_activity("take", compensation="give_back")
+
+
+def test_a_step_whose_effect_commits_is_not_tried_again_and_undone(bank: Bank) -> None:
+    """A second attempt would find the record of the first, without a result, and go on with None."""
+
+    def commit(connection: Any) -> int:
+        balance = bank._add(connection, -10)
+        connection.commit()
+        return balance
+
+    def attempt(effect: Any) -> Any:
+        with transaction(bank.database.connect()) as connection:
+            return fence.once(connection, lambda: effect(connection), payload=10)
+
+    @activity.defn
+    def take() -> Any:
+        return attempt(commit)
+
+    @activity.defn
+    def give_back() -> Any:
+        return attempt(lambda connection: bank._add(connection, 10))
+
+    simulation = simulate(Take.run, activities=[take, give_back])
+    assert simulation.status == "failed"
+    assert bank.effects == ["take", "give back"]
+    assert (bank.database.balance, bank.database.state) == (100, "undone")
+
+
+@pytest.mark.parametrize(("phase", "final"), [("do", True), ("undo", False), ("push", False)])
+@pytest.mark.parametrize("wrong", [{"payload": object()}, {"effect": lambda _: object()}, {"dialect": "mysql"}])
+def test_a_misuse_is_tried_again_in_an_undo_only(bank: Bank, phase: str, final: bool, wrong: Any) -> None:
+    """A deployment may mend the undo; the step, until then, would be tried in vain."""
+    key = new_key()
+    if phase == "undo":
+        bank.take(key)
+    with pytest.raises(FenceMisuse) as error:
+        bank.run(phase, key, **{"effect": int, "payload": 1, **wrong})
+    assert error.value.non_retryable is final
+    assert isinstance(error.value, RuntimeError)
+    assert isinstance(error.value, TypeError)
+
+
 def test_an_effect_that_goes_on_after_a_rollback_is_told(bank: Bank) -> None:
     def effect(connection: Any) -> int:
         connection.rollback()
@@ -351,7 +403,7 @@ def test_results_of_other_types(bank: Bank) -> None:
     [
         ({}, "cannot be kept for a repeat: return what JSON can hold, or give encode="),
         ({"encode": lambda result: json.dumps(str(result)).encode()}, "encode= returns a str, not bytes"),
-        ({"encode": str, "decode": json.loads}, "Expecting value"),
+        ({"encode": str, "decode": json.loads}, "cannot be kept for a repeat"),
     ],
 )
 def test_a_result_that_cannot_be_kept_rolls_the_effect_back(bank: Bank, options: Any, message: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ from tests.test_docs import load
 
 
 @pytest.fixture
-def page() -> Any:
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found = load("fence")
-    with closing(found.connect()) as connection, connection:
-        connection.execute("UPDATE account SET balance = 100")
-        connection.execute("DELETE FROM temporal_saga_fence")
-    return found
+    monkeypatch.setattr(found, "FILE", str(tmp_path / "bank.db"))
+    found.create_tables()
+    yield found
+    found.engine.dispose()
 
 
 def balance(page: Any) -> int:

@@ -26,7 +26,7 @@ WRONG: dict[str, Any] = {"dialect": "mysql"}
 
 
 def says(text: str) -> str:
-    return f"^{re.escape(text)}$"
+    return f"^(FenceMisuse: )?{re.escape(text)}$"
 
 
 WRONG_SAYS = says("dialect='mysql': it is one of sqlite, postgresql")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from temporalio import activity
 from temporalio.common import RawValue
@@ -122,6 +122,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "non_retryable": lambda: ApplicationError("never", type="Never", non_retryable=True),
     "later": lambda: ApplicationError("later", type="Later", next_retry_delay=timedelta(seconds=7)),
     "benign": lambda: ApplicationError("benign", category=ApplicationErrorCategory.BENIGN),
+    "no failure": lambda: ApplicationError("busy", next_retry_delay=cast(Any, 3)),
     # Without a text: on Python 3.10 it is lost where one task awaits another, as the simulator does.
     "cancelled": lambda: asyncio.CancelledError(),
 }

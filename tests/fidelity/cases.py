@@ -465,6 +465,7 @@ ACTIVITY_CASES = [
     call("a type that is not retried", ["non_retryable types"], "fail", "typed", 9, types=["Other", "NoLuck"]),
     call("a class that is not retried", ["non_retryable types"], "fail", "untyped", 9, types=["RuntimeError"]),
     call("a benign failure", ["failures with causes and details"], "fail", "benign", 9, attempts=1),
+    call("a failure that cannot be encoded", ["failures with causes and details"], "fail", "no failure", 9, attempts=2),
     call("cancelled of its own accord", ["failures with causes and details"], "fail", "cancelled", 9, attempts=1),
     call("a second attempt", ["retry policies"], "fail", "typed", 1),
     call("a second attempt in a thread", ["retry policies", "sync activities"], "fail_in_a_thread", "typed", 1),

@@ -404,7 +404,7 @@ class _Reader:
 def _outcome(error: BaseException) -> str:
     """How an attempt ended, in the simulator's words."""
     if isinstance(error, ApplicationError):
-        return f"failed: {error.type}: {error.message}"
+        return ": ".join(filter(None, ["failed", error.type, error.message]))
     return str(error).removeprefix("activity ")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import re
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from temporalio import activity
+from temporalio import activity, workflow
 from temporalio.api.failure.v1 import Failure
 from temporalio.common import RetryPolicy
 from temporalio.converter import DataConverter
@@ -27,6 +30,7 @@ from temporal_saga import (
     StepReport,
     presets,
 )
+from temporal_saga._options import check_options
 
 PUBLIC = [
     "Compensation", "CompensationError", "Declined", "Outcome", "Rejected", "Saga", "SagaClosed",
@@ -215,6 +219,59 @@ def test_compensation_wrong_ways_to_make_one() -> None:
         Compensation("undo", activity_id="mine")
     with pytest.raises(TypeError):
         Compensation.child_workflow(undecorated)  # type: ignore[arg-type]
+
+
+@workflow.defn
+class Undo:
+    @workflow.run
+    async def run(self, a: int) -> None:
+        pass
+
+
+SECOND = timedelta(seconds=1)
+WRONG_OPTIONS: list[tuple[Any, str]] = [
+    ({"start_to_close_timeout": 5}, "start_to_close_timeout is 5, no timedelta: timedelta(seconds=5)"),
+    ({"start_to_close_timeot": SECOND}, "start_to_close_timeot= is no option of an activity: start_to_close_timeout="),
+    ({"compensate": 1}, "compensate= is no option of an activity"),
+    ({"max_attempts": 3}, "dataclasses.replace(presets.standard, maximum_attempts=3)"),
+    ({"non_retryable_errors": ["A"]}, "dataclasses.replace(presets.standard, non_retryable_error_types=['A'])"),
+    ({"retry_policy": presets.standard}, "no RetryPolicy: presets.standard.policy"),
+    ({"retry_policy": RetryPolicy(initial_interval=5)}, "initial_interval is 5, no timedelta"),  # type: ignore[arg-type]
+    ({"retry_policy": RetryPolicy(maximum_interval=5)}, "maximum_interval is 5, no timedelta"),  # type: ignore[arg-type]
+    (
+        {"retry_policy": RetryPolicy(non_retryable_error_types=[KeyError])},  # type: ignore[list-item]
+        "names, not classes: 'KeyError'",
+    ),
+    ({"retry_policy": RetryPolicy(backoff_coefficient=0.5)}, "Backoff coefficient"),
+    ({"activity_id": "mine"}, "the saga sets the activity id"),
+]
+OF_A_CHILD: list[tuple[Any, str]] = [
+    ({"execution_timeout": 5}, "execution_timeout is 5, no timedelta"),
+    ({"start_to_close_timeout": SECOND}, "start_to_close_timeout= is no option of a child workflow"),
+    ({"max_attempts": 3}, "retry_policy=RetryPolicy(maximum_attempts=3)"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), WRONG_OPTIONS)
+@pytest.mark.parametrize("make", [partial(Compensation, "undo"), partial(Compensation, one, 1)])
+def test_compensation_options_are_looked_at_when_it_is_made(make: Any, options: Any, says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(says)):
+        make(**options)
+
+
+@pytest.mark.parametrize(("options", "says"), OF_A_CHILD)
+@pytest.mark.parametrize("make", [partial(Compensation, Undo.run, 1), partial(Compensation.child_workflow, "Undo", 1)])
+def test_compensation_options_of_a_child_workflow(make: Any, options: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(says)):
+        make(**options)
+
+
+@pytest.mark.parametrize("function", [workflow.start_activity, workflow.start_child_workflow])
+def test_compensation_options_are_all_that_the_sdk_takes(function: Any) -> None:
+    kind: Any = "child" if function is workflow.start_child_workflow else "activity"
+    names = {*inspect.signature(function).parameters} - {"activity", "workflow", "arg", "args", "activity_id"}
+    check_options(dict.fromkeys(names), kind)
+    assert len(names) > 10
 
 
 def test_compensation_none_is_an_argument() -> None:

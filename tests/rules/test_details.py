@@ -1128,3 +1128,11 @@ def test_a_compensation_from_that_returns_something_else_is_named() -> None:
     run = Run(body).autopilot({})
     assert run.task_failure is not None
     assert "compensation_from= of step 'a' returned function, not a Compensation" in run.task_failure[2]
+
+
+@pytest.mark.parametrize("where", ["activity_options", "compensation_options"])
+def test_options_of_a_saga_are_looked_at_before_anything_happens(where: str) -> None:
+    with pytest.raises(TypeError, match=r"start_to_close_timeout is 5, no timedelta"):
+        Saga(**{where: {"start_to_close_timeout": 5}})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="heartbeat_timout= is no option of an activity: heartbeat_timeout= is"):
+        Saga(**{where: {"heartbeat_timout": timedelta(seconds=5)}})  # type: ignore[arg-type]

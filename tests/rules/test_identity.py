@@ -203,7 +203,7 @@ def test_current_step_outside_of_a_saga(activity_id: str) -> None:
 
 
 def test_current_step_outside_of_an_activity() -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"workflow code has saga\.idempotency_key\(\.\.\.\)"):
         current_step()
     assert not activity.in_activity()
 

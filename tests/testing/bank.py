@@ -95,6 +95,14 @@ class NoReversal(Bank):
         raise ApplicationError("no such page", non_retryable=True)
 
 
+class ClosedBank(Bank):
+    """One whose deposits never work."""
+
+    @activity.defn
+    async def deposit(self, amount: int) -> None:
+        raise ApplicationError("no such account", type="Closed", non_retryable=True)
+
+
 class Shop(Bank):
     """One that charges, answers with the charge's id, and refunds by that id."""
 
@@ -166,6 +174,15 @@ class Transfer:
             await workflow.sleep(60)
             await saga.execute_activity_method(Bank.deposit, amount, compensation=Bank.reverse_deposit)
         return "moved"
+
+
+@workflow.defn
+class Forgetful:
+    @workflow.run
+    async def run(self, amount: int) -> None:
+        async with Saga(activity_options=presets.standard()) as saga:
+            await saga.execute_activity_method(Bank.withdraw, amount)
+            await saga.execute_activity_method(Bank.deposit, amount, compensation=Bank.reverse_deposit)
 
 
 @workflow.defn

@@ -27,6 +27,8 @@ from temporal_saga.testing import (
 from temporal_saga.testing._explore import Exploration, _Bar
 from tests.testing.bank import (
     Bank,
+    ClosedBank,
+    Forgetful,
     FreshIds,
     NoReversal,
     Order,
@@ -54,6 +56,10 @@ def test_two_faults_lose_nothing(workflow: Any) -> None:
     assert (exploration.violations, exploration.untried) == ([], 0)
     assert exploration.tried > 150
     assert exploration.without_compensation == []
+
+
+def test_a_forgotten_compensation_is_listed() -> None:
+    assert explore(Forgetful.run, 30, setup=Bank).without_compensation == ["withdraw"]
 
 
 def test_the_zombie_that_nothing_refuses() -> None:
@@ -95,6 +101,20 @@ def test_what_fails_without_any_fault_is_found_first() -> None:
     assert exploration.tried == 1
     assert exploration.violations[0].plan == ()
     assert "without any fault" in str(exploration)
+
+
+def test_how_the_run_without_a_fault_ends() -> None:
+    for plan in (None, [], [fails_after("withdraw")]):
+        exploration = explore(Transfer.run, 30, setup=ClosedBank, check=conserved, plan=plan, fail=False)
+        (violation,) = exploration.violations
+        assert (violation.kind, violation.plan, exploration.tried) == ("ends otherwise", (), 1)
+        assert violation.message == (
+            "it ended failed, and not completed: ActivityError: Activity task failed, "
+            'because of Closed: no such account (if it is to end so, say ends="failed")'
+        )
+    assert explore(Transfer.run, 30, setup=ClosedBank, check=conserved, ends="failed").tried > 10
+    exploration = explore(Transfer.run, 30, setup=Bank, ends="cancelled", fail=False)
+    assert exploration.violations[0].message.startswith("it ended completed, and not cancelled (if it")
 
 
 def test_a_bound_on_time_says_what_is_untried() -> None:
@@ -190,6 +210,15 @@ def generator(*_: Any) -> Any:
         (TypeError, "setup has to be a plain function", {"setup": asynchronous}),
         (TypeError, "setup has to be a plain function", {"setup": generator}),
         (TypeError, "setup has to be a plain function", {"setup": lambda: None}),
+        (TypeError, "setup=.*Bank.* is no function", {"setup": Bank()}),
+        (TypeError, "returned, object, has no list of activities", {"setup": object}),
+        (TypeError, "explore has no option 'fault': did you mean 'faults'", {"fault": 2}),
+        (TypeError, "explore has no option 'activities': they are those of the world", {"activities": []}),
+        (TypeError, "explore has no option 'xyz': see explore and simulate", {"xyz": 1}),
+        (TypeError, r"give a list, plan=\[fails_after\('deposit'\)\]", {"plan": fails_after("deposit")}),
+        (TypeError, "faults='2' is no number: .* faults=2", {"faults": "2"}),
+        (TypeError, r"faults=\[\] is no number: .* \(plan=", {"faults": []}),
+        (TypeError, r"within=5 is no timedelta: within=timedelta\(seconds=5\)", {"within": 5}),
     ],
 )
 def test_a_wrong_argument_is_an_error_that_names_the_fix(error: Any, match: str, options: Any) -> None:

@@ -294,6 +294,22 @@ def test_a_bug_changes_nothing() -> None:
     assert kinds(tape.run("completed", faults=plan), known, plan) == []
     tape.undo("a")
     assert kinds(tape.run("failed", faults=plan), known, plan) == ["a bug unwinds"]
+    (objection,) = check_run(tape.run("completed", faults=plan), plan, known)
+    assert objection.message == (
+        "the body caught a bug, so that the step was undone and the run went on: "
+        "let it catch ActivityError (or FailureError) only; undone: a:undo#1"
+    )
+
+
+@pytest.mark.parametrize("late", ["", ", late"])
+def test_a_key_is_used_for_one_thing(late: str) -> None:
+    tape = Tape()
+    tape.do("a")
+    attempt = tape.calls[0].attempts[0]
+    attempt.outcome = f"failed{late}: Rejected: KeyMisuse"
+    assert kinds(tape.run("completed")) == []
+    attempt.outcome = f"failed{late}: KeyMisuse: called before with another payload"
+    assert kinds(tape.run("completed")) == ["key misused"]
 
 
 def test_results_that_vary_are_not_compared() -> None:

@@ -139,6 +139,27 @@ def test_virtual_time_for_people(seconds: float, text: str) -> None:
     assert _time(timedelta(seconds=seconds)) == text
 
 
+def test_the_timeline_of_a_call_that_fails_again_and_again() -> None:
+    now = timedelta()
+    do = Call("a", 1, "activity", "a", "1", "run", 1, phase="do")
+    do.attempts = [Attempt(number, now) for number in range(1, 10)]
+    events = [TraceEvent(now, kind, "a", number, "", 1) for number in range(1, 9) for kind in ("timed_out", "retrying")]
+    simulation: Any = SimpleNamespace(trace=events, calls=[do], status="completed")
+    timed_out, again = "         1  a  x timed out", "         1  a  x failed, to be tried again"
+    assert timeline(simulation).splitlines() == [
+        "time  task",
+        " +0s     1  a  x timed out",
+        again,
+        f"{timed_out} (attempt 2)",
+        again,
+        f"{timed_out} (attempt 3)",
+        again,
+        "         1  a    ... 4 more attempts ...",
+        f"{timed_out} (attempt 8)",
+        again,
+    ]
+
+
 def test_the_timeline() -> None:
     now, later = timedelta(), timedelta(seconds=30)
     do = Call("withdraw", 1, "activity", "withdraw", "1", "run", 1, phase="do")

@@ -48,6 +48,10 @@ def test_the_option_goes_deeper(pytester: pytest.Pytester) -> None:
     run(pytester, "--saga-faults=2", bank="Bank", tried="> 5").assert_outcomes(passed=1)
 
 
+def test_the_option_makes_no_test_shallower(pytester: pytest.Pytester) -> None:
+    run(pytester, "--saga-faults=0", bank="Bank", tried="== 5").assert_outcomes(passed=1)
+
+
 def test_the_option_takes_no_negative_number(pytester: pytest.Pytester) -> None:
     result = run(pytester, "--saga-faults=-3", bank="Bank", tried="> 0")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

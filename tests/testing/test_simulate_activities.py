@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import httpx
+import psycopg
 import pytest
 from temporalio import activity, workflow
 from temporalio.client import WorkflowFailureError
@@ -520,6 +525,64 @@ def test_asynchronous_completion_is_refused() -> None:
         call(later)
 
 
+def test_sockets_are_refused_to_a_library_that_wraps_or_swallows_that() -> None:
+    requests: list[str] = []
+
+    @activity.defn
+    async def fetch() -> str:
+        requests.append("a request")
+        with suppress(BaseException):
+            async with httpx.AsyncClient(trust_env=False) as api:
+                await api.get("http://127.0.0.1:1/")
+        return "not there"
+
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match=r"asyncio's create_connection\(\) does not work in a simulation"):
+            call(fetch)
+    assert len(requests) == 2
+
+    @activity.defn
+    async def waits() -> None:
+        with suppress(BaseException):
+            await asyncio.open_connection("localhost", 1)
+        await asyncio.Event().wait()
+
+    async def terminates(handle: Any) -> None:
+        await asyncio.sleep(1)
+        await handle.terminate()
+
+    with pytest.raises(UnsupportedError, match="does not work in a simulation"):
+        call(waits, client=terminates)
+
+
+def test_what_needs_no_socket_of_asyncio_works(postgres: str, tmp_path: Path) -> None:
+    @activity.defn
+    async def fetch() -> str:
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, text="an answer"))
+        async with httpx.AsyncClient(transport=transport) as api:
+            return (await api.get("http://there/")).text
+
+    @activity.defn
+    async def threads() -> str:
+        return await asyncio.to_thread(postgresql)
+
+    def postgresql() -> str:
+        with psycopg.connect(postgres) as connection:
+            return str(connection.execute("SELECT 'a row'").fetchone())
+
+    @activity.defn
+    def blocks() -> str:
+        return postgresql()
+
+    @activity.defn
+    async def sqlite() -> str:
+        with closing(sqlite3.connect(tmp_path / "a.sqlite")) as connection:
+            return str(connection.execute("SELECT 'a row'").fetchone())
+
+    results = {call(each).result() for each in (fetch, threads, blocks, sqlite)}
+    assert results == {"an answer", "('a row',)"}
+
+
 def test_sockets_are_refused() -> None:
     @activity.defn
     async def dial() -> None:
@@ -553,6 +616,12 @@ def test_the_cancelled_error_of_a_function_of_its_own_accord_is_a_failure() -> N
     simulation = call(gives_up)
     error = cause(simulation)
     assert isinstance(error, TemporalCancelledError)
+
+
+def test_a_failure_that_cannot_be_encoded_is_a_failure_as_on_a_worker() -> None:
+    simulation = call(failing(1, ApplicationError("busy", next_retry_delay=cast(Any, 3))))
+    assert simulation.result() == 2
+    assert simulation.calls[0].attempts[0].outcome.startswith("failed: Failed building exception result: ")
 
 
 def test_what_fails_for_ever_is_told_and_ends() -> None:

@@ -19,6 +19,7 @@ from temporal_saga import Saga, current_step
 from temporal_saga.testing import (
     Fault,
     Simulation,
+    SimulationError,
     applies_late,
     bug_after,
     cancel,
@@ -87,6 +88,13 @@ class Trip:
 
 
 @workflow.defn
+class Once:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity("book", "flight", **OPTIONS)
+
+
+@workflow.defn
 class HandWritten:
     """The tutorials' idiom: refunds whatever the error is."""
 
@@ -106,7 +114,6 @@ class HandWritten:
 def trip(*faults: Fault) -> tuple[Simulation[str], list[str]]:
     ledger = Ledger()
     simulation = simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=faults)
-    assert simulation.unused_faults == []
     assert simulation.check_replay() is None
     assert simulation.faults == list(faults)
     return simulation, ledger.entries
@@ -179,6 +186,25 @@ def test_delivered_twice() -> None:
     simulation, entries = trip(delivered_twice("car"))
     assert entries == ["flight", "car", "car", "hotel"]
     assert [attempt.late for attempt in simulation.calls[1].attempts] == [False, True]
+    assert "car     ! delivered again: its function ran" in str(simulation)
+
+
+def test_a_second_delivery_is_told_apart_and_its_error_shows() -> None:
+    infos: list[activity.Info] = []
+
+    @activity.defn
+    async def book(name: str) -> None:
+        infos.append(activity.info())
+        if len(infos) > 1:
+            raise ApplicationError("there is one", type="Known")
+
+    simulation = simulate(Once.run, activities=[book], faults=[delivered_twice("book")])
+    assert simulation.status == "completed"
+    first, second = infos
+    assert first is not second
+    assert first == second
+    assert simulation.calls[0].attempts[1].outcome == "failed, late: Known: there is one"
+    assert "! delivered again: its function raised Known: there is one" in str(simulation)
 
 
 def test_delivered_late() -> None:
@@ -301,12 +327,20 @@ def test_cancel_with_is_in_the_activation_of_the_result() -> None:
     assert jobs == ["resolve_activity", "cancel_workflow"]
 
 
-def test_a_fault_that_never_comes_is_told() -> None:
-    ledger = Ledger()
-    faults: list[Fault] = [cancel(at=5), fails_before("boat"), fails_before("car", nth=2)]
-    simulation = simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=faults)
-    assert simulation.result() == "done"
-    assert simulation.unused_faults == faults
+@pytest.mark.parametrize("fault", [cancel(at=5), fails_before("boat"), fails_before("car", nth=2)])
+def test_a_fault_that_never_comes_is_an_error(fault: Fault) -> None:
+    with pytest.raises(SimulationError) as raised:
+        trip(slow("car"), fault)
+    assert str(raised.value) == (
+        f"[{fault!r}] found nothing to strike: the run has 4 activations, and calls of flight, car, hotel; "
+        "it ended completed"
+    )
+
+
+@pytest.mark.parametrize("faults", [fails_after("car"), cancel(at=2)])
+def test_one_fault_is_no_list(faults: Any) -> None:
+    with pytest.raises(TypeError, match=r"is one fault: give a list, faults=\[(fails_after\('car'\)|cancel\(at=2\))\]"):
+        simulate(Trip.run, faults=faults)
 
 
 def test_cancel_scope_ends_the_scope_and_not_the_workflow() -> None:
