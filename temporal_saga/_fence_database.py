@@ -192,8 +192,8 @@ class Database:
         states: dict[Any, Literal["open", "aborted", "none"]] = {0: "none", 2: "open", 3: "aborted", 4: "none"}
         return states.get(status, "unknown")
 
-    async def check_transaction(self) -> str | None:
-        """Return what to do where each statement would be a transaction of its own, if that can be told."""
+    async def check_transaction(self) -> None:
+        """Raise RuntimeError where each statement would be a transaction of its own, if that can be told."""
         if self.dialect == "sqlite":
             # Python 3.12 has `autocommit`: True, False, or -1 for the older way, which `isolation_level` says.
             each_alone = False
@@ -208,7 +208,10 @@ class Database:
                 await self.fetch("SELECT 1")  # in a pipeline: what was sent has to run before its transaction is known
             each_alone = each_alone and self.transaction() not in ("open", "aborted")
             fix = "`with connection.transaction():` around it, or autocommit=False"
-        return fix if each_alone else None
+        if each_alone:
+            raise RuntimeError(
+                "the connection is in autocommit mode, so that effect and record would not commit together: " + fix
+            )
 
     async def _sqlite_mode(self) -> object:
         wrapped = getattr(self._connection, "_conn", None)

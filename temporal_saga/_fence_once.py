@@ -51,7 +51,7 @@ class Once:
     async def do(self) -> Any:
         """Run the effect of a step, or of what was pushed by hand, unless there is a record."""
         database, key, statements = self.database, self.step.key, self.database.statements
-        await self._check_transaction()
+        await database.check_transaction()
         if not await database.claim(key, self.payload):
             record = await self._record(key)
             if record.state != "applied":
@@ -62,7 +62,7 @@ class Once:
     async def undo(self, key: str, *, guard: bool) -> Any:
         """Run the effect of an undo, if the step with that key has a record that says it applied, or unguarded."""
         database, statements = self.database, self.database.statements
-        await self._check_transaction()
+        await database.check_transaction()
         state = await database.claim_undo(key, self.payload, guard=guard)
         if state is None:
             record = await self._record(key)
@@ -71,14 +71,6 @@ class Once:
             _keys_of_attempt().add(self.step.key)
             return None
         return await self._take_effect(key, statements.keep_undo_result, [statements.restore, statements.unclaim_undo])
-
-    async def _check_transaction(self) -> None:
-        fix = await self.database.check_transaction()
-        if fix is not None:
-            raise misuse(
-                self.step,
-                f"the connection is in autocommit mode, so that effect and record would not commit together: {fix}",
-            )
 
     async def _take_effect(self, key: str, keep_result: str, take_back: list[str]) -> Any:
         _keys_of_attempt().add(self.step.key)
@@ -93,22 +85,20 @@ class Once:
             raise
         state = self.database.transaction()
         if state == "none":
-            raise misuse(
-                self.step, f"the effect of {self.step.name} ended the transaction: leave that to the caller of once"
-            )
+            # What was committed may have its record or not: the next attempt would lose the result, or do it again.
+            raise FenceMisuse(f"the effect of {self.step.name} ended the transaction: leave that to the caller of once")
         if state == "aborted":
             # A commit would roll back, and say nothing.
-            raise misuse(
-                self.step, f"the effect of {self.step.name} caught a database error, which aborted the transaction"
-            )
+            raise RuntimeError(f"the effect of {self.step.name} caught a database error, which aborted the transaction")
         if result is None and self.database.dialect == "postgresql":
             return None
-        kept, answer = (None, None) if result is None else self._kept(result)
+        kept = None if result is None else self._encoded(result)
+        answer = None if kept is None else self.decode(kept)  # what a repeat will return: let a difference show at once
         # None is kept too in SQLite, where it costs no round trip: an error may have rolled all back (its automatic
         # rollback, or INSERT OR ROLLBACK), which the effect caught, and went on in a new transaction.
         if await self.database.execute(keep_result, kept, key) == 0:
-            raise misuse(
-                self.step, f"the effect of {self.step.name} rolled its record back: leave that to the caller of once"
+            raise RuntimeError(
+                f"the effect of {self.step.name} rolled its record back: leave that to the caller of once"
             )
         return answer
 
@@ -121,35 +111,26 @@ class Once:
     def _first_result(self, payload: str | None, result: str | None) -> Any:
         keys = _keys_of_attempt()
         if self.step.key in keys:
-            raise misuse(
-                self.step,
+            raise RuntimeError(
                 f"a second effect in one attempt of {self.step.name}, whose record is that of the first: make them one "
-                "effect, or two steps (in a test, each attempt has an ActivityEnvironment of its own)",
+                "effect, or two steps (in a test, each attempt has an ActivityEnvironment of its own)"
             )
         keys.add(self.step.key)
         if payload != self.payload:
             raise KeyMisuse(f"{self.step.name} ({self.step.key}) was called before with another payload")
         return None if result is None else self.decode(result)
 
-    def _kept(self, result: Any) -> tuple[str, Any]:
+    def _encoded(self, result: Any) -> str:
         try:
             kept: Any = self.encode(result)
-            # What a repeat will return: let a difference show at once.
-            answer = self.decode(kept) if isinstance(kept, str) else None
-        except Exception as error:
-            raise misuse(
-                self.step,
+        except (TypeError, ValueError) as error:
+            raise TypeError(
                 f"the result of {self.step.name}, {type(result).__qualname__}, cannot be kept for a repeat: "
-                "return what JSON can hold, or give encode= and decode=",
+                "return what JSON can hold, or give encode= and decode="
             ) from error
         if not isinstance(kept, str):
-            raise misuse(self.step, f"encode= returns a str, not {type(kept).__qualname__}")
-        return kept, answer
-
-
-def misuse(step: Step, message: str) -> FenceMisuse:
-    """Return the error of who uses the fence wrongly. An undo is tried again: a deployment may mend it."""
-    return FenceMisuse(message, non_retryable=not step.is_compensation)
+            raise TypeError(f"encode= returns a str, not {type(kept).__qualname__}")
+        return kept
 
 
 # The keys that each attempt has fenced an effect under, by the id of its `activity.info()`, which lives as long as the

@@ -19,14 +19,13 @@ def is_past_reset() -> bool:
 
 
 def is_straight_from(run_id: str) -> bool:
-    """Tell whether this run got a state from the one that detached it, or is that one; by its `original` id.
+    """Tell whether this run continues the one that detached a state, or is that one; by its `original` id.
 
-    A run that was reset in between hands on under its new id. A workflow's retry has its input from the attempt before
-    it, which has had that state, too. All of these ids are in the run's first event.
+    A run that was reset in between hands on under its new id. A workflow's retry continues the attempt before it, which
+    has had that state, too. A child may be the second one that gets it. All of these ids are in the run's first event.
     """
     info = workflow.info()
-    giver = info.continued_run_id or (info.parent.run_id if info.parent else None)
-    return run_id in (info.original_execution_run_id, giver)
+    return run_id in (info.original_execution_run_id, info.continued_run_id)
 
 
 def seed_of(run_id: str) -> int:

@@ -21,8 +21,7 @@ Every error that may cross a process is an `ApplicationError`, since only its ty
     └── Fenced                  the step was undone before it came
 
 Misuse that only the programmer can cause is a plain `RuntimeError`, `TypeError` or `ValueError`. It fails the workflow
-task, which is retried until a fixed deployment carries on: nothing is lost, and nothing is refunded for a bug. That of
-the fence, in an activity, is all three and an `ApplicationError` too: it fails a step at once, and the saga unwinds.
+task, which is retried until a fixed deployment carries on: nothing is lost, and nothing is refunded for a bug.
 """
 
 from __future__ import annotations
@@ -148,10 +147,10 @@ class _SagaError(ApplicationError):
         return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
-class FenceMisuse(_SagaError, RuntimeError, TypeError, ValueError):
-    """The fence is used in a way that cannot work. It proves nothing.
+class FenceMisuse(_SagaError, RuntimeError):
+    """The effect of `fence.once` ended its transaction. It proves nothing, and is not retried.
 
-    Not retried in a step: the next attempt could take a record that the misuse has committed for that of a success.
+    A step is undone, if its record was committed; a compensation has failed, and a person has to look.
     """
 
 

@@ -24,9 +24,9 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from ._fence_database import STATEMENTS, Connection, Database, Dialect, create_statements, run_blocking
-from ._fence_once import Once, misuse
+from ._fence_once import Once
 from ._fence_payload import payload_hash
-from ._identity import Step, current_step
+from ._identity import current_step
 
 __all__ = ["DDL", "create_table", "create_table_async", "once", "once_async", "purge", "purge_async"]
 
@@ -75,20 +75,18 @@ def once(
     Raises:
         Fenced: The step was undone before, or instead. Nothing was done.
         KeyMisuse: The step, or its undo, was called with another payload before. Nothing was done.
-        RuntimeError: In autocommit mode; for a second effect in one activity; if the effect ended the transaction;
-            outside an activity that a saga started.
-        TypeError: For a connection, a payload or a result that it cannot use. These errors are not retried in a step,
-            whose effect is then unknown, and are in an undo, which a deployment may mend.
+        FenceMisuse: The effect ended the transaction. Not retried; a RuntimeError.
+        RuntimeError: In autocommit mode; for a second effect in one activity; outside an activity that a saga started.
+        TypeError: For a connection, a payload or a result that it cannot use.
     """
-    step = current_step()
-    hashed, database = _prepared(step, connection, dialect, payload, blocking=True)
+    step, hashed, database = current_step(), payload_hash(payload), _database(connection, dialect, blocking=True)
 
     async def run() -> Any:
         result = effect()
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()  # or it would warn that no one awaited it
-            raise misuse(step, "an effect that is awaited takes `await once_async(...)` and an asyncio connection")
+            raise TypeError("an effect that is awaited takes `await once_async(...)` and an asyncio connection")
         return result
 
     call = Once(database, step, hashed, run, encode, decode)
@@ -122,13 +120,12 @@ async def once_async(
     Raises:
         Fenced: As `once` does, and the others.
     """
-    step = current_step()
-    hashed, database = _prepared(step, connection, dialect, payload, blocking=False)
+    step, hashed, database = current_step(), payload_hash(payload), _database(connection, dialect, blocking=False)
 
     async def run() -> Any:
         result = effect()
         if not inspect.isawaitable(result):
-            raise misuse(step, "an effect of `once_async` returns an awaitable: make it an `async def`")
+            raise TypeError("an effect of `once_async` returns an awaitable: make it an `async def`")
         return await result
 
     call = Once(database, step, hashed, run, encode, decode)
@@ -213,15 +210,6 @@ def _called(call: Once, guard: bool) -> Coroutine[Any, Any, Any]:
         if call.step.phase == "undo" and call.step.forward_key
         else call.do()
     )
-
-
-def _prepared(
-    step: Step, connection: Connection, dialect: Dialect | None, payload: object, *, blocking: bool
-) -> tuple[str, Database]:
-    try:
-        return payload_hash(payload), _database(connection, dialect, blocking=blocking)
-    except (TypeError, ValueError) as error:
-        raise misuse(step, str(error)).with_traceback(error.__traceback__) from None
 
 
 def _database(connection: Connection, dialect: Dialect | None, *, blocking: bool) -> Database:

@@ -57,7 +57,7 @@ class SagaPlugin(SimplePlugin):
     """
 
     def __init__(self, *, classify: bool | Profile = False) -> None:
-        profile = None if classify is False else checked_profile(None if classify is True else classify)
+        profile = checked_profile(None if classify is True else classify) if classify else None
         cast(Any, super()).__init__(
             "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor(profile)], workflow_runner=_pass_through
         )

@@ -210,7 +210,6 @@ def _check(options: PresetOptions) -> None:
     total = _positive("schedule_to_close_timeout", options.get("schedule_to_close_timeout"))
     queued = _positive("schedule_to_start_timeout", options.get("schedule_to_start_timeout"))
     one = _positive("start_to_close_timeout", options.get("start_to_close_timeout"))
-    heartbeat = _positive("heartbeat_timeout", config.get("heartbeat_timeout"))
     if total is None and one is None:
         raise ValueError(
             "an attempt whose worker died would never be missed: "
@@ -223,11 +222,6 @@ def _check(options: PresetOptions) -> None:
                 f"schedule_to_close_timeout, {_text(total)}, is shorter than {name}, {_text(part)}, of one attempt: "
                 "raise the first, or lower the second"
             )
-    if heartbeat is not None and one is not None and heartbeat > one:
-        raise ValueError(
-            f"heartbeat_timeout, {_text(heartbeat)}, never passes within start_to_close_timeout, {_text(one)}, of one "
-            "attempt: lower the first, or raise the second"
-        )
     policy = options.get("retry_policy")
     if policy is None:
         return

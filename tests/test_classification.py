@@ -576,6 +576,14 @@ def plugged(function: Callable[..., Any]) -> Callable[[], Any]:
     return lambda: around.execute_activity(ExecuteActivityInput(fn=function, args=[], executor=None, headers={}))
 
 
+@pytest.mark.parametrize("off", [False, None])
+def test_the_plugin_classifies_if_it_is_told_to(off: Any) -> None:
+    plugin: Any = SagaPlugin(classify=off)
+    (interceptor,) = plugin.interceptors
+    inner = Inner()
+    assert interceptor.intercept_activity(inner) is inner
+
+
 async def test_an_interceptor_that_calls_again_takes_the_mark_back() -> None:
     tries: list[Exception] = [NotSent(), TimeoutError()]
 

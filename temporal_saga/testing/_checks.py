@@ -277,7 +277,7 @@ def _misused_keys(simulation: Simulation[Any]) -> Iterator[Objection]:
     """Each attempt of a call asks for the same."""
     for call in simulation.calls:
         for attempt in call.attempts:
-            if ": KeyMisuse: " in attempt.outcome:
+            if attempt.outcome.split(": ")[1:2] == ["KeyMisuse"]:
                 yield Objection("key misused", f"{call.label} asked for something else under the same key")
 
 

@@ -467,9 +467,12 @@ def _check_options(options: Collection[str]) -> None:
     """Raise if there are options that neither `explore` nor `simulate` has, as `explore` hands its own on."""
     own = {"workflow_run", "args", "activities", "faults"}
     known = inspect.signature(simulate).parameters.keys() - own
+    of_explore = inspect.signature(explore).parameters
     for name in options:
+        if name in of_explore:
+            raise TypeError(f"{name}= is an option of explore, not of fault_plans")
         if name not in known:
-            near = difflib.get_close_matches(name, [*inspect.signature(explore).parameters, *known], n=1)
+            near = difflib.get_close_matches(name, [*of_explore, *known], n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see explore and simulate"
             if name == "activities":
                 hint = "they are those of the world that setup makes"

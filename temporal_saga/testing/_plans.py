@@ -189,15 +189,17 @@ def in_any_order(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted(map(repr, plan)))
 
 
-def check_faults(name: str, faults: Sequence[Fault]) -> None:
-    """Raise if the argument of that name is no list of faults, or one can strike nowhere: all counts from 1."""
+def check_faults(name: str, faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults; raise if the argument of that name is no list of them, or one can strike nowhere."""
     if isinstance(faults, Fault):
         raise TypeError(f"{name}={faults!r} is one fault: give a list, {name}=[{faults!r}]")
+    faults = list(faults)
     for fault in faults:
         if isinstance(fault, ActivationFault) and fault.at < 1:
             raise ValueError(f"{fault!r}: at counts the activations from 1")
         if isinstance(fault, ActivityFault) and fault.nth < 1:
             raise ValueError(f"{fault!r}: nth counts the calls from 1")
+    return faults
 
 
 def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:

@@ -137,10 +137,9 @@ def simulate(
             found nothing to strike.
         ValueError: If a fault's `at` or `nth` is less than 1.
     """
-    check_faults("faults", faults)
+    plan = Plan(check_faults("faults", faults))
     definition = workflow_of(workflow_run)
-    plan = Plan(faults)
-    kinds = {fault.kind for fault in faults}
+    kinds = {fault.kind for fault in plan.faults}
     classes = [definition.cls, *(each for each in workflows if each is not definition.cls)]
     parts = configure(
         workflows=classes,
@@ -183,7 +182,7 @@ def simulate(
         with quiet() if "bug_after" in kinds else nullcontext():
             server.run(main)
             simulation = Simulation(server, main, plan, definition.ret_type)
-            simulation.client_error = _end_of_client(running, main, had_faults=bool(faults))
+            simulation.client_error = _end_of_client(running, main, had_faults=bool(plan.faults))
     finally:
         server.stop()
     if server.error is not None:

@@ -246,6 +246,11 @@ def test_a_failing_plan_shrinks_to_a_shortest(seed: int) -> None:
     assert found in ([applies_late("withdraw")], [applies_late("deposit")])
 
 
+def test_an_option_of_explore_is_none_of_fault_plans() -> None:
+    with pytest.raises(TypeError, match="ends= is an option of explore, not of fault_plans"):
+        fault_plans(Transfer.run, 30, setup=Bank, ends="failed")
+
+
 def test_a_plan_strikes_compensations_too() -> None:
     plans = fault_plans(Transfer.run, 30, setup=Bank, faults=2, kinds=["fails_before", "fails_after"])
     found = find(plans, lambda plan: any(":undo" in fault.label for fault in plan), settings=QUIET)

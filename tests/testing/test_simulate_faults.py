@@ -343,6 +343,14 @@ def test_one_fault_is_no_list(faults: Any) -> None:
         simulate(Trip.run, faults=faults)
 
 
+def test_faults_may_be_any_iterable() -> None:
+    ledger = Ledger()
+    faults: Any = iter([fails_before("car")])
+    simulation = simulate(Trip.run, activities=[ledger.book, ledger.cancel_booking], faults=faults)
+    assert simulation.faults == [fails_before("car")]
+    assert simulation.status == "failed"
+
+
 def test_cancel_scope_ends_the_scope_and_not_the_workflow() -> None:
     simulation, entries = trip(cancel_scope(at=3))
     assert entries == ["flight", "car", "-car", "-flight"]
