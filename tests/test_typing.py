@@ -109,23 +109,16 @@ def test_the_public_types_are_complete(tmp_path: Path) -> None:
     assert "completeness score: 100%" in run.stdout, run.stdout
 
 
-def pages() -> list[Path]:
-    """The pages with code; of the README's blocks one is a program."""
+def test_the_code_of_the_pages_is_typed(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
-    return [
-        root / "README.md",
-        *sorted(path for path in (root / "docs").glob("*.md") if "```python" in path.read_text()),
-    ]
-
-
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
-def test_the_code_of_a_page_is_typed(page: Path, tmp_path: Path) -> None:
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
-    if page.name == "README.md":
-        blocks = [block for block in blocks if "__main__" in block]
-    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
+        if page == root / "README.md":
+            blocks = [block for block in blocks if "__main__" in block]
+            assert blocks
+        name = page.stem.replace("-", "_") + ("" if page.parent == root else "_page")
+        (tmp_path / f"{name}.py").write_text("\n".join(blocks), encoding="utf-8")
     # Pages leave out what a stub returns; botocore has no types.
     relaxed = ["--disable-error-code=empty-body", "--disable-error-code=import-untyped"]
-    run = run_checker("mypy", *CHECKERS["mypy"], *relaxed, "page.py", cwd=tmp_path)
-    assert blocks
+    run = run_checker("mypy", *CHECKERS["mypy"], *relaxed, ".", cwd=tmp_path)
     assert run.returncode == 0, run.stdout
