@@ -18,7 +18,7 @@ from typing import Any
 
 from temporalio import activity
 
-from ._mark import earlier_attempts_are_definite, heartbeat_mark, without_mark
+from ._proof import earlier_attempts_are_definite, heartbeat_mark, without_mark
 from .errors import ActivityFailure
 
 __all__ = ["LONGEST_DELAY", "Attempt", "enter_attempt"]

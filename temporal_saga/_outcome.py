@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, TimeoutError, TimeoutType
 
-from ._mark import says_no_effect
+from ._proof import says_no_effect
 
 if TYPE_CHECKING:
     from ._compensation import Callback, Compensation

@@ -9,7 +9,7 @@ from temporalio import workflow
 
 from ._identity import Keys, check_parts
 from ._outcome import StepRecord
-from ._reset import is_past_reset
+from ._seed import is_past_reset
 
 
 class Root:

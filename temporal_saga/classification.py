@@ -36,7 +36,7 @@ from ._failure_rules import (
     status_of,
     told_by,
 )
-from ._mark import says_no_effect
+from ._proof import says_no_effect
 from .errors import (
     ActivityFailure,
     Ambiguous,

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from ._mark import earlier_attempts_are_definite, failure_mark
+from ._proof import earlier_attempts_are_definite, failure_mark
 from ._options import check_duration
 
 if TYPE_CHECKING:

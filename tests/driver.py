@@ -84,7 +84,7 @@ from temporalio.worker import (
 )
 from temporalio.workflow import Info, _Definition
 
-from temporal_saga._reset import seed_of
+from temporal_saga._seed import seed_of
 
 Command = tuple[Any, ...]
 Event = Callable[["Run"], WorkflowActivationJob]

@@ -30,7 +30,7 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput
 
 from temporal_saga import _attempt
-from temporal_saga._mark import heartbeat_mark
+from temporal_saga._proof import heartbeat_mark
 from temporal_saga.classification import Profile, Rule, adyen, classify, classify_errors, paypal, square, stripe
 from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, FenceMisuse, NotSent, Rejected, Throttled
 from temporal_saga.plugin import SagaPlugin

@@ -17,7 +17,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 
 from temporal_saga import CompensationError, SagaClosed, SagaDeadlineExceeded, SagaReport, errors
-from temporal_saga._mark import heartbeat_mark, mark_in, says_no_effect, without_mark
+from temporal_saga._proof import heartbeat_mark, mark_in, says_no_effect, without_mark
 from temporal_saga.errors import (
     ActivityFailure,
     Ambiguous,

@@ -17,7 +17,7 @@ from temporalio import common
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import RetryState
 
-from temporal_saga._reset import seed_of
+from temporal_saga._seed import seed_of
 
 from ._clock import VirtualLoop
 from ._errors import SimulationError

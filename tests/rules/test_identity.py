@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from temporal_saga import Step, business_key, current_step
-from temporal_saga._reset import seed_of
+from temporal_saga._seed import seed_of
 from tests.driver import Run
 from tests.rules.workflows import REFUSED, do, flow, new_saga
 
