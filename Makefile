@@ -16,12 +16,12 @@ RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)
 # By file: what a file's tests share, a server or a table of runs, is made once.
 PARALLEL := -n auto --dist loadfile
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
-CODE := $(wildcard temporal_saga examples tests bench)
+CODE := $(wildcard temporal_saga examples tests bench tools)
 FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-inprocess test-floor lint types mutants survivors server bench histories format testbed clean
+.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors server bench histories format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,9 +46,14 @@ run-floor: $(VENV)/installed.stamp testbed
 	$(PIP) install --quiet temporalio==$(FLOOR).*
 	$(RUN) -m pytest $(PARALLEL) -m "not time_skipping" $(PYTEST_ARGS)
 
-lint: $(VENV)/dev.stamp ## ruff
+lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on size
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo --cache-dir build/import-linter
+	$(BIN)/python -m tools.structure --quiet
+
+size: $(VENV)/bin/python ## the lines of code, and the longest classes
+	@$(BIN)/python -m tools.structure
 
 format: $(VENV)/dev.stamp ## ruff, mending what it can
 	$(BIN)/ruff check --fix
@@ -81,7 +86,7 @@ clean: ## remove all that was made here
 
 testbed:
 	@mkdir -p $(BED)
-	@for name in $(wildcard bench docs examples tests *.md pyproject.toml); do ln -sfn ../../$$name $(BED)/$$name; done
+	@for name in $(wildcard bench docs examples tests tools *.md pyproject.toml); do ln -sfn ../../$$name $(BED)/$$name; done
 
 $(VENV)/bin/python:
 	$(INTERPRETER) -m venv $(VENV)
