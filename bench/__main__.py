@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from bench import classify, fence, saga, simulate
+from bench import classify, fence, saga, sandbox, simulate
 
 PARTS: dict[str, Callable[[float], None]] = {
     "saga": saga.report,
+    "sandbox": sandbox.report,
     "fence": fence.report,
     "classify": classify.report,
     "simulate": simulate.report,

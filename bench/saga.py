@@ -1,76 +1,113 @@
-"""Measures the worker's time, in process: the SDK's own workflow instance, fed by hand.
+"""What a saga costs the worker: in executed bytecodes, which are exact, and in time, which is not.
 
-Ratios within one run, the hand-written workflow and the saga taking turns; of each the fastest run
-counts, since what other programs do on a shared machine only adds to it. Time per activation is
-that of a whole run, divided by its activations: one for the start, one for each step that ends.
+Everything runs in process: the SDK's own workflow instance is made anew and fed recorded activations.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import gc
+import platform
+import tracemalloc
+from dataclasses import dataclass
+from typing import Literal
 
-from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+import temporalio.service
 
-from bench.workflows import ByHand, Unwinding, WithSaga
-from tests.driver import Run, _activate
+from bench.recording import Recording, least_seconds
+from bench.workflows import Bare, Careful, OpenByHand, OpenSaga, Undoing, WithSaga
 
-
-def measured(workflow: type, *args: object, runner: WorkflowRunner | None = None) -> tuple[Callable[[], float], int]:
-    """Return a function that runs the workflow and tells the seconds spent in it, and its number of activations."""
-    recorded = Run(workflow, *args, runner=runner or UnsandboxedWorkflowRunner())
-    recorded.autopilot({"work": 1})
-    assert recorded.closed is not None, recorded.task_failure
-    assert recorded.closed[0] == "complete", recorded.closed
-    requests = [activation.request for activation in recorded.activations]
-
-    def once() -> float:
-        began = time.perf_counter()
-        instance = recorded._new_instance(workflow)
-        spent = time.perf_counter() - began
-        for request in requests:
-            began = time.perf_counter()
-            completion = _activate(instance, request)
-            spent += time.perf_counter() - began
-            assert not completion.HasField("failed"), completion.failed.failure.message
-        return spent
-
-    return once, len(requests)
+STEPS = (1, 5, 10, 50, 200)
+UNDOS = (10, 100, 500, 2000)
+Order = Literal["reverse", "concurrent"]
+ORDERS: tuple[Order, ...] = ("reverse", "concurrent")
 
 
-def paired(one: Callable[[], float], other: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Return the least seconds of two functions that take turns."""
-    for function in (one, other):
-        function()
-    pairs = [(one(), other()) for _ in range(rounds)]
-    return min(a for a, _ in pairs), min(b for _, b in pairs)
+@dataclass(frozen=True)
+class Bytecodes:
+    """Executed by one workflow, written in three ways."""
+
+    bare: int
+    careful: int
+    saga: int
 
 
-def report(budget: float) -> None:
-    """Print the ratios; `budget` is about how many seconds a line takes."""
-    print("a saga that succeeds, against the same workflow by hand")
-    print(f"{'steps':>14} {'by hand':>10} {'saga':>10} {'ratio':>7}   more, microseconds")
+def executed(steps: int, parallel: bool) -> Bytecodes:
+    """Count the bytecodes of workflows of so many steps that succeed."""
+    return Bytecodes(*[Recording(workflow, steps, parallel).bytecodes() for workflow in (Bare, Careful, WithSaga)])
+
+
+def compare(budget: float) -> None:
+    print("a saga that succeeds, over the same workflow by hand")
+    print("bare: no compensations; careful: with the guarantees of a saga")
+    print(f"{'':>14} {'executed bytecodes':^52}   {'time':^36}")
+    ratios = f"{'careful':>8} {'saga':>8} {'saga':>8}"
+    print(f"{'steps':>14} {'bare':>9} {'saga a step':>12} {ratios}   {'bare':>10} {ratios}")
+    of = f"{'/bare':>8} {'/bare':>8} {'/careful':>8}"
+    print(f"{'':>14} {'':>9} {'':>12} {of}   {'':>10} {of}")
     for parallel in (False, True):
-        for steps in (1, 5, 10, 50):
-            hand, activations = measured(ByHand, steps, parallel)
-            saga, _ = measured(WithSaga, steps, parallel)
-            a, b = paired(saga, hand, max(20, int(budget / 2 / (hand() + saga()))))
+        for steps in STEPS:
+            count = executed(steps, parallel)
+            recordings = [Recording(workflow, steps, parallel) for workflow in (Bare, Careful, WithSaga)]
+            bare, careful, saga = least_seconds(*recordings, budget=budget)
             print(
-                f"{steps:>5} {'parallel' if parallel else 'in a row':>8}"
-                f" {b / activations * 1e6:>7.0f} us {a / activations * 1e6:>7.0f} us {a / b:>7.2f}"
-                f"   {(a - b) * 1e6:.0f} a saga, {(a - b) / steps * 1e6:.1f} a step",
+                f"{steps:>5} {'parallel' if parallel else 'in a row':>8} {count.bare:>9,}"
+                f" {(count.saga - count.bare) / steps:>+12.0f}"
+                f" {count.careful / count.bare:>8.3f} {count.saga / count.bare:>8.3f}"
+                f" {count.saga / count.careful:>8.3f}   {bare * 1e6:>7,.0f} us {careful / bare:>8.2f}"
+                f" {saga / bare:>8.2f} {saga / careful:>8.2f}",
                 flush=True,
             )
 
-    print("\nthe sandbox: a run of 5 steps, against the same by hand")
-    hand, _ = measured(ByHand, 5, False, runner=SandboxedWorkflowRunner())
-    saga, _ = measured(WithSaga, 5, False, runner=SandboxedWorkflowRunner())
-    a, b = paired(saga, hand, max(10, int(budget / 2 / (hand() + saga()))))
-    print(f"  by hand {b * 1e3:.2f} ms, saga {a * 1e3:.2f} ms, ratio {a / b:.2f}")
 
-    print("\nunwinding")
-    for count in (10, 100, 1000, 2000):
-        unwind, _ = measured(Unwinding, count)
-        spent = min(unwind() for _ in range(max(3, int(budget / 2 / unwind()))))
-        print(f"  {count:>5} compensations {spent * 1e3:>8.1f} ms, {spent / count * 1e6:>5.0f} us each", flush=True)
+def per_undo(count: int, armed: bool, order: Order) -> float:
+    """Count the bytecodes of one undo of so many."""
+
+    def bytecodes(undoes: bool) -> int:
+        recordings = [Recording(Undoing, size, armed, order, undoes, at_once=True) for size in (10, count)]
+        return recordings[1].bytecodes(warm=recordings[0])
+
+    return (bytecodes(True) - bytecodes(False)) / count
+
+
+def compare_undos() -> None:
+    print("executed bytecodes of an undo, by how many there are: the SDK's own included")
+    print(f"{'':>24} {''.join(f'{count:>9,}' for count in UNDOS)}")
+    for order in ORDERS:
+        for armed in (False, True):
+            print(f"{order:>12} {'armed' if armed else 'pushed':>11} ", end="", flush=True)
+            for count in UNDOS:
+                print(f"{per_undo(count, armed, order):>9,.0f}", end="", flush=True)
+            print()
+
+
+def held(workflow: type, steps: int) -> float:
+    """Return how many bytes a run holds that waits, its steps done."""
+    recording = Recording(workflow, steps)
+    kept, sizes = [recording.again()], []
+    tracemalloc.start()
+    # The first ones also bring what all share.
+    for instances in (20, 80):
+        kept += [recording.again() for _ in range(instances)]
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    return (sizes[1] - sizes[0]) / 80
+
+
+def compare_memory() -> None:
+    print("bytes that a run holds while it waits, the SDK's own included; by hand it holds a list of undos")
+    print(f"{'armed steps':>14} {'by hand':>10} {'saga':>10} {'more':>10} {'more a step':>12}")
+    for steps in (5, 50):
+        hand, saga = held(OpenByHand, steps), held(OpenSaga, steps)
+        more = saga - hand
+        print(f"{steps:>14} {hand:>10,.0f} {saga:>10,.0f} {more:>10,.0f} {more / steps:>12,.0f}", flush=True)
+
+
+def report(budget: float) -> None:
+    """Print the tables; `budget` is about how many seconds a line of times takes."""
+    print(f"Python {platform.python_version()}, temporalio {temporalio.service.__version__}")
+    compare(budget)
+    print()
+    compare_undos()
+    print()
+    compare_memory()

@@ -5,6 +5,7 @@ Each test breaks one limit of a small package, or comes just up to it.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import subprocess
@@ -16,10 +17,7 @@ import pytest
 
 from tools import structure
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest brings it
+tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
