@@ -11,7 +11,7 @@ from typing import Any
 
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowRunner
 
-from tests.driver import Run, _activate, completed
+from tests.driver import Run, _activate, _evict, completed
 
 # Fixed: keys are made of it, and a run is to take the same path each time.
 RUN_ID = "5b3b7a42-6a1e-4b7e-9d1c-0f6f0a1d2c3b"
@@ -52,6 +52,10 @@ class Recording:
             completion = _activate(instance, request)
             assert not completion.HasField("failed"), completion.failed.failure.message
         return instance
+
+    def evict(self, instance: WorkflowInstance) -> None:
+        """End an instance that waits, as a worker does."""
+        _evict(instance, self._run.run_id)
 
     def seconds(self) -> float:
         """Run all of it on a new instance, and return how long that took."""

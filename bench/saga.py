@@ -83,15 +83,17 @@ def compare_undos() -> None:
 def held(workflow: type, steps: int) -> float:
     """Return how many bytes a run holds that waits, its steps done."""
     recording = Recording(workflow, steps)
-    kept, sizes = [recording.again()], []
+    waiting, sizes = [recording.again()], []
     tracemalloc.start()
     # The first ones also bring what all share.
-    for instances in (20, 80):
-        kept += [recording.again() for _ in range(instances)]
+    for instances in (5, 30):
+        waiting += [recording.again() for _ in range(instances)]
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    return (sizes[1] - sizes[0]) / 80
+    for instance in waiting:
+        recording.evict(instance)
+    return (sizes[1] - sizes[0]) / 30
 
 
 def compare_memory() -> None:
