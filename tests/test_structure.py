@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -237,8 +238,9 @@ def linted(package: Path) -> tuple[int, str]:
     command = (
         "import sys; sys.path.insert(0, ''); from importlinter.cli import lint_imports_command; lint_imports_command()"
     )
+    shutil.copy(PYPROJECT, package.parent)
     done = subprocess.run(
-        [sys.executable, "-c", command, "--no-logo", "--no-cache", str(PYPROJECT)],
+        [sys.executable, "-c", command, "--no-cache"],
         cwd=package.parent,
         capture_output=True,
         text=True,
