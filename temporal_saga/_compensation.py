@@ -1,23 +1,18 @@
-"""Compensations as data: what is armed before a step starts, and what `detach()` sends on."""
+"""Compensations: the calls that undo steps, as data."""
 
 from __future__ import annotations
 
-import base64
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
-from temporalio.common import Priority, RawValue, RetryPolicy
-from typing_extensions import TypeVar
+from temporalio.converter import ActivitySerializationContext, WithSerializationContext, WorkflowSerializationContext
 
-from ._identity import Phase
 from ._options import check_options
-from ._outcome import Outcome, StepRecord
-from ._typing import UNSET
+from ._typing import UNSET, Kind
 
 if TYPE_CHECKING:
     from typing import Concatenate
@@ -26,28 +21,7 @@ if TYPE_CHECKING:
 
     from ._typing import ChildCompensationOptions, CompensationOptions, P
 
-__all__ = ["Compensation", "SagaState", "StepOutcome"]
-
-Kind = Literal["activity", "child"]
-InputT = TypeVar("InputT", covariant=True, default=Any)
-ResultT = TypeVar("ResultT", covariant=True, default=Any)
-
-
-@dataclass(frozen=True)
-class StepOutcome(Generic[InputT, ResultT]):
-    """What a `compensation_from=` function is given, once, when the outcome of its step is known.
-
-    Attributes:
-        state: APPLIED or UNKNOWN; the function is not called for NOT_APPLIED.
-        result: What the step returned; None unless APPLIED. After UNKNOWN the undo finds the effect by `key`.
-        input: The step's input: its argument, a list of them for several, None for none.
-        key: The step's key.
-    """
-
-    state: Outcome
-    result: ResultT | None
-    input: InputT
-    key: str
+__all__ = ["Callback", "Compensation", "arguments", "check_arguments", "registered_name"]
 
 
 class Compensation:
@@ -170,6 +144,11 @@ class Compensation:
         """Whether it is an activity or a child workflow."""
         return self._kind
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the call, without those of the saga."""
+        return self._options
+
     def start(self, activity_options: dict[str, Any], id: str, summary: str) -> Awaitable[Any]:
         """Start it. The call is the user's own, through their interceptors."""
         sdk: Any = workflow  # whose overloads cannot tell what the target is
@@ -186,32 +165,32 @@ class Compensation:
             call = sdk.start_activity
         return cast("Awaitable[Any]", call(self._target, args=self._args, **options))
 
-    def to_state(self, activity_options: dict[str, Any]) -> CompensationState:
-        """Return it as data, with the saga's own options laid under its options."""
-        options = {**activity_options, **self._options} if self._kind == "activity" else self._options
-        # As the payloads that the user's converter makes: any converter works, and nothing changes its type.
-        payloads = workflow.payload_converter().to_payloads(self._args)
-        return CompensationState(
-            self._kind,
-            self.name,
-            [base64.b64encode(payload.SerializeToString()).decode() for payload in payloads],
-            {name: _encode(self.name, name, value) for name, value in options.items()},
-        )
-
-    @classmethod
-    def from_state(cls, state: CompensationState) -> Compensation:
-        """Return the compensation that `to_state` wrote down; its arguments are never decoded."""
-        args = [RawValue(Payload.FromString(base64.b64decode(text))) for text in state.arguments]
-        options = {name: _decode(name, value) for name, value in state.options.items()}
-        make = cls.child_workflow if state.kind == "child" else cls
-        return make(state.name, args=args, **options)
+    def payloads(self, activity_options: dict[str, Any], id: str) -> Sequence[Payload]:
+        """Return the arguments as the SDK will send them: by the converter bound to the receiver of the call."""
+        converter = workflow.payload_converter()
+        if isinstance(converter, WithSerializationContext):
+            info = workflow.info()
+            if self._kind == "child":
+                receiver: Any = WorkflowSerializationContext(info.namespace, self._options.get("id") or id)
+            else:
+                receiver = ActivitySerializationContext(
+                    namespace=info.namespace,
+                    activity_id=id,
+                    activity_type=self.name,
+                    activity_task_queue=({**activity_options, **self._options}).get("task_queue") or info.task_queue,
+                    workflow_id=info.workflow_id,
+                    workflow_type=info.workflow_type,
+                    is_local=False,
+                )
+            converter = converter.with_context(receiver)
+        return converter.to_payloads(self._args)
 
 
 @dataclass(frozen=True)
 class Callback:
-    """Workflow code pushed by `add_callback`."""
+    """Workflow code pushed by `add_callback`, sync or async."""
 
-    function: Callable[..., Awaitable[object]]
+    function: Callable[..., object]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -219,6 +198,12 @@ class Callback:
     def name(self) -> str:
         """The function's name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
+
+    async def run(self) -> None:
+        """Call the function, and wait for what it returns if that can be awaited."""
+        result = self.function(*self.args, **self.kwargs)
+        if inspect.isawaitable(result):
+            await result
 
 
 def arguments(arg: Any, args: Sequence[Any]) -> list[Any]:
@@ -248,28 +233,44 @@ def registered_name(target: Any) -> str:
         return workflow._Definition.get_name_and_result_type(target)[0]
     if definition is None:
         raise TypeError(
-            f"{getattr(target, '__qualname__', type(target).__name__)!r} is no activity: decorate it with "
-            "@activity.defn, or give saga.add_callback(...) workflow code"
+            f"{getattr(target, '__qualname__', type(target).__name__)!r} is not an activity: decorate it with "
+            "@activity.defn, or give workflow code to saga.add_callback(...)"
         )
-    if definition.name is None:
+    name: str | None = definition.name
+    if name is None:
         raise TypeError("a dynamic activity has no name of its own: call it by the name that you want")
-    return cast(str, definition.name)
+    return name
 
 
-def check_arguments(target: Any, args: Sequence[Any]) -> None:
-    """Raise TypeError if a decorated function cannot take the arguments: found now, not when the undo is needed."""
+def check_arguments(target: Any, args: Sequence[Any], *, of_step: bool = False) -> None:
+    """Raise TypeError if a decorated function cannot take the arguments: found now, not when the undo is needed.
+
+    Args:
+        target: The activity or workflow.
+        args: Its arguments.
+        of_step: Whether these are the arguments of the step that it undoes.
+    """
     if isinstance(target, str):
         return
     definition = getattr(target, "__temporal_activity_definition", None)
     if definition is not None and definition.arg_types and len(definition.arg_types) == len(args):
         return
-    registered_name(target)
+    name = registered_name(target)
     least, most = _arity(target)
-    if not least <= len(args) <= most:
-        raise TypeError(
-            f"{registered_name(target)!r} takes {most} argument(s) and would be called with {len(args)}: "
-            "give compensation_from=lambda outcome: Compensation(...) to choose them"
+    if least <= len(args) <= most:
+        return
+    takes = f"{least}" if least == most else f"{least} to {most}"
+    if not of_step:
+        fix = "give its arguments with it, several as args=[...]"
+    elif least == 0:
+        fix = f"write compensation=Compensation({name})"
+    else:
+        fix = (
+            f"write compensation=Compensation({name}, ...) with its arguments, or "
+            f"compensation_from=lambda outcome: Compensation({name}, ...) if they depend on the step's result"
         )
+    given = f"the {len(args)} of its step" if of_step else f"{len(args)}"
+    raise TypeError(f"{name!r} takes {takes} argument(s) and would be called with {given}: {fix}")
 
 
 def _arity(target: Any) -> tuple[int, float]:
@@ -280,126 +281,3 @@ def _arity(target: Any) -> tuple[int, float]:
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return 0, float("inf")
     return sum(parameter.default is parameter.empty for parameter in parameters), len(parameters)
-
-
-# --- SagaState: frozen format, version 1 -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CompensationState:
-    """A compensation as data."""
-
-    kind: str
-    name: str
-    arguments: list[str]
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StepState:
-    """An armed step as data."""
-
-    name: str
-    key: str
-    phase: str
-    place: list[int]
-    ended: list[int]
-    outcome: str
-    raised: bool
-    compensation: CompensationState
-
-
-@dataclass(frozen=True)
-class SagaState:
-    """What `Saga.detach()` returns: the armed compensations of a saga as plain data.
-
-    Pass it through continue-as-new to `Saga(state=...)`, or return it from a child workflow to a `compensation_from=`
-    of its parent. Annotate what carries it as `SagaState`, so that the data converter restores the type. Its fields are
-    the library's own; `version` is their format.
-    """
-
-    version: int
-    name: str
-    ordinal: int
-    anchor: str
-    ticks: int
-    counts: dict[str, int]
-    keyed: dict[str, list[str]]
-    past_pivot: bool
-    deadline: float | None
-    run_id: str = ""
-    repeats: bool = False
-    steps: list[StepState] = field(default_factory=list[StepState])
-
-
-VERSION = 1
-
-
-def state_of(record: StepRecord, activity_options: dict[str, Any]) -> StepState:
-    """Return an armed step as data."""
-    assert isinstance(record.compensation, Compensation)
-    assert record.outcome is not None
-    return StepState(
-        record.name,
-        record.key,
-        record.phase,
-        list(record.place),
-        list(record.ended),
-        record.outcome.value,
-        record.raised,
-        record.compensation.to_state(activity_options),
-    )
-
-
-def records_of(state: SagaState, place: tuple[int, ...] = ()) -> list[StepRecord]:
-    """Return the armed steps of a state; those of a child take the place of the step that ran it."""
-    records: list[StepRecord] = []
-    for step in state.steps:
-        record = StepRecord(
-            step.name, step.key, phase=cast(Phase, step.phase), compensation=Compensation.from_state(step.compensation)
-        )
-        record.place = (*place, *step.place)
-        record.ended = (*place, *step.ended)
-        record.outcome = Outcome(step.outcome)
-        record.raised = step.raised
-        records.append(record)
-    return records
-
-
-_STRINGS = ("task_queue", "summary", "id", "cron_schedule", "static_summary", "static_details")
-_NUMBERS = ("cancellation_type", "parent_close_policy", "id_reuse_policy")
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _encode(target: str, name: str, value: Any) -> Any:
-    if value is None or name in _STRINGS:
-        return value
-    if name in _NUMBERS:
-        return int(value)
-    if isinstance(value, timedelta):
-        return value // _MICROSECOND
-    if isinstance(value, Priority):
-        return [value.priority_key, value.fairness_key, value.fairness_weight]
-    if isinstance(value, RetryPolicy):
-        longest = value.maximum_interval
-        return {
-            **asdict(value),
-            "initial_interval": value.initial_interval // _MICROSECOND,
-            "maximum_interval": None if longest is None else longest // _MICROSECOND,
-            "non_retryable_error_types": list(value.non_retryable_error_types or ()),
-        }
-    raise ValueError(f"option {name}= of the compensation {target!r} cannot be detached: leave it out")
-
-
-def _decode(name: str, value: Any) -> Any:
-    if value is None or name in _STRINGS or name in _NUMBERS:
-        return value
-    if name == "priority":
-        return Priority(*value)
-    if name == "retry_policy":
-        policy = dict(value)
-        policy["initial_interval"] *= _MICROSECOND
-        if policy["maximum_interval"] is not None:
-            policy["maximum_interval"] *= _MICROSECOND
-        return RetryPolicy(**policy)
-    return value * _MICROSECOND

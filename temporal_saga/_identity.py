@@ -13,6 +13,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
+from json.encoder import encode_basestring_ascii as _as_json
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -22,6 +23,7 @@ __all__ = ["Step", "business_key", "current_step"]
 
 Phase = Literal["do", "undo", "push"]
 
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _BUSINESS = UUID("6b2f3a52-9f4e-5d0c-8a51-0f3a7c1d9e64")
 
 
@@ -32,25 +34,36 @@ class Keys:
     """
 
     def __init__(self, anchor: str, saga: str, ordinal: int) -> None:
-        self._namespace = UUID(anchor).bytes
-        self._saga = f"[{json.dumps(saga)},{ordinal},"
-        self._steps: dict[str, str] = {}
+        self._prefix = sha1(bytes.fromhex(anchor.replace("-", "")), usedforsecurity=False)
+        self._prefix.update(f"[{_as_json(saga)},{ordinal},".encode())
 
     def of_step(self, step: str, use: int | str) -> str:
         """Return the key of the nth use of a step, or of the use that `key=` names."""
-        path = self._steps.get(step)
-        if path is None:
-            path = self._steps[step] = f"{self._saga}{json.dumps(step)},"
-        return self._uuid5(f"{path}{use}]" if isinstance(use, int) else f"{path}{json.dumps(use)}]")
+        return self._uuid5(f"{_as_json(step)},{use if isinstance(use, int) else _as_json(use)}]")
 
     def of_parts(self, parts: list[str | int]) -> str:
         """Return the key of a user's own effect: a list in the place of a step's name, so never that of a step."""
-        return self._uuid5(f"{self._saga}{json.dumps(parts, separators=(',', ':'))}]")
+        return self._uuid5(f"{json.dumps(parts, separators=(',', ':'))}]")
 
     def _uuid5(self, path: str) -> str:
-        digits = sha1(self._namespace + path.encode(), usedforsecurity=False).hexdigest()
-        variant = "89ab"[int(digits[16], 16) % 4]  # RFC 9562: version 5, variant 10xx
-        return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
+        hash = self._prefix.copy()
+        hash.update(path.encode())
+        digits = hash.hexdigest()
+        # RFC 9562: version 5, variant 10xx
+        return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+
+
+def checked_name(what: str, name: object, fix: str) -> str:
+    """Return what becomes part of a key, if it is a string that is not empty; else raise TypeError.
+
+    Args:
+        what: How the user gave it, such as "key=".
+        name: The value.
+        fix: What to write instead.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{what} must be a string that is not empty; got {name!r}. Write {fix}")
+    return str.__str__(name)  # an Enum of strings reads otherwise in one Python than in another
 
 
 def step_id(name: str, phase: Phase, key: str) -> str:

@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from temporalio import workflow
 from temporalio.api.common.v1 import RetryPolicy as EncodedPolicy
 from temporalio.common import RetryPolicy
 
-if TYPE_CHECKING:
-    from ._compensation import Kind
+from ._typing import Kind
 
-__all__ = ["check_duration", "check_options", "check_types"]
+__all__ = ["check_duration", "check_option_names", "check_options", "check_types"]
 
 
 def _types(config: Any) -> dict[str, type | None]:
@@ -35,6 +34,7 @@ _TYPES: Mapping[Kind, Mapping[str, type | None]] = {
     "activity": _types(workflow.ActivityConfig),
     "child": _types(workflow.ChildWorkflowConfig),
 }
+_OF_A_STEP = ("args", "compensation", "compensation_from", "key", "step")
 _POLICY = [field.name for field in fields(RetryPolicy)]
 
 
@@ -64,6 +64,20 @@ def check_types(options: Mapping[str, object], kind: Kind) -> None:
             check_duration(name, value)
         elif expected is RetryPolicy:
             _check_policy(value)
+
+
+def check_option_names(options: Mapping[str, object], kind: Kind) -> None:
+    """Raise TypeError for a keyword of a step that does not exist; it says what to write."""
+    if options.keys() <= _TYPES[kind].keys():
+        return
+    for name, value in options.items():
+        if name not in _TYPES[kind]:
+            if name == "activity_id":
+                raise TypeError("the saga sets the activity id, which carries the key: use key= to tell calls apart")
+            nearest = get_close_matches(name, _OF_A_STEP, 1)
+            raise TypeError(
+                f"{name}= is not an option of a step: {nearest[0]}= is" if nearest else _unknown(name, value, kind)
+            )
 
 
 def check_duration(name: str, value: object) -> None:

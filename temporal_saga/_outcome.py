@@ -1,23 +1,20 @@
-"""What became of a step."""
+"""What became of a step, and what an error means to a saga."""
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Generic
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, TimeoutError, TimeoutType
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, TimeoutError, TimeoutType
+from typing_extensions import TypeVar
 
 from ._proof import says_no_effect
 
-if TYPE_CHECKING:
-    from ._compensation import Callback, Compensation
-    from ._identity import Phase
-
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "StepOutcome", "bug_in", "outcome_of", "saga_failure", "type_name"]
 
 
 class Outcome(str, Enum):
@@ -48,101 +45,25 @@ def outcome_of(error: BaseException) -> Outcome:
     return Outcome.UNKNOWN
 
 
-class StepRecord:
-    """One step of a saga, from the call to its undo; or a compensation pushed by hand, which has no step."""
+InputT = TypeVar("InputT", covariant=True, default=Any)
+ResultT = TypeVar("ResultT", covariant=True, default=Any)
 
-    __slots__ = (
-        "_cancel",
-        "_never_sent",
-        "_sent_after",
-        "compensation",
-        "compensation_from",
-        "ended",
-        "error",
-        "input",
-        "key",
-        "name",
-        "outcome",
-        "phase",
-        "place",
-        "raised",
-        "task",
-        "undo_state",
-    )
 
-    def __init__(
-        self,
-        name: str,
-        key: str,
-        *,
-        phase: Phase = "undo",
-        input: list[Any] | None = None,
-        compensation: Compensation | Callback | None = None,
-        compensation_from: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.name = name
-        self.key = key
-        self.phase: Phase = phase  # of its undo: "push" if there was no step
-        self.input = input
-        self.compensation = compensation
-        self.compensation_from = compensation_from
-        self.place: tuple[int, ...] = ()  # when it began, on the saga's clock of events
-        self.ended: tuple[int, ...] = ()
-        self.outcome: Outcome | None = None  # None while it runs
-        self.error: BaseException | None = None
-        self.raised = False  # so that a swallowed failure can be told from a success
-        armed = compensation is not None or compensation_from is not None
-        self.undo_state: Literal["PENDING", "RUNNING", "DONE", "FAILED"] | None = "PENDING" if armed else None
+@dataclass(frozen=True)
+class StepOutcome(Generic[InputT, ResultT]):
+    """What a `compensation_from=` function is given, once, when the outcome of its step is known.
 
-    def started(self, task: asyncio.Task[Any], cancel: Callable[[], object]) -> None:
-        """Note that the command is given: `task` is the call, `cancel` asks it to end."""
-        self.task = task
-        self._cancel = cancel
-        self._sent_after = workflow.info().get_current_history_length()
-        self._never_sent = False
+    Attributes:
+        state: APPLIED or UNKNOWN; the function is not called for NOT_APPLIED.
+        result: What the step returned; None unless APPLIED. After UNKNOWN the undo finds the effect by `key`.
+        input: The step's input: its argument, a list of several arguments, None without arguments.
+        key: The step's key.
+    """
 
-    def request_cancel(self) -> None:
-        """Ask the call to end; its task is done when it has."""
-        if self.outcome is not None or self.task.done():
-            return
-        # The history has not grown since the command was given, so it never left this worker: the SDK's core drops it,
-        # and the history shows no trace of the step (measured: no ActivityTaskScheduled). A child's cancel waits until
-        # it has started, so it has always left.
-        if isinstance(self.task, workflow.ActivityHandle):
-            self._never_sent |= workflow.info().get_current_history_length() == self._sent_after
-        self._cancel()
-
-    def settle(self, *, may_repeat: Callable[[], bool]) -> None:
-        """Read what became of the call. Its task is done.
-
-        Where it may repeat what an earlier life of the saga did, nothing proves that it had no effect.
-        """
-        task = self.task
-        del self.task  # a run may hold thousands of records, and need not hold their results
-        del self._cancel
-        self.error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if self.error is None:
-            self.outcome = Outcome.APPLIED
-            return
-        self.raised = True
-        self.outcome = Outcome.NOT_APPLIED if self._never_sent else outcome_of(self.error)
-        if self.outcome is Outcome.NOT_APPLIED:
-            if may_repeat():
-                self.outcome = Outcome.UNKNOWN
-            else:
-                self.disarm()
-
-    def disarm(self) -> None:
-        """Forget the compensation: there is nothing to undo, or it is kept for good."""
-        self.compensation = self.compensation_from = None
-        self.undo_state = None
-
-    @property
-    def undo_name(self) -> str | None:
-        """The name of what undoes it, None if nothing is armed."""
-        if self.compensation is not None:
-            return self.compensation.name
-        return getattr(self.compensation_from, "__name__", None)
+    state: Outcome
+    result: ResultT | None
+    input: InputT
+    key: str
 
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11
@@ -175,3 +96,12 @@ def saga_failure(error: BaseException) -> BaseException | None:
     if not all(isinstance(leaf, Exception) and workflow.is_failure_exception(leaf) for leaf in failures):
         return None
     return [*failures, *cancels][0]
+
+
+def type_name(error: BaseException | None) -> str:
+    """Return the name of an error's type, the only part of an error that a log may carry."""
+    if isinstance(error, (ActivityError, ChildWorkflowError)) and error.cause is not None:
+        return type_name(error.cause)
+    if isinstance(error, ApplicationError) and error.type:
+        return error.type
+    return type(error).__name__

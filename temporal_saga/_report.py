@@ -1,21 +1,14 @@
-# pyright: reportPrivateUsage=false
 """What people see of a saga: names, keys and states. Never arguments, results or error details."""
 
-# No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
+from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Literal
 
 from temporalio import workflow
 
-if TYPE_CHECKING:
-    from ._outcome import StepRecord
-    from ._saga import Saga
-
-__all__ = ["SagaReport", "StepReport"]
-
-QUERY = "saga_report"
+__all__ = ["SagaReport", "StepReport", "show"]
 
 _MOST_ROWS = 50
 
@@ -58,63 +51,11 @@ class SagaReport:
     steps: list[StepReport]
 
 
-class Registry:
-    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
-
-    def __init__(self) -> None:
-        self.sagas: list[Saga] = []
-        self.error_with_cancel: BaseException | None = None
-        self._ordinals: dict[str, int] = {}
-
-    @staticmethod
-    def find() -> "Registry | None":
-        """Return the registry of the current run, or None if no saga was entered yet."""
-        handler: object = cast(Any, workflow).get_query_handler(QUERY)
-        return handler if isinstance(handler, Registry) else None
-
-    @classmethod
-    def of_run(cls) -> "Registry":
-        """Return the registry of the current run; the first saga makes it."""
-        registry = cls.find()
-        if registry is None:
-            if cast(Any, workflow).get_query_handler(QUERY) is not None:
-                raise RuntimeError(
-                    f"the workflow has a query handler named {QUERY!r} of its own: rename it, "
-                    "that name is where a saga shows its report"
-                )
-            registry = cls()
-            cast(Any, workflow).set_query_handler(QUERY, registry)
-        return registry
-
-    def next_ordinal(self, name: str) -> int:
-        """Return which saga of this name it is in the run, from 1."""
-        self._ordinals[name] = self._ordinals.get(name, 0) + 1
-        return self._ordinals[name]
-
-    def open_sagas(self) -> list["Saga"]:
-        """Return the sagas that have not ended, in order of entry."""
-        return [saga for saga in self.sagas if saga._is_open]
-
-    def __call__(self) -> list[SagaReport]:
-        """Answer the query."""
-        return [saga.report() for saga in self.sagas]
-
-
-def report_steps(records: Iterable["StepRecord"], *, ended_well: bool = False) -> list[StepReport]:
-    """Return what people see of steps. What is still armed in a saga that ended well is so no more."""
-    reports: list[StepReport] = []
-    for record in records:
-        state = record.outcome.value if record.outcome else "RUNNING"
-        undo_state = None if ended_well and record.undo_state == "PENDING" else record.undo_state
-        reports.append(StepReport(record.name, record.key, state, record.undo_name, undo_state))
-    return reports
-
-
-def show(name: str, records: Iterable["StepRecord"]) -> None:
+def show(name: str, steps: Sequence[StepReport]) -> None:
     """Show an unwinding saga in the Web UI, as a small table: newest step first, as they are undone."""
-    armed = [record for record in records if record.undo_state is not None]
-    done = sum(record.undo_state == "DONE" for record in armed)
-    failed = sum(record.undo_state == "FAILED" for record in armed)
+    armed = [step for step in steps if step.undo_state is not None]
+    done = sum(step.undo_state == "DONE" for step in armed)
+    failed = sum(step.undo_state == "FAILED" for step in armed)
     lines = [
         f"saga **{name}**: {done} of {len(armed)} undone" + (f", {failed} failed" if failed else ""),
         "",
@@ -122,8 +63,7 @@ def show(name: str, records: Iterable["StepRecord"]) -> None:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {step.name} | {step.state} | {step.undo} | {step.undo_state} |"
-        for step in report_steps(reversed(armed[-_MOST_ROWS:]))
+        f"| {step.name} | {step.state} | {step.undo} | {step.undo_state} |" for step in reversed(armed[-_MOST_ROWS:])
     ]
     if len(armed) > _MOST_ROWS:
         lines.append(f"\n… and {len(armed) - _MOST_ROWS} older ones")

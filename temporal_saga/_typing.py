@@ -1,12 +1,20 @@
-"""The shapes of calls, shared by the typed surface and by `Compensation`."""
+"""The words of a call's types: what a step is, and which options it takes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
+
+__all__ = ["UNSET", "Kind", "Moment", "Order", "Unset"]
+
+Kind = Literal["activity", "child"]
+Order = Literal["reverse", "concurrent"]
+
+Moment = tuple[int, ...]
+"""A moment on a saga's clock of events. The steps of a child's saga have moments within that of the step that ran it."""
 
 
 class Unset:
-    """The type of `UNSET`, which stands for an argument not given: None is one like any other."""
+    """The type of `UNSET`, which stands for an argument not given: None is an argument like any other."""
 
     def __repr__(self) -> str:
         """Return the name by which `help()` shows the default of `arg`."""
@@ -16,30 +24,16 @@ class Unset:
 UNSET: Final = Unset()
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeAlias, TypeVar
+    from typing import TypeVar
 
     from temporalio.workflow import ActivityConfig, ChildWorkflowConfig
     from typing_extensions import ParamSpec
-
-    from ._compensation import Compensation, SagaState, StepOutcome
 
     P = TypeVar("P")
     R = TypeVar("R")
     Ps = ParamSpec("Ps")
 
-    # What undoes a step: a function of the step's input, an unbound method (a workflow's run method
-    # is one), data, or a name. Checkers list the alternatives in this order: the likeliest first.
-    Value: TypeAlias = Compensation | str | None
-    Undo: TypeAlias = Callable[[P], Any] | Callable[[Any, P], Any] | Value
-    UndoN: TypeAlias = Callable[..., Any] | Value
-    Undo0: TypeAlias = Callable[[], Any] | Value
-    # Only where the step is a method as well: `Callable[[Any], Any]` is also a function that waits
-    # for an input.
-    MethodUndo0: TypeAlias = Callable[[Any], Any] | Undo0
-    FromOutcome: TypeAlias = Callable[[StepOutcome[P, R]], Compensation | SagaState | None] | None
-
-    # `closed` makes ty reject a keyword that is no option, as the others do without it. These
+    # `closed` makes ty reject a keyword that is not an option, as the others do without it. These
     # classes must not exist at run time: below Python 3.15 a closed TypedDict cannot extend an
     # ordinary one, which is also why ty has to be told to let it pass.
     class ActivityOptions(ActivityConfig, total=False, closed=True):  # ty: ignore

@@ -1,187 +1,201 @@
-# pyright: reportPrivateUsage=false
-"""Unwinding a scope: drain what is in flight, then run the compensations, newest first.
+"""Undoing steps, in order. It knows steps, and no scope.
 
-    unwind
-    ├── drain     cancel the steps in flight, wait until each has ended, note what became of it
-    └── run       undo the armed steps, one after another or as they overlapped
+    undo
+    ├── reverse      one after another, newest first
+    └── concurrent   two at the same time if their steps overlapped
 
-It runs in a task that nobody else holds, so that no cancel can reach it; the scope's owner outlasts it. Only eviction
-cancels that task: the SDK then cancels every task of the run, which must end without a trace.
+It runs in a task that nobody else holds, so that no cancel can reach it. Only an eviction cancels that task.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from bisect import bisect, bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from temporalio import workflow
 
 from ._compensation import Callback
 from ._identity import step_id
 from ._outcome import saga_failure
-from ._report import show
+from ._run import Room
+from ._step import Step
+from ._typing import Moment, Order
+from ._waiting import raise_if_evicted
 
-if TYPE_CHECKING:
-    from ._outcome import StepRecord
-    from ._saga import Saga
-
-# The server fails a workflow task that would leave more than 2,000 activities pending (limit.numPendingActivities);
-# the rest of the run needs some of them.
-_MOST_AT_ONCE = 500
-
-_ROWS = 50  # from here on the table in the UI is not redrawn for each undo
-
-unwinding: ContextVar[tuple[Saga, ...]] = ContextVar("temporal_saga_unwinding", default=())
-"""The scopes whose unwind runs the current code: a callback must not wait for them."""
+__all__ = ["Todo", "Undoing", "undo"]
 
 
-def probe_eviction() -> None:
-    """Raise the SDK's own exception if the run is being evicted, where each task gets a plain CancelledError.
+class Todo:
+    """The steps that are still to be undone, in the order in which they began. It may grow while they are undone."""
 
-    Public calls without an effect: the SDK refuses anything that would change a run which it evicts
-    (`_assert_not_read_only`). To take that for a cancel would unwind a saga that is alive elsewhere.
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._reach: list[Moment] = []  # the latest end among the steps up to each; may be shorter than the steps
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def add(self, steps: Iterable[Step]) -> None:
+        """Add steps, each at its place."""
+        added = sorted(steps, key=_began)
+        if not added:
+            return
+        at = bisect(self._steps, added[0].began, key=_began)
+        self._steps[at:] = sorted([*self._steps[at:], *added], key=_began)
+        del self._reach[at:]
+
+    @property
+    def newest(self) -> Step:
+        """The newest step."""
+        return self._steps[-1]
+
+    def ready(self, running: Moment, first_ended: Moment | None) -> Iterator[Step]:
+        """Yield the steps that may be undone now, newest first.
+
+        A step may be undone once nothing is left that began after the step had ended.
+
+        Args:
+            running: When the newest step began whose undo is running; () if there is none.
+            first_ended: When the first step had ended whose undo is running: what began later must wait for it.
+        """
+        for step in self._steps[len(self._reach) :]:
+            self._reach.append(max(step.ended, self._reach[-1]) if self._reach else step.ended)
+        newest = max(running, self._steps[-1].began) if self._steps else running
+        for at in reversed(range(len(self._steps))):
+            if self._reach[at] < newest:
+                break  # no step up to here lasted that long
+            step = self._steps[at]
+            if step.ended >= newest and (first_ended is None or step.began <= first_ended):
+                yield step
+
+    def take(self, step: Step) -> None:
+        """Take a step off."""
+        at = bisect_left(self._steps, step.began, key=_began)
+        del self._steps[at]
+        del self._reach[at:]
+
+
+@dataclass
+class Undoing:
+    """How the steps of one scope are undone, and what became of that.
+
+    Attributes:
+        order: One after another, or as they overlapped.
+        options: The saga's options of compensations that are activities.
+        room: What the whole run may ask of the server at once.
+        on_change: Called when an undo begins.
+        failed: The steps whose undo failed for good.
     """
-    workflow.set_current_details(workflow.get_current_details())
+
+    order: Order
+    options: dict[str, Any]
+    room: Room
+    on_change: Callable[[], None]
+    failed: list[Step] = field(default_factory=list[Step])
 
 
-async def ended(task: asyncio.Future[Any]) -> None:
-    """Wait until a task has ended, without taking part in it.
-
-    Never `await task` itself: a cancel would go to the task, and a handle of the SDK's swallows it, so that the waiting
-    task would not learn of it. `asyncio.wait([task])` does the same, but is slow, and this is on the way of each step.
-    """
-    waiter = asyncio.get_running_loop().create_future()
-
-    def wake(_: object) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    task.add_done_callback(wake)
-    await waiter
-
-
-async def fail_task(bug: Exception) -> None:
-    """Fail the workflow task, whatever would catch `bug` on its way out.
-
-    The SDK evaluates a condition outside of all workflow code, and one that raises fails the activation. It returns
-    where the user lets such an exception fail the workflow (`failure_exception_types`): then the saga is to unwind.
-    """
-    if workflow.is_failure_exception(bug):
+async def undo(todo: Todo, how: Undoing) -> None:
+    """Undo steps until none is left."""
+    if how.order == "concurrent":
+        await _undo_as_they_overlapped(todo, how)
         return
-
-    def raise_bug() -> bool:
-        raise bug
-
-    while True:
-        try:
-            await workflow.wait_condition(raise_bug)
-        except asyncio.CancelledError:
-            probe_eviction()
-
-
-async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait until `future` is done, whatever cancels the waiting task; return the last cancel that came meanwhile.
-
-    Not `asyncio.shield`: it orphans the inner task and logs its error.
-    """
-    kept: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await ended(future)
-        except asyncio.CancelledError as cancel:
-            probe_eviction()
-            kept = cancel
-    return kept
+    while todo:
+        step = todo.newest
+        size = _size(step, how)
+        if not how.room.has(size):
+            await how.room.wait(size)
+            continue  # the wait may have brought a newer one
+        how.room.take(size)
+        todo.take(step)
+        await _undo(step, how)
 
 
-async def unwind(scope: Saga, todo: list[StepRecord]) -> None:
-    """Drain a scope, then undo `todo`, which may grow while it runs."""
-    unwinding.set((*unwinding.get(), scope))
-    await _drain(scope)
-    todo.sort(key=lambda record: record.place)
-    show(scope.name, scope._records)
-    if scope._order == "concurrent":
-        await _run_overlapping(scope, todo)
-    else:
-        while todo:
-            await _undo(scope, todo.pop())
-    show(scope.name, scope._records)
+async def _undo_as_they_overlapped(todo: Todo, how: Undoing) -> None:
+    began: list[Moment] = []  # of the steps whose undos are running, sorted
+    ended: list[Moment] = []
+    finished: list[tuple[Step, asyncio.Task[None]]] = []
+    woken = asyncio.Event()
 
+    def start(step: Step) -> None:
+        def finish(task: asyncio.Task[None]) -> None:
+            finished.append((step, task))
+            woken.set()
 
-async def _drain(scope: Saga) -> None:
-    """Wait until no step of the scope and of its open savepoints is in flight, then take the savepoints' entries over.
+        todo.take(step)
+        insort(began, step.began)
+        insort(ended, step.ended)
+        asyncio.create_task(_undo(step, how)).add_done_callback(finish)
 
-    It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled.
-    """
-    while True:
-        savepoints = scope._open_savepoints()
-        flying = [record for each in (scope, *savepoints) for record in each._in_flight]
-        if not scope._is_past_pivot:
-            for record in flying:
-                record.request_cancel()
-        waits: list[asyncio.Future[Any]] = [record.task for record in flying]
-        # Not `unwind_task`: what its owner does after it comes first.
-        waits += [each._released for each in savepoints if each._released is not None]
-        if all(wait.done() for wait in waits):
-            break
-        await asyncio.wait([wait for wait in waits if not wait.done()])
-    for each in (scope, *savepoints):
-        each._settle_in_flight()
-    for each in reversed(savepoints):  # the inner ones first: through their parent
-        each._join_parent()
-
-
-async def _run_overlapping(scope: Saga, todo: list[StepRecord]) -> None:
-    """Undo two at the same time only if their steps overlapped: none may wait that began after another had ended."""
-    running: dict[asyncio.Task[None], StepRecord] = {}
-    while todo or running:
-        newest = max(record.place for record in (*todo, *running.values()))
-        first_ended = min((record.ended for record in running.values()), default=newest)
-        ready = [record for record in reversed(todo) if record.ended >= newest and record.place <= first_ended]
-        ready = ready[: _MOST_AT_ONCE - len(running)]
-        chosen = set(ready)
-        todo[:] = [record for record in todo if record not in chosen]
-        for record in ready:
-            running[asyncio.create_task(_undo(scope, record))] = record
-        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        for task in [task for task in running if task in done]:
-            del running[task]
+    while todo or began:
+        chosen: list[Step] = []
+        size = 0
+        for step in todo.ready(began[-1] if began else (), ended[0] if ended else None):
+            size = _size(step, how)
+            if not how.room.has(size):
+                break
+            how.room.take(size)
+            chosen.append(step)
+        for step in chosen:
+            start(step)
+        if not began:
+            await how.room.wait(size)  # the undos of other sagas fill it
+            continue
+        await woken.wait()
+        woken.clear()
+        for step, task in finished:
+            del began[bisect_left(began, step.began)]
+            del ended[bisect_left(ended, step.ended)]
             task.result()
+        finished.clear()
 
 
-async def _undo(scope: Saga, record: StepRecord) -> None:
+async def _undo(step: Step, how: Undoing) -> None:
     """Run one compensation, to success or to its failure for good."""
-    compensation = record.compensation
-    if compensation is None:  # its compensation_from= failed, and fails the workflow
-        record.undo_state = "FAILED"
-        scope._failed.append(record)
-        return
-    record.undo_state = "RUNNING"
-    if len(scope._records) <= _ROWS:
-        show(scope.name, scope._records)
+    step.undo_state = "RUNNING"
+    how.on_change()
+    compensation = step.undo
     try:
         if isinstance(compensation, Callback):
             try:
-                await compensation.function(*compensation.args, **compensation.kwargs)
+                await compensation.run()
             except workflow.ContinueAsNewError as error:
                 raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
+        elif compensation is not None:
+            id = step_id(step.name, step.phase, step.key)
+            await compensation.start(how.options, id, summary=f"undo {step.name}")
         else:
-            id = step_id(record.name, record.phase, record.key)
-            await compensation.start(scope._compensation_options, id, summary=f"undo {record.name}")
+            step.undo_state = "FAILED"  # its compensation_from= failed, and fails the workflow
+            how.failed.append(step)
+            return
     except (Exception, asyncio.CancelledError) as error:
         # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
         if isinstance(error, asyncio.CancelledError):
-            probe_eviction()
+            raise_if_evicted()
         if saga_failure(error) is None:
             raise
-        record.undo_state = "FAILED"
-        scope._failed.append(record)
-        workflow.logger.warning(
-            "Compensation of step %s of saga %s failed",
-            record.name,
-            scope.name,
-            extra={"saga": scope.name, "step": record.name, "key": record.key},
-        )
+        step.undo_state = "FAILED"
+        step.undo_error = error
+        how.failed.append(step)
     else:
-        record.undo_state = "DONE"
+        step.undo_state = "DONE"
+    finally:
+        how.room.leave()
+
+
+def _size(step: Step, how: Undoing) -> int:
+    """Return how many bytes the arguments of a compensation have. What cannot be converted fails where it starts."""
+    compensation = step.undo
+    if compensation is None or isinstance(compensation, Callback):
+        return 0
+    try:
+        payloads = compensation.payloads(how.options, step_id(step.name, step.phase, step.key))
+    except Exception:
+        return 0
+    return sum(payload.ByteSize() for payload in payloads)
+
+
+def _began(step: Step) -> Moment:
+    return step.began

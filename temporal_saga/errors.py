@@ -7,6 +7,8 @@ Every error that may cross a process is an `ApplicationError`, since only its ty
     ├── CompensationError       a compensation failed for good
     ├── SagaClosed              a step, or a registration, after the scope has ended
     ├── SagaDeadlineExceeded    the `deadline=` of a saga passed
+    ├── SagaStateTooLarge       `detach()` would return more than the server takes
+    ├── DuplicateStep           a handler called the same step with the same `key=` twice
     │   raise in an activity, which is tried again:
     ├── NotSent                 the request never left
     ├── Throttled               refused: later
@@ -35,8 +37,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from ._proof import earlier_attempts_are_definite, failure_mark
 from ._options import check_duration
+from ._proof import earlier_attempts_are_definite, failure_mark
 
 if TYPE_CHECKING:
     from ._report import SagaReport
@@ -47,6 +49,7 @@ __all__ = [
     "CompensationError",
     "Conflict",
     "Declined",
+    "DuplicateStep",
     "FailureKind",
     "Fenced",
     "InProgress",
@@ -55,6 +58,7 @@ __all__ = [
     "Rejected",
     "SagaClosed",
     "SagaDeadlineExceeded",
+    "SagaStateTooLarge",
     "Throttled",
 ]
 
@@ -170,6 +174,17 @@ class SagaClosed(_SagaError):
 
 class SagaDeadlineExceeded(_SagaError):
     """The `deadline=` of a saga passed; the saga has been unwound."""
+
+
+class SagaStateTooLarge(_SagaError):
+    """`detach()` would return more than the server takes. The saga stays as it is; if nothing catches this, it unwinds."""
+
+
+class DuplicateStep(_SagaError):
+    """A handler called the same step with the same `key=` twice. The second call had no effect.
+
+    In the main method the same is misuse, and fails the workflow task: there only the programmer can have caused it.
+    """
 
 
 class ActivityFailure(_SagaError):

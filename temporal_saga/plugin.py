@@ -38,10 +38,11 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from ._attempt import Attempt
+from ._cancels import Gate, gates
 from ._outcome import saga_failure
-from ._report import Registry
-from ._saga import UNWOUND, Saga, guarded
-from ._unwind import probe_eviction
+from ._run import OpenSaga, Run, in_main_method
+from ._scope import UNWOUND
+from ._waiting import raise_if_evicted
 from .classification import Profile, checked_profile, translated
 from .errors import CompensationError
 
@@ -84,29 +85,39 @@ class _SagaInterceptor(Interceptor):
 
 
 class _HoldClose(WorkflowInboundInterceptor):
-    """Holds the close of one run until its open sagas have ended."""
+    """Holds the close of one run until its open sagas have ended.
+
+    The first to end the run wins, as without the plugin: the main method, or a handler.
+    """
 
     def __init__(self, next: WorkflowInboundInterceptor) -> None:
         super().__init__(next)
-        self._signal_error: BaseException | None = None
-        self._cut_short: CompensationError | None = None
+        self._gate = Gate()
         self._main_has_ended = False
+        self._handler_error: BaseException | None = None  # of the signal handler that ended the run
+        self._cut_short: CompensationError | None = None  # of a handler's saga that the end of the run cut short
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        guarded.set(True)
+        self._enter(in_main=True)
+        arrival = _Arrival(self._gate)
         results: list[Any] = []
-        outcome: BaseException | None = None
 
         async def run() -> None:
-            gate.open()
-            # Kept here: a task that returns while a cancel waits for its next await counts as cancelled.
-            results.append(await self.next.execute_workflow(input))
+            self._gate.begin(main)
+            try:
+                # Kept here: a task that returns while a cancel waits for its next await counts as cancelled.
+                results.append(await self.next.execute_workflow(input))
+            finally:
+                self._main_has_ended = True
+                arrival.main_has_ended()
 
-        # In a task of its own: the workflow's cancel comes to the gate then, where it can be held.
-        main = asyncio.create_task(run(), name="main method")
-        gate = _Gate(main)
+        # In a task of its own, with the name that the SDK gives: the workflow's cancel comes to the gate then.
+        main = asyncio.create_task(run(), name="run")
+        arrival.main = main
+        main.add_done_callback(lambda _: arrival.main_has_ended())  # an eviction may end it before it begins
+        await arrival
+        outcome: BaseException | None = None
         try:
-            await gate
             if not results:
                 main.result()
         except workflow.ContinueAsNewError as error:
@@ -116,24 +127,32 @@ class _HoldClose(WorkflowInboundInterceptor):
             if outcome is None:
                 raise  # a bug fails the task, and eviction leaves no trace
             if isinstance(outcome, asyncio.CancelledError):
-                probe_eviction()
-        self._main_has_ended = True
+                raise_if_evicted()
         await _end_sagas()
-        if self._cut_short is not None and outcome is not None and is_cancelled_exception(outcome):
-            outcome = self._cut_short  # Cancelled would say that all has been undone
-        outcome = self._signal_error or outcome  # which came first, and cancelled the main method's saga
+        outcome = self._outcome(outcome)
         if outcome is not None:
             raise outcome
         return results[0]
 
+    def _outcome(self, outcome: BaseException | None) -> BaseException | None:
+        """Return what the run ends with, given what the main method ended with."""
+        if self._cut_short is not None and outcome is not None and is_cancelled_exception(outcome):
+            outcome = self._cut_short  # Cancelled would say that everything has been undone
+        error = self._handler_error
+        if error is None or (isinstance(outcome, CompensationError) and is_cancelled_exception(error)):
+            return outcome
+        return error  # it came first, and cancelled the main method's saga
+
     async def handle_signal(self, input: HandleSignalInput) -> None:
-        guarded.set(True)
+        self._enter(in_main=False)
         try:
             await super().handle_signal(input)
             return
         except workflow.ContinueAsNewError:
-            registry = Registry.find()
-            if not any(saga._holds_compensations() for saga in (registry.open_sagas() if registry else ())):
+            if self._main_has_ended:
+                return
+            run = Run.find()
+            if not any(saga.holds_compensations() for saga in (run.open_sagas() if run else ())):
                 raise
             failure: BaseException = RuntimeError(
                 "continue_as_new in a signal handler would drop the compensations of an open saga: "
@@ -146,79 +165,73 @@ class _HoldClose(WorkflowInboundInterceptor):
             if cause is None:
                 raise
             if isinstance(cause, asyncio.CancelledError):
-                probe_eviction()
+                raise_if_evicted()
             failure = cause
         # Cut short, by the end of the main method or by a saga that has unwound, it has no error of its own; and a run
         # closes once.
-        if self._main_has_ended or failure.args == (UNWOUND,) or self._signal_error is not None:
+        if self._main_has_ended or failure.args == (UNWOUND,) or self._handler_error is not None:
             if isinstance(failure, CompensationError):
                 self._cut_short = failure
             return
-        self._signal_error = failure
+        self._handler_error = failure
         await _end_sagas()
-        if not self._main_has_ended:  # else it has closed the run with this error: a run closes once
+        if not self._main_has_ended:  # else it closes the run with this error: a run closes once
             raise failure
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
-        guarded.set(True)
+        self._enter(in_main=False)
         return await super().handle_update_handler(input)
 
+    def _enter(self, *, in_main: bool) -> None:
+        gates.set(self._gate)
+        in_main_method.set(in_main)
 
-class _Gate(asyncio.Future[None]):
-    """Where the workflow's cancel arrives: done when the main method has ended.
 
-    It goes on to the main method, or to a saga past its pivot that holds it, within the call: a turn of the loop later,
-    what came in the same activation would overtake it, and a run begun without the plugin would not replay with it.
-    """
+class _Arrival(asyncio.Future[None]):
+    """What the SDK's task of the run waits for: a cancel of that task goes to the gate. Done when the main method ends."""
 
-    def __init__(self, main: asyncio.Task[None]) -> None:
+    main: asyncio.Task[None]
+
+    def __init__(self, gate: Gate) -> None:
         super().__init__()
-        self._main = main
-        self._early: list[Any] | None = []
-        main.add_done_callback(lambda _: None if self.done() else self.set_result(None))
+        self._gate = gate
 
-    def open(self) -> None:
-        """Let the cancels in that came before the main method began: a task cancelled so early never begins."""
-        early, self._early = self._early or [], None
-        for msg in early:
-            self.cancel(msg)
+    def main_has_ended(self) -> None:
+        """Let the run close."""
+        if not self.done():
+            self.set_result(None)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Hand the cancel on."""
+        """Hand the workflow's cancel to the gate."""
         try:
-            probe_eviction()
+            raise_if_evicted()
         except BaseException:
-            return super().cancel(msg)
-        registry = Registry.find()
-        sagas = [saga for saga in registry.open_sagas() if saga._owner is self._main] if registry else []
-        if self._early is not None:
-            self._early.append(msg)
-        elif not any(saga._hold_cancel(asyncio.CancelledError()) for saga in sagas):
-            self._main.cancel(msg)
+            # The eviction runs in another thread, perhaps while the main method still executes in its own. To cancel
+            # this future would wake the SDK's task there, where asyncio refuses to step it, for good. The end of the
+            # main method wakes it.
+            self.main.cancel(msg)
+        else:
+            self._gate.arrive(msg)
         return True
 
 
 async def _end_sagas() -> None:
     """Cancel the open sagas of other tasks, and wait until each has unwound."""
-    registry = Registry.find()
+    run = Run.find()
     task = asyncio.current_task()
 
-    def is_other(owner: asyncio.Task[Any] | None) -> bool:
-        return owner is not None and owner is not task and not owner.done()
-
-    def open_sagas() -> list[Saga]:
-        return [saga for saga in registry.open_sagas() if is_other(saga._owner)] if registry else []
+    def open_sagas() -> list[OpenSaga]:
+        sagas = run.open_sagas() if run else []
+        return [saga for saga in sagas if saga.owner is not task and not saga.owner.done()]
 
     while sagas := open_sagas():
         for saga in sagas:
-            # One that a callback has entered ends with the unwind that runs it, which nothing interrupts.
-            # Past its pivot it has to go on to its end.
-            if not (saga._is_unwinding or saga._in_unwind or saga._is_past_pivot) and saga._owner is not None:
-                saga._owner.cancel()
+            if not saga.ends_by_itself:
+                saga.owner.cancel()
         try:
             await workflow.wait_condition(lambda: not open_sagas())
         except asyncio.CancelledError:
-            probe_eviction()
+            raise_if_evicted()
 
 
 class _Classify(ActivityInboundInterceptor):

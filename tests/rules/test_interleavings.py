@@ -517,8 +517,8 @@ if sys.version_info >= (3, 11):
         run.check()
 
 
-def test_rule_07_a_savepoint_that_was_incomplete_does_not_spoil_a_later_good_end() -> None:
-    """A CompensationError that the body handled is handled: a good end undoes what was swallowed, and no more."""
+def test_rule_02_a_savepoint_that_was_incomplete_is_the_whole_sagas_whoever_caught_its_error() -> None:
+    """An undo that failed for good in a savepoint makes the saga end badly, and incomplete."""
 
     @flow
     async def body() -> str:
@@ -533,8 +533,8 @@ def test_rule_07_a_savepoint_that_was_incomplete_does_not_spoil_a_later_good_end
         return "paid"
 
     run = Run(body).autopilot({"a:do": REFUSED, "undo_a": REFUSED, "card1:do": REFUSED})
-    assert undone(run) == ["undo_a", "undo_card1"]
-    assert run.result == "paid"
+    assert undone(run) == ["undo_a", "undo_card1", "undo_card2", "undo_keep"]
+    assert end(run) == "CompensationError"
     run.check()
 
 
@@ -606,7 +606,7 @@ def test_pivot_a_savepoint_that_fails_under_a_held_cancel_lets_another_way_be_tr
 
 
 def test_pivot_a_held_cancel_outlives_the_error_of_an_incomplete_savepoint() -> None:
-    """From the pivot on the workflow's cancel is held until the scope ends, a handled CompensationError between."""
+    """From the pivot on the workflow's cancel is held until the scope ends, and does not hide that it is incomplete."""
 
     @flow
     async def body() -> None:
@@ -625,8 +625,9 @@ def test_pivot_a_held_cancel_outlives_the_error_of_an_incomplete_savepoint() -> 
     run.activate(completed("b"))
     run.activate(failed("undo_b", REFUSED))
     run.activate(completed("c"))
-    assert undone(run) == ["undo_b"]
-    assert end(run) == "Cancelled"
+    run.activate(completed("undo_c"))
+    assert undone(run) == ["undo_b", "undo_c"]
+    assert end(run) == "CompensationError"
     run.check()
 
 

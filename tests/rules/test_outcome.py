@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from temporal_saga._outcome import Outcome, StepRecord
+from temporal_saga import Outcome
+from temporal_saga._step import Step
 from tests.driver import Run
 from tests.rules.workflows import REFUSED, do, flow, new_saga
 
@@ -38,19 +39,20 @@ def test_a_call_that_ends_as_a_cancelled_task_may_have_had_its_effect() -> None:
         asked: list[str] = []
         call = asyncio.create_task(asyncio.sleep(3600))
 
-        def cancel() -> None:
-            asked.append("cancel")
-            call.cancel()
+        class Call:
+            def cancel(self) -> None:
+                asked.append("cancel")
+                call.cancel()
 
-        record = StepRecord("charge", "key")
-        record.started(call, cancel)
-        record.request_cancel()
+        step = Step("charge", "key")
+        step.begin(Call(), call)
+        step.request_cancel()
         await asyncio.wait([call])
-        record.request_cancel()  # it has ended: there is nothing to ask
-        record.settle(may_repeat=lambda: False)
-        record.request_cancel()  # the drain may have settled it while its caller waited its turn
-        assert record.outcome is Outcome.UNKNOWN
-        assert isinstance(record.error, asyncio.CancelledError)
+        step.request_cancel()  # it has ended: there is nothing to ask
+        step.settle((1,), lambda: False)
+        step.request_cancel()  # the drain may have settled it while its caller waited its turn
+        assert step.outcome is Outcome.UNKNOWN
+        assert isinstance(step.error, asyncio.CancelledError)
         return asked
 
     run = Run(settled).autopilot({})

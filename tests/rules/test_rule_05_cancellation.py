@@ -489,7 +489,7 @@ def test_rule_05_a_callback_runs_to_its_end() -> None:
     run.check()
 
 
-def test_rule_05_a_closed_saga_is_closed_for_code_that_swallowed_the_cancel() -> None:
+def test_rule_08_a_step_after_the_end_is_misuse_for_code_that_swallowed_the_cancel() -> None:
     @flow
     async def body() -> str:
         try:
@@ -508,8 +508,8 @@ def test_rule_05_a_closed_saga_is_closed_for_code_that_swallowed_the_cancel() ->
     run.activate(cancel())
     run.activate(completed("undo_a"))
     assert run.history == ["a", "undo_a"]
-    assert run.result == "closed"
-    run.check()
+    assert run.task_failure is not None
+    assert "indent the line" in run.task_failure[2]
 
 
 def test_rule_05_a_cancel_is_no_failure_to_catch_around_a_savepoint_whose_undo_failed() -> None:

@@ -11,12 +11,25 @@ from ._typing import UNSET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-    from typing import Any, Concatenate, Literal
+    from typing import Any, Concatenate, TypeAlias
 
     from typing_extensions import Unpack
 
     from ._compensation import Compensation
-    from ._typing import ActivityOptions, ChildOptions, FromOutcome, MethodUndo0, P, Ps, R, Undo, Undo0, UndoN
+    from ._outcome import StepOutcome
+    from ._state import SagaState
+    from ._typing import ActivityOptions, ChildOptions, Kind, P, Ps, R
+
+    # What undoes a step: a function of the step's input, an unbound method (a workflow's run method
+    # is one), data, or a name. Checkers list the alternatives in this order: the likeliest first.
+    Value: TypeAlias = Compensation | str | None
+    Undo: TypeAlias = Callable[[P], Any] | Callable[[Any, P], Any] | Value
+    UndoN: TypeAlias = Callable[..., Any] | Value
+    Undo0: TypeAlias = Callable[[], Any] | Value
+    # Only where the step is a method as well: `Callable[[Any], Any]` is also a function that waits
+    # for an input.
+    MethodUndo0: TypeAlias = Callable[[Any], Any] | Undo0
+    FromOutcome: TypeAlias = Callable[[StepOutcome[P, R]], Compensation | SagaState | None] | None
 
 
 class Steps:
@@ -105,7 +118,18 @@ class Steps:
         **options: Unpack[ActivityOptions],
     ) -> Any: ...
 
-    def execute_activity(self, activity: Any, arg: Any = UNSET, **options: Any) -> Coroutine[Any, Any, Any]:
+    def execute_activity(
+        self,
+        activity: Any,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        compensation: Any = None,
+        compensation_from: Any = None,
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
         """Execute an activity as a step of this saga and wait for its result.
 
         Takes what `workflow.execute_activity` takes. The step's compensation is
@@ -144,7 +168,7 @@ class Steps:
             RuntimeError: Misuse of the scope. It fails the workflow task, so that a fixed
                 deployment carries on; the message names the fix.
         """
-        return self._step("activity", activity, arg, **options)
+        return self._step("activity", activity, arg, args, compensation, compensation_from, step, key, options)
 
     @overload
     async def execute_activity_method(
@@ -210,7 +234,18 @@ class Steps:
         **options: Unpack[ActivityOptions],
     ) -> R: ...
 
-    def execute_activity_method(self, activity: Any, arg: Any = UNSET, **options: Any) -> Coroutine[Any, Any, Any]:
+    def execute_activity_method(
+        self,
+        activity: Any,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        compensation: Any = None,
+        compensation_from: Any = None,
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
         """Execute an activity, named by its unbound method, as a step of this saga.
 
         For activities that are methods: the workflow has the class, the worker its instance. The
@@ -235,7 +270,7 @@ class Steps:
             SagaClosed: The scope has ended or was detached.
             TypeError: As in `execute_activity`.
         """
-        return self._step("activity", activity, arg, **options)
+        return self._step("activity", activity, arg, args, compensation, compensation_from, step, key, options)
 
     @overload
     async def execute_child_workflow(
@@ -282,7 +317,18 @@ class Steps:
         **options: Unpack[ChildOptions],
     ) -> Any: ...
 
-    def execute_child_workflow(self, workflow: Any, arg: Any = UNSET, **options: Any) -> Coroutine[Any, Any, Any]:
+    def execute_child_workflow(
+        self,
+        workflow: Any,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        compensation: Any = None,
+        compensation_from: Any = None,
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
         """Execute a child workflow as a step of this saga and wait for its result.
 
         Takes what `workflow.execute_child_workflow` takes. The id is by default
@@ -312,7 +358,7 @@ class Steps:
             SagaClosed: The scope has ended or was detached.
             TypeError: `compensation` and `compensation_from` are both set.
         """
-        return self._step("child", workflow, arg, **options)
+        return self._step("child", workflow, arg, args, compensation, compensation_from, step, key, options)
 
     @overload
     def add_compensation(self, activity: Compensation, *, step: str | None = None, key: str | None = None) -> None: ...
@@ -338,7 +384,16 @@ class Steps:
         self, activity: str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Unpack[ActivityOptions]
     ) -> None: ...
 
-    def add_compensation(self, activity: Any, arg: Any = UNSET, **options: Any) -> None:
+    def add_compensation(
+        self,
+        activity: Any,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        step: str | None = None,
+        key: str | None = None,
+        **options: Any,
+    ) -> None:
         """Push a compensation by hand, for an effect that no step of this saga has made.
 
         It takes its place in the order of undoing at the moment of this call.
@@ -357,16 +412,16 @@ class Steps:
             SagaClosed: The scope has ended or was detached.
             TypeError: `activity_id` is set, which carries the compensation's key: use `key`.
         """
-        self._push(activity, arg, **options)
+        self._push(activity, arg, args, step, key, options)
 
-    def add_callback(self, callback: Callable[Ps, Awaitable[object]], /, *args: Ps.args, **kwargs: Ps.kwargs) -> None:
+    def add_callback(self, callback: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> None:
         """Push workflow code to run as a compensation.
 
         A callback lives in this run only: a saga that holds one cannot be detached. It must not
         call a step of a scope that unwinds.
 
         Args:
-            callback: Async function, called in the unwind.
+            callback: Function, sync or async, called in the unwind.
             *args: Its positional arguments.
             **kwargs: Its keyword arguments.
 
@@ -377,35 +432,25 @@ class Steps:
 
     def _step(
         self,
-        kind: Literal["activity", "child"],
-        fn: Any,
+        kind: Kind,
+        target: Any,
         arg: Any,
-        *,
-        args: Sequence[Any] = (),
-        compensation: Any = None,
-        compensation_from: Any = None,
-        step: str | None = None,
-        key: str | None = None,
-        **options: Any,
+        args: Sequence[Any],
+        compensation: Any,
+        compensation_from: Any,
+        step: str | None,
+        key: str | None,
+        options: dict[str, Any],
     ) -> Coroutine[Any, Any, Any]:
         """Count the step and return the coroutine that runs it."""
         raise NotImplementedError
 
     def _push(
-        self,
-        target: Any,
-        arg: Any,
-        *,
-        args: Sequence[Any] = (),
-        step: str | None = None,
-        key: str | None = None,
-        **options: Any,
+        self, target: Any, arg: Any, args: Sequence[Any], step: str | None, key: str | None, options: dict[str, Any]
     ) -> None:
         """Push a compensation."""
         raise NotImplementedError
 
-    def _push_callback(
-        self, callback: Callable[..., Awaitable[object]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def _push_callback(self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Push workflow code."""
         raise NotImplementedError

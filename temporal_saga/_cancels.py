@@ -1,0 +1,309 @@
+"""Whose a cancel is, and what it does.
+
+asyncio raises the same `CancelledError` whoever cancelled. Only this module tells them apart:
+
+| whose the cancel is                             | before the pivot                      | after the pivot                      |
+|-------------------------------------------------|---------------------------------------|--------------------------------------|
+| the worker's, which evicts the run              | leaves no trace                       | leaves no trace                      |
+| the saga's own deadline                         | unwinds, raises SagaDeadlineExceeded  | the deadline has stopped             |
+| the workflow's                                  | unwinds                               | waits until the saga has ended       |
+| anybody else's: a timeout, a TaskGroup, a task  | unwinds                               | the step runs to its end; unwinds    |
+
+Once an unwind has begun, no cancel interrupts it. The scope keeps the cancel, and gives it back at the end.
+
+How each is known:
+
+* The worker's: `raise_if_evicted`, before anything else.
+* The workflow's: with `SagaPlugin` it arrives at one place, the run's `Gate`. The gate holds it while a saga of the main
+  method is past its pivot, so that a `CancelledError` in the body is never the workflow's that must wait. Without the
+  plugin it arrives in the main method's task like any other, and `Pivot.holds` and `Pivot.hands_on` guess: the first
+  cancel of that task since the workflow was cancelled. A timeout that expires together with it is taken for it.
+* The deadline's: by count, as in `asyncio.timeout`. Each `Task.cancel()` counts in `Task.cancelling()`, and whoever
+  sent it takes it back with `Task.uncancel()`. The deadline takes its own back: if others are left, then somebody else
+  has cancelled too, and the `CancelledError` goes on to them. Python 3.10 does not count: there only the workflow's
+  cancel is told from the deadline's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextvars import ContextVar
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import is_cancelled_exception
+
+__all__ = ["Arrivals", "Cancels", "Gate", "Pivot", "gates"]
+
+_COUNTS = sys.version_info >= (3, 11)
+
+_DEADLINE = "the deadline of a saga has passed"
+_GIVEN_BACK = "given back after an unwind"
+
+
+class Gate:
+    """Where the workflow's cancel arrives. One per run, the plugin's."""
+
+    def __init__(self) -> None:
+        self.came_at: int | None = None  # the length of the history when the workflow's cancel came
+        self._main: asyncio.Task[Any] | None = None  # the main method's task, once it has begun
+        self._waiting: list[Any] = []  # cancels that have not been handed on
+        self._holders = 0  # how many sagas of the main method are past their pivot
+
+    @property
+    def is_closed(self) -> bool:
+        """True iff a cancel waits here."""
+        return bool(self._waiting)
+
+    def begin(self, main: asyncio.Task[Any]) -> None:
+        """Let the cancels in that came before the main method began: a task cancelled so early would never begin."""
+        self._main = main
+        self._hand_on()
+
+    def arrive(self, msg: Any) -> None:
+        """Take the workflow's cancel, and hand it on within the call unless a saga holds it.
+
+        A turn of the loop later, what came in the same activation would overtake the cancel, and a run that began
+        without the plugin would not replay with it.
+        """
+        if self.came_at is None:
+            self.came_at = workflow.info().get_current_history_length()
+        self._waiting.append(msg)
+        self._hand_on()
+
+    def hold(self) -> None:
+        """Hold the workflow's cancel for a saga that has passed its pivot."""
+        self._holders += 1
+
+    def release(self) -> bool:
+        """Stop holding for a saga; return whether a cancel that had to wait is handed on, in the next turn of the loop.
+
+        The saga's owner may be the main method's task, which runs now: the cancel would be in its count at once, and
+        would look like one that the task has had.
+        """
+        self._holders -= 1
+        hands_on = not self._holders and self.is_closed
+        if hands_on:
+            asyncio.get_running_loop().call_soon(self._hand_on)
+        return hands_on
+
+    def _hand_on(self) -> None:
+        if self._main is None or self._holders:
+            return
+        waiting, self._waiting = self._waiting, []
+        for msg in waiting:
+            self._main.cancel(msg)
+
+
+gates: ContextVar[Gate | None] = ContextVar("temporal_saga_gate", default=None)
+"""The gate of the run that the current code belongs to; None without `SagaPlugin`."""
+
+
+class Arrivals:
+    """The cancels of one run: when the workflow's came, and which are on their way back to their task."""
+
+    def __init__(self) -> None:
+        self.gate = gates.get()
+        self.owed: dict[asyncio.Task[Any], int] = {}  # by the task that gets one back: what it had counted before that
+        self._seen_at: int | None = None  # without the plugin
+
+    def came_at(self) -> int | None:
+        """Return the length of the history when the workflow's cancel came; without the plugin, when it was seen."""
+        if self.gate is not None:
+            return self.gate.came_at
+        if self._seen_at is None and workflow.cancellation_reason() is not None:
+            self._seen_at = workflow.info().get_current_history_length()
+        return self._seen_at
+
+
+class Pivot:
+    """The point of no return of one saga, and what becomes of the workflow's cancel behind it.
+
+    Args:
+        gate: The run's gate; None without the plugin.
+        main_task: The task that entered the saga; None if that is a handler's, which the workflow's cancel never reaches.
+    """
+
+    is_passed = False
+    held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
+    _cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
+    _went_no_further = False  # True iff the cancel was held before a task that the main method waits for could get it
+
+    def __init__(self, gate: Gate | None, main_task: asyncio.Task[Any] | None) -> None:
+        self._gate = gate
+        self._main_task = main_task
+
+    @property
+    def is_barred(self) -> bool:
+        """True iff the workflow's cancel waits for another saga, so that this one must not pass its pivot."""
+        return self._gate is not None and self._gate.is_closed and self._main_task is not None and not self.is_passed
+
+    def pass_(self) -> None:
+        """Pass the pivot: from here on the workflow's cancel waits."""
+        if self._gate is not None and self._main_task is not None and not self.is_passed:
+            self._gate.hold()
+        self.is_passed = True
+        self._cancelled_before = workflow.cancellation_reason() is not None
+
+    def is_holding_a_cancel(self) -> bool:
+        """Tell whether the workflow's cancel waits for this saga."""
+        waits = self._gate is not None and self._gate.is_closed and self._main_task is not None
+        return self.is_passed and (self.held is not None or waits)
+
+    def end(self) -> bool:
+        """Note that the saga has ended; return whether the workflow's cancel had waited for it."""
+        if self._gate is None or self._main_task is None or not self.is_passed:
+            return False
+        return self._gate.release()
+
+    def holds(self, cancel: BaseException) -> bool:
+        """Hold the workflow's own cancel, if this is it and it came after the pivot. Only without the plugin."""
+        if (
+            not self._may_be_the_workflows(cancel)
+            or asyncio.current_task() is not self._main_task
+            or self.held not in (None, cancel)  # the workflow's cancel comes once: this is another
+        ):
+            return False
+        if self.held is None and sys.version_info >= (3, 11) and self._main_task is not None:
+            self._main_task.uncancel()
+        self.held = cancel
+        return True
+
+    def holds_in_a_step(self, cancel: BaseException) -> bool:
+        """Hold it, as `holds` does, in a step that the main method's task itself waits for."""
+        held = self.holds(cancel)
+        self._went_no_further |= held
+        return held
+
+    def hands_on(self, cancel: BaseException) -> bool:
+        """Tell whether a gather, a TaskGroup or wait_for passes the workflow's cancel on to this task.
+
+        The main method gets it as well, and holds it. Only without the plugin.
+        """
+        return (
+            self._may_be_the_workflows(cancel)
+            and asyncio.current_task() is not self._main_task
+            and self._main_task is not None
+            and not self._went_no_further
+        )
+
+    def _may_be_the_workflows(self, cancel: BaseException) -> bool:
+        return (
+            self._gate is None
+            and self.is_passed
+            and not self._cancelled_before
+            and workflow.cancellation_reason() is not None
+            and is_cancelled_exception(cancel)  # a plain activity in the body makes an ActivityError of it
+        )
+
+
+class Cancels:
+    """The cancels of one scope's owner, counted as asyncio counts them.
+
+    Args:
+        owner: The task that entered the scope.
+        arrivals: The cancels of the run. It is asked at each turn, since without the plugin nobody else looks.
+        is_main: Whether the owner is one of the main method's tasks, which the workflow's cancel reaches.
+    """
+
+    expired = False  # True iff the deadline has passed, and its cancel has been sent
+    kept: asyncio.CancelledError | None = None  # the last cancel that came during an unwind
+    expires_at: float | None = None  # on the event loop's clock; None without a deadline, or when it has stopped
+    _timer: asyncio.TimerHandle | None = None
+    _expired_at = 0  # the length of the history when the deadline passed
+    _unwound_at = 0  # the length of the history when the unwind began; 0 before that
+    _count_at_unwind = 0
+    _others: bool | None = None  # of an expired deadline: whether somebody else has cancelled too
+
+    def __init__(self, owner: asyncio.Task[Any], arrivals: Arrivals, *, is_main: bool) -> None:
+        self._owner = owner
+        self._arrivals = arrivals
+        self._is_main = is_main
+        self._came_before = arrivals.came_at() is not None
+        self._count = owner.cancelling() if sys.version_info >= (3, 11) else 0  # those of the time before the scope
+
+    # --- the deadline ------------------------------------------------------------------------------------------------
+
+    def set_deadline(self, seconds: float) -> None:
+        """Cancel the owner when the time is over."""
+        loop = asyncio.get_running_loop()
+        self.expires_at = loop.time() + seconds
+        self._timer = loop.call_later(max(seconds, 0.001), self._expire)
+
+    def stop_deadline(self) -> None:
+        """Stop the deadline, if it has not passed."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self.expires_at = None
+
+    def _expire(self) -> None:
+        self._timer = self.expires_at = None
+        self.expired = True
+        self._expired_at = workflow.info().get_current_history_length()
+        self._arrivals.came_at()
+        self._owner.cancel(_DEADLINE)
+
+    def others(self) -> bool:
+        """After an expiry: take the deadline's cancel back, and tell whether somebody else has cancelled as well."""
+        if self._others is None:
+            if sys.version_info >= (3, 11):
+                self._others = self._owner.uncancel() > self._settled()
+            else:
+                self._others = not self._came_before and self._arrivals.came_at() == self._expired_at
+        return self._others
+
+    # --- the unwind --------------------------------------------------------------------------------------------------
+
+    def begin_unwind(self) -> None:
+        """Note that from here on cancels are kept. All that came before has reached the body."""
+        self.stop_deadline()
+        if self.expired:
+            self.others()
+        if self._unwound_at:
+            return
+        self._unwound_at = workflow.info().get_current_history_length()
+        self._arrivals.came_at()
+        if sys.version_info >= (3, 11):
+            # A saga inside, whose error began this unwind, may be giving one back just now.
+            self._count_at_unwind = self._arrivals.owed.get(self._owner, self._owner.cancelling())
+
+    def keep(self, cancel: asyncio.CancelledError) -> None:
+        """Keep a cancel that must not interrupt the unwind."""
+        self.kept = cancel
+
+    def give_back(self) -> None:
+        """Deliver what was kept at the owner's next await, if its sender still counts on it.
+
+        The next turn of the loop tells: if the scope's error went straight on to the timeout that sent the cancel, then
+        the timeout has taken its cancel back.
+        """
+        if sys.version_info >= (3, 11):
+            owner, count, owed = self._owner, self._count_at_unwind, self._arrivals.owed
+            owed[owner] = count
+
+            def deliver() -> None:
+                owed.pop(owner, None)
+                if not owner.done() and owner.cancelling() > count:
+                    owner.uncancel()
+                    owner.cancel()
+
+            asyncio.get_running_loop().call_soon(deliver)
+            return
+        came_at = self._arrivals.came_at()
+        came = came_at is not None and not self._came_before and came_at >= self._unwound_at
+        if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
+            self._owner.cancel(_GIVEN_BACK)
+
+    def deliver(self) -> None:
+        """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
+        self._owner.cancel(_GIVEN_BACK)
+
+    def _settled(self) -> int:
+        """Count the cancels of the owner that concern no deadline.
+
+        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry.
+        """
+        came_at = self._arrivals.came_at()
+        swallowed = self._is_main and not self._came_before and came_at is not None and came_at < self._expired_at
+        return self._count + swallowed

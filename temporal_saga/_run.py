@@ -1,0 +1,180 @@
+"""The sagas of one workflow run: their ordinals, their order, their room, and the query that shows them."""
+
+# No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from inspect import Parameter, Signature
+from typing import Any, Protocol, cast
+
+from temporalio import workflow
+
+from ._cancels import Arrivals
+from ._report import SagaReport
+from ._waiting import until_idle
+
+__all__ = ["QUERY", "OpenSaga", "Room", "Run", "in_main_method"]
+
+QUERY = "saga_report"
+
+_MOST_BYTES = 1024 * 1024  # the server ends a run whose workflow task exceeds 4 MB (GrpcMessageTooLarge, measured)
+
+# The server fails a workflow task that would leave more than 2,000 activities pending (limit.numPendingActivities);
+# the rest of the run needs some of them.
+_MOST_AT_ONCE = 500
+
+in_main_method: ContextVar[bool] = ContextVar("temporal_saga_in_main_method", default=False)
+"""Whether the current code is the main method's, or of a task of it; a handler's is not.
+
+The plugin knows. Without the plugin it is set where a saga is entered, for the code of that task and its tasks.
+"""
+
+
+class OpenSaga(Protocol):
+    """What a run knows of a saga."""
+
+    @property
+    def owner(self) -> asyncio.Task[Any]:
+        """The task that entered it."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        ...
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether its state was given away."""
+        ...
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
+        ...
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Its name, which saga of that name it is, and its anchor."""
+        ...
+
+    def holds_compensations(self) -> bool:
+        """Tell whether something is armed in it."""
+        ...
+
+    def report(self) -> SagaReport:
+        """Return what people see of it."""
+        ...
+
+
+class Room:
+    """How much the undos of a run may ask of the server at once, and in one workflow task."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._bytes = 0
+        self._task = 0  # the workflow task that these bytes belong to, as the length of the history
+
+    def has(self, size: int) -> bool:
+        """Tell whether one more undo fits, whose arguments have `size` bytes. The first of a task always does."""
+        spent = self._bytes if self._task == workflow.info().get_current_history_length() else 0
+        return self._running < _MOST_AT_ONCE and (not spent or spent + size <= _MOST_BYTES)
+
+    async def wait(self, size: int) -> None:
+        """Wait until one more undo fits."""
+        await workflow.wait_condition(lambda: self.has(size))
+
+    def take(self, size: int) -> None:
+        """Take the room of an undo that begins."""
+        now = workflow.info().get_current_history_length()
+        self._bytes = size + (self._bytes if self._task == now else 0)
+        self._task = now
+        self._running += 1
+
+    def leave(self) -> None:
+        """Give back the place of one undo; its bytes are spent."""
+        self._running -= 1
+
+
+class Run:
+    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals()
+        self.sagas: list[OpenSaga] = []
+        self.room = Room()
+        self.joined: list[tuple[str, int, str]] = []  # the sagas of children whose entries another saga has taken over
+        self._ordinals: dict[str, int] = {}
+        self._entries = 0
+        self._when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] = []
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def find() -> "Run | None":
+        """Return the current run's, or None if no saga was entered yet."""
+        handler: object = cast(Any, workflow).get_query_handler(QUERY)
+        return handler if isinstance(handler, Run) else None
+
+    @classmethod
+    def current(cls) -> "Run":
+        """Return the current run's; the first saga makes it."""
+        run: object = cast(Any, workflow).get_query_handler(QUERY)
+        if isinstance(run, Run):
+            return run
+        if run is not None:
+            raise RuntimeError(
+                f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
+                "a saga shows its report under that name"
+            )
+        run = cls()
+        cast(Any, workflow).set_query_handler(QUERY, run)
+        return run
+
+    def next_ordinal(self, name: str) -> int:
+        """Return which saga of this name it is in the run, from 1."""
+        self._ordinals[name] = ordinal = self._ordinals.get(name, 0) + 1
+        return ordinal
+
+    def next_entry(self) -> int:
+        """Return which scope it is in the run, in order of entry, from 1."""
+        self._entries += 1
+        return self._entries
+
+    def open_sagas(self) -> list[OpenSaga]:
+        """Return the sagas that have not ended, in order of entry."""
+        return [saga for saga in self.sagas if saga.is_open]
+
+    def is_in_use(self, identity: tuple[str, int, str]) -> bool:
+        """Tell whether a saga of this run has, or had, the steps of that one."""
+        return identity in self.joined or any(saga.identity == identity and not saga.is_detached for saga in self.sagas)
+
+    def when_idle(self, rank: tuple[Any, ...], do: Callable[[], object]) -> None:
+        """Call `do` when nothing else of this activation is left to run; of several, in the order of their rank.
+
+        A `TaskGroup` cancels its tasks in the order of a set, which differs from one process to the next. What comes of
+        that must not depend on the order.
+        """
+        self._when_idle.append((rank, do))
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        await until_idle()
+        waiting, self._when_idle, self._sweeper = self._when_idle, [], None
+        for _, do in sorted(waiting, key=lambda each: each[0]):
+            do()
+
+    async def turn(self, rank: tuple[Any, ...]) -> None:
+        """Wait for one's turn among all that this activation has set off."""
+        turn = asyncio.get_running_loop().create_future()
+        self.when_idle(rank, lambda: turn.set_result(None))
+        await turn
+
+    def __call__(self) -> list[SagaReport]:
+        """Answer the query."""
+        return [saga.report() for saga in self.sagas]
+
+    # What the SDK would find out in each run anew, at a cost of half of all that a saga costs.
+    cast(Any, __call__).__signature__ = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)])
+    cast(Any, __call__).__no_type_check__ = True

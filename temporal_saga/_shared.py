@@ -1,0 +1,134 @@
+"""What the scopes of one saga share: the saga itself and its savepoints."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from ._cancels import Pivot
+from ._identity import Keys, check_parts, checked_name
+from ._run import Run, in_main_method
+from ._seed import is_past_reset, is_straight_from
+from ._state import SagaState
+from ._step import Step
+from ._typing import Moment
+from .errors import DuplicateStep
+
+__all__ = ["Shared", "in_use"]
+
+
+class Shared:
+    """What the scopes of one saga share: its clock, its keys, its steps, its pivot, and misuse to raise.
+
+    Args:
+        run: The run.
+        name: The saga's name.
+        pivot: Its point of no return.
+        state: What it goes on with.
+    """
+
+    ticks = 0  # of the clock
+    misuse: Exception | None = None  # to be raised at the exit: an error in a task that nobody awaits is only logged
+    _repeats = False  # True iff the saga repeats an earlier life from its very beginning in this run
+
+    def __init__(self, run: Run, name: str, pivot: Pivot, state: SagaState | None) -> None:
+        self.run = run
+        self.name = name
+        self.pivot = pivot
+        self.info = workflow.info()
+        self.steps: list[Step] = []
+        self.counts: dict[str, int] = {}
+        self.keyed: dict[str, dict[str, None]] = {}
+        self._users: dict[str, asyncio.Task[Any] | None] = {}  # who calls a step without `key=`
+        if state is None:
+            self.anchor = self.info.original_execution_run_id
+            self.ordinal = run.next_ordinal(name)
+        else:
+            self.anchor = state.anchor
+            self.ordinal = state.ordinal
+            self.ticks = state.ticks
+            self.counts = dict(state.counts)
+            self.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
+            self._repeats = state.repeats or not is_straight_from(state.run_id)
+        self._keys = Keys(self.anchor, name, self.ordinal)
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Which saga it is."""
+        return (self.name, self.ordinal, self.anchor)
+
+    def next_moment(self) -> Moment:
+        """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
+        self.ticks += 1
+        return (self.ticks,)
+
+    def may_repeat(self) -> bool:
+        """Tell whether a step may repeat what an earlier life of the saga did."""
+        return self._repeats or is_past_reset()
+
+    def key(self, step: str, key: str | None) -> str:
+        """Return the key of this use of a step: by `key=`, or else by its number."""
+        if key is not None:
+            return self._chosen_key(step, key)
+        task = asyncio.current_task()
+        if self._users.setdefault(step, task) is not task:
+            raise self.refuse(
+                f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
+                "order, and one would carry the other's key. Give each call a key= from its own data, or a step= name"
+            )
+        self.counts[step] = use = self.counts.get(step, 0) + 1
+        return self._keys.of_step(step, use)
+
+    def key_of(self, step: str, key: str) -> str:
+        """Return the key of the use of a step that `key=` names."""
+        return self._keys.of_step(step, key)
+
+    def _chosen_key(self, step: str, key: str) -> str:
+        if key == "" and not in_main_method.get():
+            raise ApplicationError(f"step {step!r} was called with an empty key=", type="EmptyKey", non_retryable=True)
+        key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
+        used = self.keyed.setdefault(step, {})
+        if key in used:
+            message = f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
+            if in_main_method.get():
+                raise self.refuse(f"{message}. Give each call a key of its own")
+            raise DuplicateStep(message)  # a client's data did that, and must not wedge the run
+        used[key] = None
+        return self._keys.of_step(step, key)
+
+    def callback_key(self, name: str) -> str:
+        """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
+        name = f"{name}()"  # not the name of a step
+        self.counts[name] = use = self.counts.get(name, 0) + 1
+        return self._keys.of_step(name, use)
+
+    def user_key(self, parts: tuple[str | int, ...]) -> str:
+        """Return the key of an effect of the workflow's own."""
+        return self._keys.of_parts(check_parts(parts))
+
+    def refuse(self, message: str) -> RuntimeError:
+        """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
+        self.misuse = error = RuntimeError(message)
+        return error
+
+    def join(self, state: SagaState) -> None:
+        """Note that the entries of a child's saga are this one's from now on."""
+        if self.run.is_in_use(state.identity):
+            raise self.refuse(in_use(state.name))
+        self.run.joined.append(state.identity)
+
+    def newest_error(self) -> BaseException | None:
+        """Return the newest error that a step has raised."""
+        raised = [step for step in self.steps if step.error is not None]
+        return max(raised, key=lambda step: step.ended).error if raised else None
+
+
+def in_use(name: str) -> str:
+    """Return what is wrong with a state that two sagas of one run would undo."""
+    return (
+        f"the state of saga {name!r} is in use in this run: give it to Saga(state=...), or return it from "
+        "compensation_from=, once"
+    )

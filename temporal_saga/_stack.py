@@ -1,0 +1,156 @@
+"""The steps of one scope: what was called, what is in flight, and what is armed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from temporalio import workflow
+
+from ._compensation import Compensation
+from ._outcome import Outcome, StepOutcome
+from ._shared import Shared
+from ._state import SagaState, steps_of
+from ._step import Step
+from ._typing import Kind
+
+__all__ = ["Stack"]
+
+
+class Stack:
+    """The steps of one scope.
+
+    A step is armed before its command is given, so that nothing lies between them. Its outcome decides later whether
+    it stays.
+
+    Args:
+        shared: What the scopes of the saga share.
+        activity_options: The saga's options of steps that are activities.
+
+    Attributes:
+        called: The steps that have been called and have not begun, each with its coroutine.
+        in_flight: The steps whose call has not ended, in order of their start.
+        armed: The steps that an unwind undoes. In order of their start, but for those of savepoints.
+    """
+
+    def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
+        self._shared = shared
+        self._activity_options = activity_options
+        self.called: dict[Step, Coroutine[Any, Any, Any]] = {}
+        self.in_flight: dict[Step, None] = {}
+        self.armed: dict[Step, None] = {}
+
+    def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
+        """Arm a step, then give its command."""
+        shared = self._shared
+        step.began = shared.next_moment()
+        if step.undo_state is not None:
+            self.armed[step] = None
+        if kind == "activity":
+            options = {**self._activity_options, **options}
+        try:
+            task = step.start(kind, target, options, shared.info)
+        except Exception:
+            self.armed.pop(step, None)  # bad options or input: no command was given
+            raise
+        self.in_flight[step] = None
+        shared.steps.append(step)
+        return task
+
+    def push(self, step: Step) -> None:
+        """Arm a compensation that was pushed by hand."""
+        step.began = step.ended = self._shared.next_moment()
+        step.outcome = Outcome.APPLIED
+        self.armed[step] = None
+        self._shared.steps.append(step)
+
+    def settle(self, step: Step) -> None:
+        """Note what became of a step whose call has ended."""
+        del self.in_flight[step]
+        shared = self._shared
+        task = step.task
+        step.settle(shared.next_moment(), shared.may_repeat)
+        if step.compensation_from is not None:
+            self._choose_compensation(step, step.compensation_from, task.result() if step.error is None else None)
+        if step.undo_state is None:
+            self.armed.pop(step, None)
+
+    def settle_ended(self) -> None:
+        """Settle the steps whose call has ended, and whose caller has not come to it."""
+        for step in [step for step in self.in_flight if step.task.done()]:
+            try:
+                self.settle(step)
+            except Exception as misuse:
+                if not workflow.is_failure_exception(misuse):
+                    raise
+
+    def _choose_compensation(self, step: Step, choose: Callable[[StepOutcome], Any], result: Any) -> None:
+        inputs, step.inputs = step.inputs or [], None
+        assert step.outcome is not None
+        outcome: StepOutcome = StepOutcome(
+            step.outcome, result, inputs[0] if len(inputs) == 1 else inputs or None, step.key
+        )
+        refuse = self._shared.refuse
+        try:
+            chosen = choose(outcome)
+        except Exception as error:
+            raise refuse(
+                f"compensation_from= of step {step.name!r} failed on an outcome that is {outcome.state.value}: "
+                f"{type(error).__name__}"
+            ) from error
+        if chosen is None:
+            step.disarm()
+        elif isinstance(chosen, Compensation):
+            step.compensation, step.compensation_from = chosen, None
+        elif isinstance(chosen, SagaState):
+            self._shared.join(chosen)
+            joined = steps_of(chosen, step.began)
+            step.join(joined)
+            self.take(joined)
+            self._shared.steps += joined
+        else:
+            raise refuse(
+                f"compensation_from= of step {step.name!r} returned {type(chosen).__name__}: "
+                "return a Compensation, a SagaState or None"
+            )
+
+    def take(self, steps: Iterable[Step]) -> None:
+        """Take armed steps in."""
+        self.armed.update(dict.fromkeys(steps))
+
+    def give(self) -> list[Step]:
+        """Give the armed steps away."""
+        steps = list(self.armed)
+        self.armed.clear()
+        return steps
+
+    def give_swallowed(self) -> list[Step]:
+        """Give those away whose error the body has swallowed."""
+        steps = [step for step in self.armed if step.raised]
+        for step in steps:
+            del self.armed[step]
+        return steps
+
+    def forget_what_succeeded(self) -> None:
+        """Keep the effects of what succeeded for good."""
+        for step in [step for step in self.armed if not step.raised]:
+            step.disarm()
+            del self.armed[step]
+
+    def newest(self, name: str, key: str | None) -> Step | None:
+        """Return the newest armed step of a name, or the one with that key."""
+        found = [step for step in self.armed if step.name == name and key in (None, step.key)]
+        return max(found, key=lambda step: step.began, default=None)
+
+    def never_awaited(self) -> Sequence[str]:
+        """Return the names of steps that were called and that nobody has begun to await; and forget them."""
+        names: list[str] = []
+        for step, coroutine in self.called.items():
+            # A task that is cancelled before it begins closes the coroutine that it was given.
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                names.append(step.name)
+                coroutine.close()
+        self.called.clear()
+        return names

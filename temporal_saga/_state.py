@@ -1,0 +1,206 @@
+"""`SagaState`: a saga as plain data, through continue-as-new or from a child workflow into its parent.
+
+The format is frozen. Version 2 writes options once that many entries share; version 1 wrote them with each entry, and
+can still be read. A new version adds fields with defaults.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+from temporalio.api.common.v1 import Payload
+from temporalio.common import Priority, RawValue, RetryPolicy
+
+from ._compensation import Compensation
+from ._identity import Phase, step_id
+from ._outcome import Outcome
+from ._step import Step
+from ._typing import Moment
+
+__all__ = ["MAX_BYTES", "VERSION", "WARN_BYTES", "SagaState", "StepState", "steps_of", "write_steps"]
+
+VERSION = 2
+
+MAX_BYTES = 1_572_864
+"""1.5 MiB. The server refuses a payload over 2 MB (limit.blobSize.error), and the workflow task would fail for ever."""
+
+WARN_BYTES = 524_288
+"""512 KiB: the server warns from here on (limit.blobSize.warn)."""
+
+
+@dataclass(frozen=True)
+class CompensationState:
+    """A compensation as data.
+
+    Attributes:
+        kind: "activity" or "child".
+        name: The registered name.
+        arguments: Its arguments, each a payload as base64.
+        options: The place of its options in `SagaState.options`; in version 1 the options themselves.
+    """
+
+    kind: str
+    name: str
+    arguments: list[str]
+    options: Any
+
+
+@dataclass(frozen=True)
+class StepState:
+    """An armed step as data."""
+
+    name: str
+    key: str
+    phase: str
+    place: list[int]
+    ended: list[int]
+    outcome: str
+    raised: bool
+    compensation: CompensationState
+
+
+@dataclass(frozen=True)
+class SagaState:
+    """What `Saga.detach()` returns: the armed compensations of a saga as plain data.
+
+    Pass it through continue-as-new to `Saga(state=...)`, or return it from a child workflow to a `compensation_from=`
+    of its parent. Annotate what carries it as `SagaState`, so that the data converter restores the type. Its fields are
+    the library's own; `version` is their format.
+    """
+
+    version: int
+    name: str
+    ordinal: int
+    anchor: str
+    ticks: int
+    counts: dict[str, int]
+    keyed: dict[str, list[str]]
+    past_pivot: bool
+    deadline: float | None
+    run_id: str = ""
+    repeats: bool = False
+    steps: list[StepState] = field(default_factory=list[StepState])
+    options: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    cancelled: bool = False
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes, as JSON. A data converter of your own may make it larger or smaller."""
+        return len(json.dumps(asdict(self), separators=(",", ":")))
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Which saga it is the state of."""
+        return (self.name, self.ordinal, self.anchor)
+
+
+def write_steps(
+    steps: Iterable[Step], activity_options: dict[str, Any]
+) -> tuple[list[StepState], list[dict[str, Any]]]:
+    """Return armed steps as data, and the options that they share.
+
+    The arguments of a compensation are the payloads that its receiver will get: any converter works, and nothing
+    changes its type.
+
+    Args:
+        steps: Steps that have settled; none holds a callback.
+        activity_options: The saga's own options of compensations that are activities.
+
+    Raises:
+        ValueError: If an option of a compensation cannot be written down.
+    """
+    places: dict[str, int] = {}
+    options: list[dict[str, Any]] = []
+    written: list[StepState] = []
+    for step in steps:
+        compensation = step.undo
+        assert isinstance(compensation, Compensation)
+        assert step.outcome is not None
+        is_activity = compensation.kind == "activity"
+        merged = {**activity_options, **compensation.options} if is_activity else compensation.options
+        encoded = {name: _encode(compensation.name, name, value) for name, value in merged.items()}
+        place = places.setdefault(json.dumps(encoded), len(options))
+        if place == len(options):
+            options.append(encoded)
+        payloads = compensation.payloads(activity_options, step_id(step.name, step.phase, step.key))
+        arguments = [base64.b64encode(payload.SerializeToString(deterministic=True)).decode() for payload in payloads]
+        written.append(
+            StepState(
+                step.name,
+                step.key,
+                step.phase,
+                list(step.began),
+                list(step.ended),
+                step.outcome.value,
+                step.raised,
+                CompensationState(compensation.kind, compensation.name, arguments, place),
+            )
+        )
+    return written, options
+
+
+def steps_of(state: SagaState, within: Moment = ()) -> list[Step]:
+    """Return the armed steps of a state; those of a child's saga lie within the moment at which its step began."""
+    steps: list[Step] = []
+    for written in state.steps:
+        step = Step(
+            written.name, written.key, cast(Phase, written.phase), compensation=_read(written.compensation, state)
+        )
+        step.began = (*within, *written.place)
+        step.ended = (*within, *written.ended)
+        step.outcome = Outcome(written.outcome)
+        step.raised = written.raised
+        steps.append(step)
+    return steps
+
+
+def _read(written: CompensationState, state: SagaState) -> Compensation:
+    args = [RawValue(Payload.FromString(base64.b64decode(text))) for text in written.arguments]
+    encoded = written.options if isinstance(written.options, dict) else state.options[written.options]
+    options = {name: _decode(name, value) for name, value in cast("dict[str, Any]", encoded).items()}
+    make = Compensation.child_workflow if written.kind == "child" else Compensation
+    return make(written.name, args=args, **options)
+
+
+_STRINGS = ("task_queue", "summary", "id", "cron_schedule", "static_summary", "static_details")
+_NUMBERS = ("cancellation_type", "parent_close_policy", "id_reuse_policy")
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _encode(target: str, name: str, value: Any) -> Any:
+    if value is None or name in _STRINGS:
+        return value
+    if name in _NUMBERS:
+        return int(value)
+    if isinstance(value, timedelta):
+        return value // _MICROSECOND
+    if isinstance(value, Priority):
+        return [value.priority_key, value.fairness_key, value.fairness_weight]
+    if isinstance(value, RetryPolicy):
+        longest = value.maximum_interval
+        return {
+            **asdict(value),
+            "initial_interval": value.initial_interval // _MICROSECOND,
+            "maximum_interval": None if longest is None else longest // _MICROSECOND,
+            "non_retryable_error_types": list(value.non_retryable_error_types or ()),
+        }
+    raise ValueError(f"option {name}= of the compensation {target!r} cannot be detached: leave it out")
+
+
+def _decode(name: str, value: Any) -> Any:
+    if value is None or name in _STRINGS or name in _NUMBERS:
+        return value
+    if name == "priority":
+        return Priority(*value)
+    if name == "retry_policy":
+        policy = dict(value)
+        policy["initial_interval"] *= _MICROSECOND
+        if policy["maximum_interval"] is not None:
+            policy["maximum_interval"] *= _MICROSECOND
+        return RetryPolicy(**policy)
+    return value * _MICROSECOND

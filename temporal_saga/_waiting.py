@@ -1,0 +1,135 @@
+"""Waiting in a workflow that may be evicted.
+
+A worker evicts a run from its cache by cancelling each of its tasks with a plain `CancelledError`. A saga that took an
+eviction for a cancel would unwind here while it lives on elsewhere. A task that goes on waiting during an eviction
+keeps the worker from ever finishing it ("Eviction processed, but 1 tasks remain"). So everything that waits in a saga
+waits here, and looks for the eviction first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Generator
+from contextvars import Context
+from typing import Any
+
+from temporalio import workflow
+
+__all__ = [
+    "UntilDone",
+    "fail_task",
+    "raise_if_evicted",
+    "until_all_done",
+    "until_first_done",
+    "until_idle",
+    "wait_through_cancels",
+]
+
+
+def raise_if_evicted() -> None:
+    """Raise the SDK's own exception if the worker is evicting this run.
+
+    Writes the current details back unchanged. The SDK refuses any write during an eviction (`_assert_not_read_only`),
+    and offers no other public way to ask.
+    """
+    workflow.set_current_details(workflow.get_current_details())
+
+
+class UntilDone:
+    """`await UntilDone(task)` waits until a task has ended, and leaves the task alone.
+
+    `await task` would hand a cancel on to the task, and an activity's handle swallows the cancel, so that the waiting
+    task would not learn of it. `asyncio.wait([task])` wakes two turns of the event loop late. An object that is like a
+    future (`asyncio.isfuture`) wakes the waiting task in the same turn as `await task`.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_context", "_task", "_wake")
+
+    def __init__(self, task: asyncio.Future[Any]) -> None:
+        self._task = task
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self._task.done():
+            self._asyncio_future_blocking = True
+            yield self
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the task's event loop, which asyncio compares."""
+        return self._task.get_loop()
+
+    def add_done_callback(self, wake: Callable[[Any], object], *, context: Context) -> None:
+        """Take what wakes the waiting task."""
+        self._wake, self._context = wake, context
+        self._task.add_done_callback(self._end, context=context)
+
+    def _end(self, _: object) -> None:
+        self._wake(self)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Wake the waiting task, which then gets the cancel; the task that it waits for does not."""
+        if self._task.remove_done_callback(self._end):
+            self.get_loop().call_soon(self._wake, self, context=self._context)
+        return False
+
+    def result(self) -> None:
+        """Return nothing: the result belongs to the task."""
+
+
+async def until_first_done(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Wait until one of the futures is done. A cancel goes to the caller, and not to the futures."""
+    raise_if_evicted()
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        raise_if_evicted()
+        raise
+
+
+async def until_all_done(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Wait until all futures are done, in a task that nobody cancels."""
+    raise_if_evicted()
+    await asyncio.wait(futures)
+
+
+async def wait_through_cancels(
+    future: asyncio.Future[Any], keep: Callable[[asyncio.CancelledError], object] | None = None
+) -> None:
+    """Wait until `future` is done, whatever cancels the waiting task; give each cancel to `keep`.
+
+    Not `asyncio.shield`: it orphans the inner task and logs its error.
+    """
+    while not future.done():
+        raise_if_evicted()
+        try:
+            await UntilDone(future)
+        except asyncio.CancelledError as cancel:
+            raise_if_evicted()
+            if keep is not None:
+                keep(cancel)
+
+
+async def until_idle() -> None:
+    """Wait until nothing else of this activation is left to run.
+
+    The SDK looks at conditions when its event loop has nothing ready (`_run_once`).
+    """
+    await workflow.wait_condition(lambda: True)
+
+
+async def fail_task(bug: Exception) -> None:
+    """Fail the workflow task, whatever would catch `bug` on its way out.
+
+    The SDK evaluates a condition outside of all workflow code, and a condition that raises fails the activation.
+    Returns if the user lets such an exception fail the workflow (`failure_exception_types`): then the saga unwinds.
+    """
+    if workflow.is_failure_exception(bug):
+        return
+
+    def raise_bug() -> bool:
+        raise bug
+
+    while True:
+        try:
+            await workflow.wait_condition(raise_bug)
+        except asyncio.CancelledError:
+            raise_if_evicted()
