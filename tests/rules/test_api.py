@@ -33,8 +33,8 @@ from temporal_saga import (
 from temporal_saga._options import check_options
 
 PUBLIC = [
-    "Compensation", "CompensationError", "Declined", "Outcome", "Rejected", "Saga", "SagaClosed",
-    "SagaDeadlineExceeded", "SagaReport", "SagaState", "Step", "StepOutcome", "StepReport",
+    "Compensation", "CompensationError", "Declined", "DuplicateStep", "Outcome", "Rejected", "Saga", "SagaClosed",
+    "SagaDeadlineExceeded", "SagaReport", "SagaState", "SagaStateTooLarge", "Step", "StepOutcome", "StepReport",
     "business_key", "current_step", "errors", "presets",
 ]  # fmt: skip
 
