@@ -271,8 +271,8 @@ def test_rule_09_a_gather_of_the_same_replays(options: Options, part: Part) -> N
 
 
 @both
-def test_rule_09_sagas_of_tasks_that_wait_forever_are_ended_in_order_of_entry(options: Options) -> None:
-    """The plugin cancels the open sagas of other tasks in the order of entry; a set has no part in it."""
+def test_rule_01_sagas_of_other_tasks_are_ended_in_the_order_of_entry(options: Options) -> None:
+    """The plugin ends the open sagas of other tasks in the order of entry; so does whoever cancels them together."""
 
     @flow
     async def body() -> None:
@@ -281,10 +281,10 @@ def test_rule_09_sagas_of_tasks_that_wait_forever_are_ended_in_order_of_entry(op
                 await do(saga, name)
                 await asyncio.sleep(1000)
 
-        tasks = {asyncio.create_task(work(name)) for name in NAMES}
+        tasks = [asyncio.create_task(work(name)) for name in NAMES]
         await workflow.execute_activity("main", start_to_close_timeout=timedelta(seconds=10))
         if not options:
-            for task in sorted(tasks, key=id):
+            for task in reversed(tasks):
                 task.cancel()
             await asyncio.wait(tasks)
         raise ApplicationError("the end", type="End")
