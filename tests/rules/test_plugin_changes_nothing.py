@@ -45,6 +45,8 @@ def what_counts(run: Run) -> list[tuple[Any, ...]]:
 
     Core takes the first command that closes the run for the last one, and moves only answers to updates before it.
     """
+    if run.task_failure is not None:  # it is tried again, whichever bug was first
+        return [("task_failed",)]
     commands = [
         tuple(f"{type(part).__name__}: {part}" if isinstance(part, BaseException) else part for part in command)
         for command in run.commands
