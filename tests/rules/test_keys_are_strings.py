@@ -1,6 +1,6 @@
 """Keys, step names and saga names are strings that are not empty; anything else is a TypeError where it is written.
 
-What becomes part of a key is persistent data. An int was once taken for the counter of a name, and one step for another.
+What becomes part of a key is persistent data. An int was once taken for the counter, and one step for another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from temporal_saga import Saga, presets
 from tests.driver import Run, completed
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
-pytestmark = pytest.mark.usefixtures("collected")
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    # Calls that are not refused, and that nobody awaits.
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 ANCHOR = "11111111-2222-4333-8444-555555555555"
 NO_STRINGS = [1, 0, True, 1.0, ("a", 1), b"a", UUID(int=1), {"a": 1}, object()]
@@ -105,8 +110,6 @@ def ends_with(call: Callable[[Saga, Any], Any], value: Any, *, inside: str = "sa
 
 
 # What is raised must be raised by the call itself: nothing is awaited.
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("value", [*NO_STRINGS, ""], ids=kind_of)
 @pytest.mark.parametrize("call", [keyed_activity, keyed_method, keyed_child, keyed_push, keyed_undo])
 def test_a_key_that_is_not_a_string_is_a_type_error_where_it_is_written(
@@ -121,8 +124,6 @@ def test_a_key_that_is_not_a_string_is_a_type_error_where_it_is_written(
     run.check()
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("value", [*NO_STRINGS, ""], ids=kind_of)
 @pytest.mark.parametrize("call", [named_activity, named_child, named_push, named_undo])
 def test_a_step_that_is_not_a_string_is_a_type_error_where_it_is_written(
@@ -137,8 +138,6 @@ def test_a_step_that_is_not_a_string_is_a_type_error_where_it_is_written(
     run.check()
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("call", [keyed_activity, keyed_child, keyed_push, keyed_undo, named_activity, named_undo])
 def test_in_a_savepoint_too(call: Callable[[Saga, Any], Any]) -> None:
     run = ends_with(call, 1, inside="savepoint")
@@ -146,8 +145,6 @@ def test_in_a_savepoint_too(call: Callable[[Saga, Any], Any]) -> None:
     assert [activity.name for activity in run.scheduled] == ["a"]
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_none_names_no_step_to_undo() -> None:
     run = ends_with(named_undo, None)
     assert end(run) == "task: TypeError"
