@@ -54,10 +54,10 @@ class LargeState:
 
     @workflow.run
     async def run(self, count: int, size: int, state: SagaState | None = None) -> str:
-        if state is not None:
-            async with Saga(state=state, activity_options=OPTIONS) as saga:
-                return (await saga.compensate()).state
-        async with Saga(activity_options=OPTIONS) as saga:
-            for number in range(count):
-                await step(saga, number, size)
-            workflow.continue_as_new(args=[count, size, saga.detach()])
+        if state is None:
+            async with Saga(activity_options=OPTIONS) as saga:
+                for number in range(count):
+                    await step(saga, number, size)
+                workflow.continue_as_new(args=[count, size, saga.detach()])
+        async with Saga(state=state, activity_options=OPTIONS) as saga:
+            return (await saga.compensate()).state

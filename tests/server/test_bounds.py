@@ -55,7 +55,9 @@ async def test_rule_01_an_unwind_of_6_mb_keeps_within_a_workflow_task(start: Cal
     assert len(history.undone) == 300
 
 
-@pytest.mark.parametrize(("count", "size"), [(25, 100 * KILO), (1, 1_600 * KILO)], ids=["25 of 100 kB", "one of 1.6 MB"])
+@pytest.mark.parametrize(
+    ("count", "size"), [(25, 100 * KILO), (1, 1_600 * KILO)], ids=["25 of 100 kB", "one of 1.6 MB"]
+)
 async def test_a_state_over_2_mb_unwinds_in_place_of_failing_for_ever(
     start: Callable[..., Any], count: int, size: int
 ) -> None:
