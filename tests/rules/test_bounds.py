@@ -139,7 +139,8 @@ def test_rule_01_the_bound_is_the_runs_not_the_scopes(kind: Literal["sagas", "sa
                 await workflow.wait_condition(lambda: False)
 
         if kind == "sagas":
-            await asyncio.gather(*[part(new_saga(name, order="concurrent"), name) for name in "vwxyz"])
+            parts = [part(new_saga(name, order="concurrent"), name) for name in "vwxyz"]
+            await asyncio.gather(*parts, return_exceptions=True)  # which waits for each
             return
         async with new_saga(order="concurrent") as saga:
             await asyncio.gather(*[part(saga.savepoint(), name) for name in "vwxyz"])
