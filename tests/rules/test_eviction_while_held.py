@@ -85,6 +85,7 @@ def evicted_at_each_point(run: Run, how: str) -> None:
     assert end(run) == ("Cancelled" if how == "a cancel" else "ActivityError")
     assert undone(run)[-1] == "undo_a"
     assert "late" not in run.history
+    run.evict()  # with what still sleeps
 
 
 @pytest.mark.parametrize("where", ["in a step", "in a sleep", "in a savepoint"])
