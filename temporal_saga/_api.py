@@ -1,0 +1,35 @@
+"""The public names in one module, for the façade to import with one statement."""
+
+import sys
+
+from temporal_saga import errors, presets
+from temporal_saga._compensation import Compensation, SagaState, StepOutcome
+from temporal_saga._identity import Step, business_key, current_step
+from temporal_saga._outcome import Outcome
+from temporal_saga._report import SagaReport, StepReport
+from temporal_saga._saga import Saga
+from temporal_saga.errors import CompensationError, Declined, Rejected, SagaClosed, SagaDeadlineExceeded
+
+__all__ = [
+    "Compensation",
+    "CompensationError",
+    "Declined",
+    "Outcome",
+    "Rejected",
+    "Saga",
+    "SagaClosed",
+    "SagaDeadlineExceeded",
+    "SagaReport",
+    "SagaState",
+    "Step",
+    "StepOutcome",
+    "StepReport",
+    "business_key",
+    "current_step",
+    "errors",
+    "loaded",
+    "presets",
+]
+
+# The package's modules so far, without the package itself: the sandbox has a package of its own in each run.
+loaded = {name: module for name, module in sys.modules.items() if name.startswith("temporal_saga.")}
