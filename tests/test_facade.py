@@ -52,7 +52,7 @@ from temporal_saga.testing import simulate
 
 def test_sandboxed():
     assert "@pytest_ar" in vars(temporal_saga._api), "pytest rewrites the package"
-    assert simulate(Modules.run, workflows=[Modules], sandboxed=True).result() == []
+    assert simulate(Modules.run, plugins=[], sandboxed=True).result() == []
 """
 
 
