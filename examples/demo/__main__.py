@@ -30,7 +30,7 @@ async def run(numbers: Sequence[int], *, keep: bool) -> int:
     """Tells the stories of these numbers, and returns the exit code."""
     attached = bool(os.environ.get("TEMPORAL_ADDRESS"))
     if not attached:
-        await asyncio.to_thread(find_cli)  # may take minutes, and says so: before the output goes
+        await asyncio.to_thread(find_cli)  # may download one, and says so: before the output goes
     folder = Path(tempfile.mkdtemp(prefix="temporal-saga-demo-"))
     ui_port = free_port(8233)
     verdicts = Verdicts()
