@@ -2,7 +2,9 @@
 
 import sys
 
-from temporal_saga import errors, presets
+# Not `from temporal_saga import errors, presets`: there a type checker finds what the façade imports from here, a circle.
+import temporal_saga.errors as errors
+import temporal_saga.presets as presets
 from temporal_saga._compensation import Compensation, SagaState, StepOutcome
 from temporal_saga._identity import Step, business_key, current_step
 from temporal_saga._outcome import Outcome
