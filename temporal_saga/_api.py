@@ -2,7 +2,7 @@
 
 import sys
 
-# Not `from temporal_saga import errors, presets`: there a type checker finds what the façade imports from here, a circle.
+# A type checker reads `from temporal_saga import errors` as the façade's name, which comes from here: a circle.
 import temporal_saga.errors as errors
 import temporal_saga.presets as presets
 from temporal_saga._compensation import Compensation, SagaState, StepOutcome
