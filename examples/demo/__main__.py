@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -30,11 +31,10 @@ async def run(numbers: Sequence[int], *, keep: bool) -> int:
     """Tells the stories of these numbers, and returns the exit code."""
     attached = bool(os.environ.get("TEMPORAL_ADDRESS"))
     if not attached:
-        await asyncio.to_thread(find_cli)  # may take minutes, and says so: before the output goes
-    folder = Path(tempfile.mkdtemp(prefix="temporal-saga-demo-"))
+        await asyncio.to_thread(find_cli)  # may download one, and says so: before the output goes
     ui_port = free_port(8233)
     verdicts = Verdicts()
-    with ThreadPoolExecutor(100) as threads, output_to(folder / "log.txt") as stream:
+    with workspace(verdicts) as folder, ThreadPoolExecutor(100) as threads, output_to(folder / "log.txt") as stream:
         terminal = Terminal(stream)
         terminal.heading("Sagas on Temporal: what a ledger says afterwards")
         terminal.progress("connecting to the server" if attached else "starting a server")
@@ -43,12 +43,10 @@ async def run(numbers: Sequence[int], *, keep: bool) -> int:
             async with stage.open:
                 for number in numbers:
                     await tell(number, stage, terminal, verdicts)
-                summary(terminal, verdicts, stage, None if attached else ui_port)
+                summary(terminal, verdicts)
+                look_around(terminal, stage, None if attached else ui_port, keep=keep)
                 if keep:
-                    terminal.text("Workers and server run until Ctrl-C.")
                     await interrupted()
-                elif not attached:
-                    terminal.text("The server ends now: `make demo KEEP=1` leaves it running.")
     return verdicts.exit_code
 
 
@@ -70,20 +68,31 @@ async def tell(number: int, stage: Stage, terminal: Terminal, verdicts: Verdicts
         terminal.failure(verdicts.objections[-1])
 
 
-def summary(terminal: Terminal, verdicts: Verdicts, stage: Stage, ui_port: int | None) -> None:
-    """Prints the score, and where to look around."""
+def summary(terminal: Terminal, verdicts: Verdicts) -> None:
+    """Prints the score."""
     terminal.heading("In the end")
     for line in verdicts.objections:
         terminal.failure(line)
     terminal.text(verdicts.score)
+
+
+def look_around(terminal: Terminal, stage: Stage, ui_port: int | None, *, keep: bool) -> None:
+    """Prints where to look, or how to get there if all of it ends now."""
     terminal.heading("Look around")
     ui = "that of your server" if ui_port is None else f"http://127.0.0.1:{ui_port}"
+    if ui_port is not None and not keep:
+        terminal.text(f"The server ends now. `make demo KEEP=1` leaves it running, with its Web UI at {ui}.")
+        return
     terminal.text(f"Web UI      {ui}")
     terminal.text(f"workflows   demo-{stage.run}-<story>-saga, demo-{stage.run}-<story>-textbook")
     terminal.text("history     the compensations are the activities `undo ...`")
     terminal.text("details     the workflow's current details show its saga as a table")
+    if not keep:
+        terminal.text("The workers end now. `make demo KEEP=1` leaves them running, to answer the query saga_report.")
+        return
     terminal.text("query       saga_report: each step, and what became of it")
     terminal.text(f"log         {stage.folder / 'log.txt'}, with the ledgers beside it")
+    terminal.text("All of it stays until Ctrl-C.")
 
 
 async def interrupted() -> None:
@@ -92,6 +101,23 @@ async def interrupted() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
+
+
+@contextmanager
+def workspace(verdicts: Verdicts) -> Generator[Path, None, None]:
+    """Gives a folder that is deleted at the end, unless something went wrong: then its log says what."""
+    folder = Path(tempfile.mkdtemp(prefix="temporal-saga-demo-"))
+    broken = False
+    try:
+        yield folder
+    except Exception:
+        broken = True
+        raise
+    finally:
+        if broken or verdicts.objections:
+            print(f"The log is {folder / 'log.txt'}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder)
 
 
 @contextmanager

@@ -9,8 +9,11 @@ from typing import TextIO
 from examples.demo.verdict import Books
 from examples.order.models import format_amount
 
-_WIDTH = 96
 _INDENT = "    "
+# A path stays in one piece.
+_WRAPPER = textwrap.TextWrapper(
+    96, initial_indent=_INDENT, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
+)
 _COLUMN = 42
 _GAP = "    "
 _BOLD, _DIM, _RED, _GREEN = "1", "2", "31", "32"
@@ -32,7 +35,7 @@ class Terminal:
 
     def text(self, text: str) -> None:
         """Prints a paragraph."""
-        self._print(textwrap.fill(text, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
+        self._print(_WRAPPER.fill(text))
 
     def progress(self, text: str) -> None:
         """Prints what happens now."""

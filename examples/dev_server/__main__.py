@@ -25,8 +25,8 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.dev_server",
-        description="Print the path of the Temporal CLI, downloaded or built if there is none.",
-        epilog="Looks at TEMPORAL_CLI, at the PATH and at the cache before it gets one itself.",
+        description="Print the path of the Temporal CLI, downloaded if there is none.",
+        epilog="Looks at TEMPORAL_CLI, beside the interpreter, at the PATH and at the cache before it downloads one.",
     )
     parser.add_argument("--run", action="store_true", help="run a server until Ctrl-C")
     parser.add_argument("--port", type=int, help="the server's port (default: 7233, if free)")

@@ -6,16 +6,19 @@ import asyncio
 import io
 import os
 import re
+import signal
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
 import examples
-from examples.demo.__main__ import tell
+from examples.demo.__main__ import tell, workspace
 from examples.demo.stage import MoneySide, Stage
 from examples.demo.stories import STORIES
 from examples.demo.terminal import Terminal
@@ -52,6 +55,8 @@ async def test_the_demo_tells_its_seven_stories(tmp_path: Path) -> None:
     printed, errors = (stream.decode() for stream in await process.communicate())
     assert process.returncode == 0, printed + errors
     assert not errors
+    assert list(tmp_path.iterdir()) == [], "it deletes what it wrote"
+    assert re.search(r"`make demo KEEP=1` leaves it running, with its Web UI at\s+http://127\.0\.0\.1:\d+\.", printed)
     found = re.findall(r"^ +ours: +(.+)\n +textbook: +(.+)$", printed, re.MULTILINE)
     assert found == VERDICTS
     assert re.findall(r"^(\d)   (.+)$", printed, re.MULTILINE) == [
@@ -62,6 +67,48 @@ async def test_the_demo_tells_its_seven_stories(tmp_path: Path) -> None:
     assert "\033" not in printed, "no colours where nobody sees them"
     assert max(map(len, printed.splitlines())) <= 100
     assert not re.search(r"Traceback|WARN|Error:", printed)
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_kept_stays_until_it_is_interrupted(tmp_path: Path) -> None:
+    """Promise: with --keep the Web UI answers at the address that the demo prints; Ctrl-C ends and deletes it all."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("TEMPORAL_ADDRESS", None)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "examples.demo", "--story", "1", "--keep"),
+        cwd=Path(examples.__file__).parents[1],
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout
+    try:
+        printed = (await process.stdout.readuntil(b"until Ctrl-C")).decode()
+        ui, log = re.findall(r"Web UI +(http://\S+)\n.*log\s+(\S+),", printed, re.DOTALL)[0]
+        assert await asyncio.to_thread(lambda: urlopen(ui).status) == 200
+        assert Path(log).exists()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_log_stays_where_something_went_wrong(
+    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Promise: the demo deletes what it wrote, except for the log of a demo that failed, which it names."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    verdicts = Verdicts()
+    with workspace(verdicts) as folder:
+        log = folder / "log.txt"
+        log.touch()
+        if broken:
+            verdicts.broken(1, TimeoutError("not within 60 s"))
+    assert log.exists() is broken
+    assert (str(log) in capsys.readouterr().err) is broken
 
 
 async def test_a_saga_that_loses_money_is_found_out(

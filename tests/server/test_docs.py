@@ -1,4 +1,4 @@
-"""The README's quick start, run as a reader would: pasted into a file."""
+"""The README's quick start and the tutorial, run as a reader would: pasted into a file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,38 @@ from pathlib import Path
 from temporalio.testing import WorkflowEnvironment
 
 README = Path(__file__).parents[2] / "README.md"
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
 async def test_quick_start_prints_what_the_readme_says(env: WorkflowEnvironment, tmp_path: Path) -> None:
     text = README.read_text()
     code, printed = re.findall(r"<!-- quick start.*?```python\n(.*?)```.*?```text\n(.*?)```", text, re.DOTALL)[0]
-    address = env.client.service_client.config.target_host
+    output = await run_page(code, env, tmp_path)
+    pattern = re.escape(printed).replace(re.escape("..."), r"[0-9a-f-]{36}")
+    assert re.fullmatch(pattern, output), output
+
+
+async def test_the_tutorials_program_prints_what_the_page_says(env: WorkflowEnvironment, tmp_path: Path) -> None:
+    """Promise: a reader who runs the program sees how the order ended, well or badly, and no traceback."""
+    text = TUTORIAL.read_text().partition("## 7.")[0]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    shipped, failed = re.findall(r"prints\s`(.*?)`", text)
+    assert await run_page(code, env, tmp_path, "ups") == f"{shipped}\n"
+    assert await run_page(code, env, tmp_path) == f"{failed}\n"
+
+
+async def run_page(code: str, env: WorkflowEnvironment, folder: Path, *arguments: str) -> str:
+    """Runs a page's program against the tests' server; returns what it prints."""
     assert "localhost:7233" in code
-    script = tmp_path / "transfer.py"
-    script.write_text(code.replace("localhost:7233", address))
+    script = folder / "page.py"
+    script.write_text(code.replace("localhost:7233", env.client.service_client.config.target_host))
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable, str(script), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, errors = await process.communicate()
 
     # A worker's process may crash at its end, when all is done and said (github.com/temporalio/sdk-python/issues/300).
     assert process.returncode in (0, -signal.SIGABRT, -signal.SIGSEGV), errors.decode()
     assert b"Traceback" not in errors, errors.decode()
-    pattern = re.escape(printed).replace(re.escape("..."), r"[0-9a-f-]{36}")
-    assert re.fullmatch(pattern, output.decode()), output.decode()
+    return output.decode()
