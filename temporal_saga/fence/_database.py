@@ -389,8 +389,8 @@ def _driver_connection(connection: Any) -> Any:
 def _checked(dialect: Dialect) -> Dialect:
     if dialect in get_args(Dialect):
         return dialect
-    names = {**{name.lower(): name for name in _UNSUPPORTED.values()}, **_UNSUPPORTED}
-    if name := names.get(dialect):
+    names = {spelling.lower(): name for pair in _UNSUPPORTED.items() for spelling, name in (pair, (pair[1], pair[1]))}
+    if name := names.get(dialect.lower()):
         raise ValueError(f"dialect={dialect!r}: {name} is not supported: {_SUPPORTED}")
     raise ValueError(f'dialect={dialect!r} is not a dialect: say dialect="sqlite" or dialect="postgresql"')
 

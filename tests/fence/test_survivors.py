@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy
 
 from temporal_saga import fence
-from temporal_saga.fence._payload import payload_hash
 from temporal_saga.errors import Fenced, KeyMisuse
+from temporal_saga.fence._payload import payload_hash
 from tests.fence.support import Bank, Database, environment, new_key, transaction
 from tests.fence.test_once_async import connect
 
