@@ -21,7 +21,7 @@ from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from temporal_saga import fence
 from temporal_saga.errors import Declined, FenceMisuse
 from temporal_saga.fence._database import run_blocking
-from tests.fence.support import Bank, Database, environment, new_key, transaction
+from tests.fence.support import Bank, Database, environment, new_key, tells, transaction
 
 PHASES = ["do", "undo", "push", "key"]
 Effect = Callable[["Hand"], Awaitable[Any]]
@@ -209,11 +209,11 @@ async def test_an_effect_that_commits_fails_for_good(
             assert database.balance == before - (3 if ends is commits_and_goes_on else 1)
             continue
         else:
-            with pytest.raises(FenceMisuse, match="ended the transaction: leave commit and rollback to the") as told:
+            with tells(FenceMisuse, "ended the transaction: leave commit and rollback to the") as told:
                 await attempt(database, how, phase, key, effect)
             assert told.value.non_retryable
         for _ in range(2):
-            with pytest.raises(FenceMisuse, match="ended the transaction in an earlier attempt"):
+            with tells(FenceMisuse, "ended the transaction in an earlier attempt"):
                 await attempt(database, how, phase, key, effect)
         assert runs == [phase]
         assert database.balance == before - 1
@@ -256,7 +256,7 @@ async def test_an_effect_that_rolls_back_and_goes_on_fails_for_good(
             await rolls_back_and_goes_on(hand)
             return await goes_on(hand)
 
-        with pytest.raises(FenceMisuse, match="ended the transaction: leave commit and rollback to the caller"):
+        with tells(FenceMisuse, "ended the transaction: leave commit and rollback to the caller"):
             await attempt(database, how, phase, key, effect)
         assert database.balance == 100
 
@@ -320,7 +320,7 @@ async def test_a_session_that_gives_its_connection_back_fails_for_good(database:
     for phase in PHASES:
         key = new_key()
         applied(database, phase, key)
-        with pytest.raises(FenceMisuse, match="ended the transaction") as told:
+        with tells(FenceMisuse, "ended the transaction") as told:
             await attempt(database, how, phase, key, effect)
         assert isinstance(told.value.__cause__, Declined)
 
@@ -342,7 +342,7 @@ async def test_an_error_that_the_caller_swallows_after_a_commit(database: Databa
             assert await attempt(database, how, phase, key, value) == 7  # done again: the limit that the page names
             continue
         for _ in range(2):
-            with pytest.raises(FenceMisuse, match="ended the transaction"):
+            with tells(FenceMisuse, "ended the transaction"):
                 await attempt(database, how, phase, key, effect, commit=True)
 
 
@@ -358,7 +358,7 @@ async def test_a_process_that_dies_after_a_commit_of_its_effect(database: Databa
     with pytest.raises(Died):
         environment("do", key).run(lambda: fence.once(connection, effect, payload=1))
     connection.close()
-    with pytest.raises(FenceMisuse, match="in an earlier attempt: leave commit and rollback to the caller of once"):
+    with tells(FenceMisuse, "in an earlier attempt: leave commit and rollback to the caller of once"):
         await attempt(database, "connection", "do", key, value)
 
 
@@ -370,7 +370,7 @@ def test_the_undo_of_a_step_that_committed_gives_its_money_back(database: Databa
         connection.commit()
         raise Declined("no")
 
-    with pytest.raises(FenceMisuse):
+    with tells(FenceMisuse, "ended the transaction"):
         bank.run("do", key, commits_then_declines, 10)
     assert database.state == "applying"
     assert bank.give_back(key) == 100
@@ -388,7 +388,7 @@ def test_an_undo_between_the_two_transactions_of_a_step(database: Database) -> N
         assert bank.give_back(key) == 100
         return bank._add(connection, -10)
 
-    with pytest.raises(FenceMisuse):
+    with tells(FenceMisuse, "ended the transaction"):
         bank.run("do", key, effect, 10)
     assert (database.state, database.balance) == ("undone", 100)
 
@@ -409,7 +409,7 @@ def test_a_commit_in_a_pipeline_is_told_by_the_next_attempt(postgresql: Database
         connection.commit()
 
     environment("do", key).run(first)
-    with pytest.raises(FenceMisuse, match="in an earlier attempt"):
+    with tells(FenceMisuse, "in an earlier attempt"):
         bank.run("do", key, lambda connection: 1, 1)
 
 
