@@ -101,7 +101,7 @@ def once(
         return result
 
     call = _call(key, guard, payload, run, encode, decode)
-    return cast("T | None", run_blocking(call(_database(connection, dialect, schema, blocking=True))))
+    return cast("T | None", run_blocking(call(_database_of(connection, dialect, schema, blocking=True))))
 
 
 async def once_async(
@@ -143,7 +143,7 @@ async def once_async(
         return await result
 
     call = _call(key, guard, payload, run, encode, decode)
-    return cast("T | None", await call(_database(connection, dialect, schema, blocking=False)))
+    return cast("T | None", await call(_database_of(connection, dialect, schema, blocking=False)))
 
 
 def create_table(connection: Connection, *, schema: str | None = None, dialect: Dialect | None = None) -> None:
@@ -157,7 +157,7 @@ def create_table(connection: Connection, *, schema: str | None = None, dialect: 
         schema: As for `once`; it has to exist.
         dialect: As for `once`.
     """
-    run_blocking(_create_table(_database(connection, dialect, schema, blocking=True), schema))
+    run_blocking(_create_table(_database_of(connection, dialect, schema, blocking=True), schema))
 
 
 async def create_table_async(
@@ -170,7 +170,7 @@ async def create_table_async(
         schema: As for `create_table`.
         dialect: As for `once`.
     """
-    await _create_table(_database(connection, dialect, schema, blocking=False), schema)
+    await _create_table(_database_of(connection, dialect, schema, blocking=False), schema)
 
 
 def purge(
@@ -200,7 +200,7 @@ def purge(
             again, an undo would find nothing to undo, and a late step would not be refused.
     """
     seconds = _checked_age(older_than, retry_horizon)
-    return cast("int", run_blocking(_purge(_database(connection, dialect, schema, blocking=True), seconds, limit)))
+    return cast("int", run_blocking(_purge(_database_of(connection, dialect, schema, blocking=True), seconds, limit)))
 
 
 async def purge_async(
@@ -223,7 +223,7 @@ async def purge_async(
         dialect: As for `once`.
     """
     seconds = _checked_age(older_than, retry_horizon)
-    return await _purge(_database(connection, dialect, schema, blocking=False), seconds, limit)
+    return await _purge(_database_of(connection, dialect, schema, blocking=False), seconds, limit)
 
 
 def _call(
@@ -249,7 +249,7 @@ def _call(
     return called
 
 
-def _database(connection: Connection, dialect: Dialect | None, schema: str | None, *, blocking: bool) -> Database:
+def _database_of(connection: Connection, dialect: Dialect | None, schema: str | None, *, blocking: bool) -> Database:
     database = Database(connection, dialect, schema)
     if database.blocking != blocking:
         raise TypeError(

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,12 @@ async def test_a_schema_with_asyncio(database: Database) -> None:
 @pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a'; DROP TABLE account; --", "a%s", "a?", "1a", "a\x00", "-"])
 def test_what_is_not_the_name_of_a_schema(database: Database, schema: str) -> None:
     connection = database.connect()
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: fence.once(connection, lambda: 1, payload=1, key="a", schema=schema),
         lambda: fence.create_table(connection, schema=schema),
         lambda: fence.purge(connection, older_than=NO_TIME, retry_horizon=NO_TIME, schema=schema),
-    ):
+    ]
+    for call in calls:
         with tells(ValueError, "is not the name of a schema"):
             call()
     with pytest.raises(TypeError, match=r"^schema= must be a str, the name of a schema; got int$"):
@@ -136,7 +138,7 @@ def outcomes(phase: str, key: str, attempt: Callable[[], Any]) -> list[Any]:
 def pairs(schemas: tuple[Connect, list[str]]) -> list[Callable[[], Any]]:
     """Two effects of an activity, which write to two places."""
     connect, names = schemas
-    return [lambda name=name: take(connect, name) for name in names]
+    return [partial(take, connect, name) for name in names]
 
 
 @pytest.mark.parametrize("phase", ["do", "undo", "push"])
@@ -284,7 +286,7 @@ async def test_a_missing_table_is_named_with_sqlalchemy(bare: Database) -> None:
     url = "sqlite://" if bare.dialect == "sqlite" else "postgresql+psycopg://"
     engine = sqlalchemy.create_engine(url, creator=bare.connect)
     with engine.connect() as connection, tells(RuntimeError, MISSING) as told:
-        fence.once(connection.connection, lambda: 1, payload=1, key="a")  # type: ignore[arg-type]
+        fence.once(connection.connection, lambda: 1, payload=1, key="a")
     check(told)
     engine.dispose()
 
@@ -347,6 +349,11 @@ def test_a_step_goes_on_once_the_table_is_made(bare: Database) -> None:
 # Other databases
 
 
+def mysql() -> Any:
+    connection: Any = pymysql.connections.Connection
+    return connection(defer_connect=True)
+
+
 def module_of(name: str) -> Any:
     return type("Connection", (), {"__module__": name, "cursor": None, "commit": None})()
 
@@ -354,7 +361,7 @@ def module_of(name: str) -> Any:
 @pytest.mark.parametrize(
     ("connection", "name"),
     [
-        (pymysql.connections.Connection(defer_connect=True), "MySQL"),
+        (mysql(), "MySQL"),
         (module_of("mysql.connector.connection_cext"), "MySQL"),
         (module_of("MySQLdb.connections"), "MySQL"),
         (module_of("aiomysql.connection"), "MySQL"),
@@ -371,17 +378,18 @@ def test_a_database_that_is_not_supported_is_told_by_its_name(
     connection: Any, name: str, options: dict[str, Any]
 ) -> None:
     """Never: say sqlite or postgresql. Whoever did would get errors of syntax."""
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: fence.once(connection, lambda: 1, payload=1, key="a", **options),
         lambda: fence.create_table(connection, **options),
         lambda: fence.purge(connection, older_than=NO_TIME, retry_horizon=NO_TIME, **options),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(TypeError, match=f"a connection to {name}: the fence supports SQLite and PostgreSQL"):
             call()
 
 
 def test_mysql_behind_sqlalchemy() -> None:
-    connection = pymysql.connections.Connection(defer_connect=True)
+    connection = mysql()
     proxy = type("_ConnectionFairy", (), {"__module__": "sqlalchemy.pool.base", "driver_connection": connection})()
     with pytest.raises(TypeError, match=r"pymysql\.connections\.Connection is a connection to MySQL"):
         fence.create_table(proxy)
