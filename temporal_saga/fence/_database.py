@@ -55,7 +55,7 @@ _UNSUPPORTED = {
 }
 _SUPPORTED = (
     "the fence supports SQLite and PostgreSQL. In another database use a unique constraint or an upsert "
-    "(docs/fence.md, Or without the fence)"
+    '(see "Or without the fence" in docs/fence.md)'
 )
 
 
@@ -257,12 +257,14 @@ class Database:
         if not _is_missing_table(error):
             return
         where = "on the connection's search path" if self.dialect == "postgresql" else "in the connection's database"
-        place, schema = (where, "") if self._schema is None else (f"in schema {self._schema!r}", ", schema=...")
+        place = where if self._schema is None else f"in schema {self._schema!r}"
+        schema = "" if self._schema is None else f", schema={self._schema!r}"
+        create = "create_table" if self.blocking else "create_table_async"
         # A RuntimeError, not the driver's: a migration fixes this, so the activity has to be tried again, while the
         # driver's error is classified as a statement that will always be rejected.
         raise RuntimeError(
-            f"there is no table {TABLE} {place}: call fence.create_table(connection{schema}) before the worker starts, "
-            "or run fence.DDL in a migration"
+            f"there is no table {TABLE} {place}: call fence.{create}(connection{schema}) before the worker starts, or "
+            "run fence.DDL in a migration"
         ) from error
 
     async def _run(self, statement: str, values: tuple[object, ...]) -> Any:

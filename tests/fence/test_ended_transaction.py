@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -411,6 +412,35 @@ def test_a_commit_in_a_pipeline_is_told_by_the_next_attempt(postgresql: Database
     environment("do", key).run(first)
     with tells(FenceMisuse, "in an earlier attempt"):
         bank.run("do", key, lambda connection: 1, 1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3's autocommit= is new in Python 3.12")
+def test_a_connection_of_sqlite_that_always_has_a_transaction(sqlite: Database) -> None:
+    """It begins the next one by itself, so that each commit is one that goes on."""
+    bank = Bank(sqlite)
+    connection = sqlite.connect(autocommit=False)
+
+    def run(key: str, ends: Callable[[], int]) -> Any:
+        def effect() -> int:
+            bank._add(connection, -1)
+            connection.commit()
+            return ends()
+
+        with transaction(connection):
+            return environment("do", key).run(lambda: fence.once(connection, effect, payload=1))
+
+    def fail() -> int:
+        raise Declined("no")
+
+    key = new_key()
+    assert [run(key, lambda: 7), run(key, lambda: 7)] == [7, 7]
+    key = new_key()
+    with tells(Declined, "no"):
+        run(key, fail)
+    with tells(FenceMisuse, "in an earlier attempt"):
+        run(key, fail)
+    connection.close()
+    assert sqlite.balance == 98
 
 
 # What is not misuse

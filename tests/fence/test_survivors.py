@@ -31,7 +31,7 @@ def says(text: str) -> str:
 
 WRONG_SAYS = says(
     "dialect='mysql': MySQL is not supported: the fence supports SQLite and PostgreSQL. In another database use a "
-    "unique constraint or an upsert (docs/fence.md, Or without the fence)"
+    'unique constraint or an upsert (see "Or without the fence" in docs/fence.md)'
 )
 
 
