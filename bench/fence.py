@@ -52,8 +52,8 @@ def fill(connection: Any) -> None:
     else:
         numbers, key = f"WITH t AS (SELECT generate_series(1, {MILLION}) AS n)", "gen_random_uuid()"
     connection.execute(
-        "INSERT INTO temporal_saga_fence (key, state, payload, result) "
-        f"{numbers} SELECT {key}, 'applied', '{'0' * 64}', '90' FROM t"
+        "INSERT INTO temporal_saga_fence (key, state, claim, payload, result) "
+        f"{numbers} SELECT {key}, 'applied', '{'0' * 32}', '{'0' * 64}', '90' FROM t"
     )
     connection.commit()
     with contextlib.suppress(AttributeError):

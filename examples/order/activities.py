@@ -148,8 +148,9 @@ class Shop:
     @activity.defn
     def send(self, message: Message) -> None:
         """Sends a mail or opens a support ticket, once for each key."""
+        # Not a step: the key names the message, and a second run of the workflow does not send another.
         with self.store.transaction() as db:
-            _put_out(db, message)
+            fence.once(db, lambda: _put_out(db, message), payload=[message.channel, message.to], key=message.key)
 
     @activity.defn
     def report(self) -> Report:

@@ -52,6 +52,18 @@ def test_when_the_step_has_no_record(page: Any) -> None:
     assert balance(page) == 110
 
 
+def test_an_effect_under_a_key(page: Any) -> None:
+    for phase, key in (("do", new_key()), ("undo", new_key())):
+        assert runner(page)(phase, key, "credit_bonus") == 110
+    assert balance(page) == 110
+
+
+def test_where_the_table_is(page: Any) -> None:
+    with closing(page.connect()) as connection, connection:
+        run = environment("do", new_key()).run
+        assert run(page.withdraw_from, connection, "main", page.Payment("ada", 10)) == 90
+
+
 def test_the_purge(page: Any) -> None:
     run = runner(page)
     run("do", new_key(), "withdraw")

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_saga._fence_payload import payload_hash
+from temporal_saga.fence._payload import payload_hash
 
 
 class Colour(Enum):

@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy
 
 from temporal_saga import fence
-from temporal_saga._fence_payload import payload_hash
 from temporal_saga.errors import Fenced, KeyMisuse
+from temporal_saga.fence._payload import payload_hash
 from tests.fence.support import Bank, Database, environment, new_key, transaction
 from tests.fence.test_once_async import connect
 
@@ -29,7 +29,10 @@ def says(text: str) -> str:
     return f"^(FenceMisuse: )?{re.escape(text)}$"
 
 
-WRONG_SAYS = says("dialect='mysql': it is one of sqlite, postgresql")
+WRONG_SAYS = says(
+    "dialect='mysql': MySQL is not supported: the fence supports SQLite and PostgreSQL. In another database use a "
+    'unique constraint or an upsert (see "Or without the fence" in docs/fence.md)'
+)
 
 
 def test_each_function_heeds_the_dialect_that_it_is_told(sqlite: Database) -> None:
@@ -80,7 +83,7 @@ def test_what_the_errors_say(database: Database) -> None:
         pass
 
     with pytest.raises(
-        TypeError, match=says("an effect that is awaited takes `await once_async(...)` and an asyncio connection")
+        TypeError, match=says("an effect that is awaited needs `await once_async(...)` and an asyncio connection")
     ):
         bank.run("do", key, lambda _: awaited(), 1)
     with pytest.raises(
@@ -100,8 +103,8 @@ def test_what_the_errors_say(database: Database) -> None:
     with pytest.raises(
         RuntimeError,
         match=says(
-            "a second effect in one attempt of pay, whose record is that of the first: make them one effect, or two "
-            "steps (in a test, each attempt has an ActivityEnvironment of its own)"
+            "a second effect in one attempt of pay would be taken for a repeat of the first: make them one effect or "
+            "two steps, or give the second a key= (in a test, each attempt needs an ActivityEnvironment of its own)"
         ),
     ):
         environment("do", key).run(twice)
@@ -109,7 +112,7 @@ def test_what_the_errors_say(database: Database) -> None:
         ValueError,
         match=says(
             "older_than=0:00:00 is shorter than retry_horizon=1 day, 0:00:00: without its record a repeat would run "
-            "the effect again, an undo would find nothing to undo, and a step that comes late would not be refused"
+            "the effect again, an undo would find nothing to undo, and a late step would not be refused"
         ),
     ):
         fence.purge(database.connect(), older_than=NO_TIME, retry_horizon=timedelta(days=1))
@@ -129,14 +132,14 @@ def test_what_the_refusals_say(database: Database) -> None:
 def test_what_is_said_of_autocommit(database: Database) -> None:
     options: dict[str, Any] = {"isolation_level": None} if database.dialect == "sqlite" else {"autocommit": True}
     fix = {
-        "sqlite": "`BEGIN` first, or open it without isolation_level=None and autocommit=True",
+        "sqlite": "`BEGIN` first, or open the connection without isolation_level=None and autocommit=True",
         "postgresql": "`with connection.transaction():` around it, or autocommit=False",
     }
     connection = database.connect(**options)
     with pytest.raises(
         RuntimeError,
         match=says(
-            "the connection is in autocommit mode, so that effect and record would not commit together: "
+            "the connection is in autocommit mode, so effect and record would not commit together: use "
             + fix[database.dialect]
         ),
     ):
@@ -156,7 +159,8 @@ def test_a_transaction_that_is_aborted_is_no_autocommit(postgresql: Database) ->
 def test_an_effect_that_closes_its_connection(postgresql: Database) -> None:
     connection = postgresql.connect()
     with pytest.raises(
-        RuntimeError, match=says("the effect of pay ended the transaction: leave that to the caller of once")
+        RuntimeError,
+        match=says("the effect of pay ended the transaction: leave commit and rollback to the caller of once"),
     ):
         environment("do", new_key()).run(lambda: fence.once(connection, connection.close, payload=1))
 
@@ -168,17 +172,17 @@ async def test_what_the_errors_of_asyncio_say(database: Database) -> None:
             await fence.once_async(connection, lambda: 1, payload=1)  # type: ignore[arg-type, return-value]
 
         with pytest.raises(
-            TypeError, match=says("an effect of `once_async` returns an awaitable: make it an `async def`")
+            TypeError, match=says("an effect of `once_async` must return an awaitable: make it an `async def`")
         ):
             await environment("do", new_key()).run(attempt)
 
 
 async def test_what_is_said_of_the_wrong_connection(sqlite: Database, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=says("an asyncio connection takes the function whose name ends in _async")):
+    with pytest.raises(TypeError, match=says("an asyncio connection needs the function whose name ends in _async")):
         fence.create_table(aiosqlite.connect(tmp_path / "bank.db"))
     with pytest.raises(
         TypeError,
-        match=says("a blocking connection takes the function without _async, in an activity that runs in threads"),
+        match=says("a blocking connection needs the function without _async, in an activity that runs in threads"),
     ):
         await fence.create_table_async(sqlite.connect())
     with (

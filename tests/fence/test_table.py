@@ -124,9 +124,9 @@ def test_a_purge_in_batches_takes_the_oldest_first(database: Database) -> None:
 
 def test_a_purge_that_would_let_a_late_step_through_is_refused(database: Database) -> None:
     connection = database.connect()
-    with pytest.raises(ValueError, match="a step that comes late would not be refused"):
+    with pytest.raises(ValueError, match="a late step would not be refused"):
         fence.purge(connection, older_than=DAY, retry_horizon=DAY + timedelta(microseconds=1))
-    with pytest.raises(ValueError, match="not be negative"):
+    with pytest.raises(ValueError, match="must not be negative"):
         fence.purge(connection, older_than=-DAY, retry_horizon=-2 * DAY)
 
 
@@ -177,7 +177,7 @@ def test_a_record_that_is_purged_under_a_repeat(database: Database) -> None:
 
 def test_a_table_that_is_not_there(sqlite: Database) -> None:
     connection = sqlite3.connect(":memory:")
-    with pytest.raises(sqlite3.OperationalError, match="no such table: temporal_saga_fence"):
+    with pytest.raises(RuntimeError, match=r"^there is no table temporal_saga_fence in the connection's database"):
         environment("do", new_key()).run(lambda: fence.once(connection, lambda: 1, payload=1))
     connection.close()
 
@@ -196,8 +196,8 @@ def test_of_a_million_records_old_ones_leave_in_batches_while_steps_go_on(databa
             numbers = f"WITH t AS (SELECT generate_series(1, {rows}) AS n)"
             key, old = "gen_random_uuid()", "'2000-01-01'::timestamptz"
         connection.cursor().execute(
-            "INSERT INTO temporal_saga_fence (key, state, payload, updated_at) "
-            f"{numbers} SELECT {key}, 'applied', 'x', {old} FROM t"
+            "INSERT INTO temporal_saga_fence (key, state, claim, payload, updated_at) "
+            f"{numbers} SELECT {key}, 'applied', 'x', 'x', {old} FROM t"
         )
     longest = 0.0
     for _ in range(5):

@@ -87,7 +87,7 @@ def show(name: str) -> Mutant:
 
 def function_of(name: str) -> str:
     """Return a mutant's function: `_identity.Keys.of_step` for `temporal_saga._identity.xǁKeysǁof_step__mutmut_1`."""
-    module, mangled = name.removeprefix("temporal_saga.").rpartition("__mutmut_")[0].split(".")
+    module, _, mangled = name.removeprefix("temporal_saga.").rpartition("__mutmut_")[0].rpartition(".")
     return f"{module}." + (".".join(mangled.split("ǁ")[1:]) if "ǁ" in mangled else mangled.removeprefix("x_"))
 
 

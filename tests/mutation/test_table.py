@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import temporal_saga
-from tests.mutation import MODULES, TABLE, Mutant, read_diff, read_table
+from tests.mutation import MODULES, TABLE, Mutant, module_of, read_diff, read_table
 
 PACKAGE = Path(temporal_saga.__file__).parent
 ENTRY = "# Why.\n_identity.business_key\n-     a\n+     b\n"
@@ -16,10 +16,10 @@ ENTRY = "# Why.\n_identity.business_key\n-     a\n+     b\n"
 def test_each_entry_names_what_is_there_and_has_a_reason() -> None:
     found = read_table(TABLE.read_text(encoding="utf-8"))
     assert found
-    sources = {name: (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
+    sources = {name: (PACKAGE / file).read_text(encoding="utf-8") for name, file in MODULES.items()}
     for mutant, reason in found.items():
-        module, _, function = mutant.function.partition(".")
-        assert f"def {function.rpartition('.')[2]}(" in sources[module], mutant
+        module = module_of(mutant.function)
+        assert f"def {mutant.function.rpartition('.')[2]}(" in sources[module], mutant
         assert reason.endswith("."), mutant
         source = " ".join(sources[module].split())
         assert " ".join(mutant.was.split()) in source, f"the source has another line by now: {mutant}"

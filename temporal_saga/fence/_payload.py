@@ -1,6 +1,6 @@
 """The hash of a payload: the same in each process and Python, for equal data.
 
-It is stored, and compared with what later attempts hash: its derivation is frozen, as that of the keys is.
+The hash is stored, and later attempts compare theirs with it. So its derivation is frozen, like that of the keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def payload_hash(payload: object) -> str:
     """Return the SHA-256 of a payload's canonical JSON, as 64 hexadecimal digits.
 
     Raises:
-        TypeError: For a value whose data cannot be told from what it is.
+        TypeError: If the fence cannot tell what data a value holds.
     """
     text = json.dumps(_canonical(payload), sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
