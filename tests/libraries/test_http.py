@@ -18,7 +18,7 @@ import pytest
 import requests
 import urllib3
 
-from temporal_saga._failure_rules import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
+from temporal_saga.classification._read import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, serve
 

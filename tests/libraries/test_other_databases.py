@@ -21,7 +21,7 @@ from pymongo.synchronous import client_session
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from temporal_saga._failure_rules import kind_of
+from temporal_saga.classification._read import kind_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, refusing_port, serve
 

@@ -21,7 +21,7 @@ import stripe
 import urllib3.exceptions
 from temporalio.exceptions import CancelledError
 
-from temporal_saga._failure_rules import (
+from temporal_saga.classification._read import (
     _CLASSES,
     Rule,
     code_of,
