@@ -29,9 +29,18 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput
 
-from temporal_saga import _attempt
 from temporal_saga._proof import heartbeat_mark
-from temporal_saga.classification import Profile, Rule, adyen, classify, classify_errors, paypal, square, stripe
+from temporal_saga.classification import (
+    Profile,
+    Rule,
+    _attempt,
+    adyen,
+    classify,
+    classify_errors,
+    paypal,
+    square,
+    stripe,
+)
 from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, FenceMisuse, NotSent, Rejected, Throttled
 from temporal_saga.plugin import SagaPlugin
 from tests.test_docs import load
@@ -784,14 +793,17 @@ def test_a_profiles_kinds_are_checked_where_they_are_written(name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: classify_errors(profile="stripe"), "profile is 'stripe', no Profile: classification.stripe"),  # type: ignore[call-overload]
-        (lambda: classify(Mine(), profile="stripe"), "profile is 'stripe', no Profile"),  # type: ignore[arg-type]
-        (lambda: SagaPlugin(classify="stripe"), "profile is 'stripe', no Profile: classification"),  # type: ignore[arg-type]
-        (lambda: classify_errors(rules=rule(FailureKind.DECLINED)), "no list of rules: [Rule(...)]"),  # type: ignore[call-overload]
-        (lambda: classify_errors(rules=[FailureKind.DECLINED]), "which is no Rule"),  # type: ignore[list-item]
-        (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) is Rule("),  # type: ignore[arg-type]
-        (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is no int"),  # type: ignore[dict-item]
-        (lambda: Profile(codes={409: FailureKind.DECLINED}), "has 409, which is no str"),  # type: ignore[dict-item]
+        (lambda: classify_errors(profile="stripe"), "profile must be a Profile, such as classification.stripe"),  # type: ignore[call-overload]
+        (lambda: classify(Mine(), profile="stripe"), "or Profile(...); got 'stripe'"),  # type: ignore[arg-type]
+        (lambda: SagaPlugin(classify="stripe"), "profile must be a Profile"),  # type: ignore[arg-type]
+        (
+            lambda: classify_errors(rules=rule(FailureKind.DECLINED)),
+            "rules must be a list of rules, such as [Rule(...)]; got Rule(",
+        ),  # type: ignore[call-overload]
+        (lambda: classify_errors(rules=[FailureKind.DECLINED]), "which is not a Rule: write Rule(module, name, kind)"),  # type: ignore[list-item]
+        (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) must be a list of rules"),  # type: ignore[arg-type]
+        (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is not an int"),  # type: ignore[dict-item]
+        (lambda: Profile(codes={409: FailureKind.DECLINED}), "has 409, which is not a str"),  # type: ignore[dict-item]
     ],
 )
 def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:

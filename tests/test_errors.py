@@ -89,7 +89,7 @@ def test_a_retryable_error_may_say_when(error: Callable[..., ActivityFailure]) -
 
 @pytest.mark.parametrize("error", RETRYABLE)
 def test_a_delay_that_the_sdk_cannot_encode_is_refused(error: Callable[..., ActivityFailure]) -> None:
-    with pytest.raises(TypeError, match=r"^retry_after is 3, no timedelta: timedelta\(seconds=3\)$"):
+    with pytest.raises(TypeError, match=r"^retry_after must be a timedelta, such as timedelta\(seconds=3\); got 3$"):
         error("later", retry_after=3)
 
 

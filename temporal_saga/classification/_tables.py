@@ -248,7 +248,7 @@ CLASSES: Sequence[tuple[str, FailureKind | Reader, str]] = (
     ("urllib.error", Reader.STATUS, "HTTPError"),
     ("urllib.error", Reader.REASON, "URLError"),
     ("subprocess", AMBIGUOUS, "TimeoutExpired"),
-    # httpx; httpx2 is its successor, with the same classes.
+    # httpx; httpx2 is the same library under another name.
     ("httpx httpx2", NOT_SENT, "ConnectError ConnectTimeout PoolTimeout ProxyError"),
     ("httpx httpx2", AMBIGUOUS, "DecodingError TransportError"),
     ("httpx httpx2", BUG, "LocalProtocolError TooManyRedirects UnsupportedProtocol"),
