@@ -30,11 +30,9 @@ Post = Callable[..., object]
 
 
 # httpx2 is the same library under another name, and needs Python 3.11.
-HTTPX: dict[str, Any] = {
-    name: importlib.import_module(name)
-    for name in ("httpx", "httpx2")
-    if name == "httpx" or sys.version_info >= (3, 11)
-}
+HTTPX: dict[str, Any] = {"httpx": importlib.import_module("httpx")}
+if sys.version_info >= (3, 11):
+    HTTPX["httpx2"] = importlib.import_module("httpx2")
 
 
 def posts_of(httpx: Any) -> tuple[Post, Post]:
@@ -261,7 +259,7 @@ def test_a_proxy_that_refuses(client: str, servers: Servers) -> None:
 # OSError for it.
 @pytest.mark.parametrize(
     ("client", "expected"),
-    [("httpx", K.NOT_SENT), ("httpx-async", K.NOT_SENT), ("requests", K.AMBIGUOUS), ("aiohttp", K.AMBIGUOUS)],
+    [*((name, K.NOT_SENT) for name in HTTPX_CLIENTS), ("requests", K.AMBIGUOUS), ("aiohttp", K.AMBIGUOUS)],
 )
 def test_a_proxy_that_answers_no(client: str, expected: FailureKind, servers: Servers) -> None:
     options = {"proxies": {"https": servers.url}} if client == "requests" else {"proxy": servers.url}
