@@ -105,7 +105,8 @@ def test_a_final_error_cannot(error: Callable[..., ActivityFailure]) -> None:
         (1, [], "none"),
         (2, [], "unknown"),
         (2, [heartbeat_mark(1)], "none"),
-        (3, ["progress", heartbeat_mark(2)], "none"),
+        (3, [heartbeat_mark(2)], "none"),
+        (3, ["progress", heartbeat_mark(2)], "unknown"),  # an earlier attempt has done something
         (3, [heartbeat_mark(1)], "unknown"),  # the second was lost
         (2, [heartbeat_mark(2)], "unknown"),
         (2, [heartbeat_mark(1), "progress"], "unknown"),
