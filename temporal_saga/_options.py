@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Literal, cast
 
 from temporalio import workflow
 from temporalio.api.common.v1 import RetryPolicy as EncodedPolicy
 from temporalio.common import RetryPolicy
 
-if TYPE_CHECKING:
-    from ._compensation import Kind
-
 __all__ = ["check_duration", "check_options", "check_types"]
+
+Kind = Literal["activity", "child"]
 
 
 def _types(config: Any) -> dict[str, type | None]:

@@ -941,9 +941,9 @@ def test_a_profiles_kinds_are_checked_where_they_are_written(name: str) -> None:
         (lambda: classify(Mine(), profile="stripe"), "or Profile(...); got 'stripe'"),  # type: ignore[arg-type]
         (lambda: SagaPlugin(classify="stripe"), "profile must be a Profile"),  # type: ignore[arg-type]
         (
-            lambda: classify_errors(rules=rule(FailureKind.DECLINED)),
+            lambda: classify_errors(rules=rule(FailureKind.DECLINED)),  # type: ignore[call-overload]
             "rules must be a list of rules, such as [Rule(...)]; got Rule(",
-        ),  # type: ignore[call-overload]
+        ),
         (lambda: classify_errors(rules=[FailureKind.DECLINED]), "which is not a Rule: write Rule(module, name, kind)"),  # type: ignore[list-item]
         (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) must be a list of rules"),  # type: ignore[arg-type]
         (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is not an int"),  # type: ignore[dict-item]
