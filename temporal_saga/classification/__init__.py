@@ -21,7 +21,7 @@ from ._attempt import Attempt, enter_attempt
 from ._profiles import Profile, Rule, adyen, check_rules, checked_profile, paypal, square, stripe
 from ._translate import classify, translated
 
-__all__ = ["Profile", "Rule", "adyen", "checked_profile", "classify", "classify_errors", "paypal", "square", "stripe"]
+__all__ = ["Profile", "Rule", "adyen", "classify", "classify_errors", "paypal", "square", "stripe"]
 
 Activity = TypeVar("Activity", bound=Callable[..., Any])
 
