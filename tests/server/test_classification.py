@@ -6,6 +6,8 @@ import multiprocessing
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib import import_module
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -53,8 +55,10 @@ async def queue(client: Client, request: pytest.FixtureRequest) -> AsyncIterator
         if "process" in request.param:
             spawn = multiprocessing.get_context("spawn")  # a fork would take over the SDK's threads
             manager = stack.enter_context(spawn.Manager())
+            pool = stack.enter_context(ProcessPoolExecutor(2, spawn, import_module, (Api.__module__,)))
+            list(pool.map(sleep, [0.5, 0.5]))  # both have begun: that takes seconds of an attempt on a busy machine
             options = {
-                "activity_executor": stack.enter_context(ProcessPoolExecutor(2, spawn)),
+                "activity_executor": pool,
                 "shared_state_manager": SharedStateManager.create_from_multiprocessing(manager),
             }
         queue = f"classified-{uuid4()}"
