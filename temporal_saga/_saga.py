@@ -46,8 +46,8 @@ from ._identity import step_id
 from ._options import check_duration, check_options, check_types
 from ._outcome import Outcome, StepRecord, bug_in, saga_failure
 from ._report import Registry, SagaReport, report_steps
-from ._root import Root
 from ._seed import is_straight_from
+from ._root import Root
 from ._steps import Steps
 from ._typing import UNSET
 from ._unwind import ended, fail_task, outlast, probe_eviction, unwind, unwinding
