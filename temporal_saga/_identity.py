@@ -134,7 +134,7 @@ def current_step() -> Step:
     if not activity.in_activity():
         raise RuntimeError(
             "current_step() outside of an activity: workflow code has saga.idempotency_key(...), "
-            "a test has temporalio.testing.ActivityEnvironment"
+            "a test has temporal_saga.testing.step_environment(...)"
         )
     info = activity.info()
     # Read from the right: a step's name may hold colons.
@@ -148,6 +148,6 @@ def current_step() -> Step:
         if phase == "push":
             return Step(name, "push", key, None, info.attempt)
     raise RuntimeError(
-        f"activity {info.activity_type!r} is no step of a saga: "
-        "start it with saga.execute_activity(...), or as a compensation"
+        f"activity {info.activity_type!r} is not a step of a saga: start it with saga.execute_activity(...), or as a "
+        "compensation; a test has temporal_saga.testing.step_environment(...)"
     )

@@ -1,7 +1,7 @@
-"""The options of a call, looked at where they are written down.
+"""The options of a call, checked where they are written.
 
-The SDK looks at them when the call starts. For an undo that is too late: the saga would unwind for the first time, and
-its workflow task fail for ever.
+The SDK checks them when the call starts. For an undo that is too late: it would fail the workflow task of the saga's
+first unwind, again and again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _types(config: Any) -> dict[str, type | None]:
     }
 
 
-# The type of each option that fails far from here if it is another; None for those that are not looked at.
+# The type of each option whose wrong type would fail far from where it is written; None for the other options.
 _TYPES: Mapping[Kind, Mapping[str, type | None]] = {
     "activity": _types(workflow.ActivityConfig),
     "child": _types(workflow.ChildWorkflowConfig),
@@ -39,11 +39,11 @@ _POLICY = [field.name for field in fields(RetryPolicy)]
 
 
 def check_options(options: Mapping[str, object], kind: Kind) -> None:
-    """Raise if the SDK would refuse options of a call of that kind.
+    """Raise if the SDK would refuse the options of a call of that kind.
 
     Raises:
-        TypeError: As `check_types` does.
-        ValueError: For a retry policy that contradicts itself.
+        TypeError: If a name is not an option, or a value has another type; the message says what to write.
+        ValueError: If a retry policy contradicts itself.
     """
     check_types(options, kind)
     policy = options.get("retry_policy")
@@ -52,7 +52,7 @@ def check_options(options: Mapping[str, object], kind: Kind) -> None:
 
 
 def check_types(options: Mapping[str, object], kind: Kind) -> None:
-    """Raise TypeError for a name that is no option, and for a value of another type; it says what to write."""
+    """Raise TypeError if a name is not an option, or a value has another type; the message says what to write."""
     types = _TYPES[kind]
     for name, value in options.items():
         if name not in types:
@@ -81,21 +81,24 @@ def check_option_names(options: Mapping[str, object], kind: Kind) -> None:
 
 
 def check_duration(name: str, value: object) -> None:
-    """Raise TypeError if a value is no timedelta: 30 for 30 s is a common slip."""
+    """Raise TypeError if a value is not a timedelta: 30 for 30 s is a common slip."""
     if not isinstance(value, timedelta):
-        raise TypeError(f"{name} is {value!r}, no timedelta: timedelta(seconds={value!r})")
+        seconds = value if type(value) in (int, float) else 30
+        raise TypeError(f"{name} must be a timedelta, such as timedelta(seconds={seconds}); got {value!r}")
 
 
 def _check_policy(policy: object) -> None:
     if not isinstance(policy, RetryPolicy):
-        raise TypeError(f"retry_policy is {policy!r}, no RetryPolicy: presets.standard.policy, or RetryPolicy(...)")
+        raise TypeError(
+            f"retry_policy must be a RetryPolicy, such as presets.standard.policy or RetryPolicy(...); got {policy!r}"
+        )
     check_duration("initial_interval", policy.initial_interval)
     if policy.maximum_interval is not None:
         check_duration("maximum_interval", policy.maximum_interval)
     for each in policy.non_retryable_error_types or ():
         if not isinstance(cast("object", each), str):
-            name = getattr(each, "__name__", "...")
-            raise TypeError(f"non_retryable_error_types has {each!r}: names, not classes: {name!r}")
+            name = getattr(each, "__name__", "ValueError")
+            raise TypeError(f"non_retryable_error_types must hold names, such as {name!r}; got {each!r}")
 
 
 def _unknown(name: str, value: object, kind: Kind) -> str:
@@ -105,9 +108,9 @@ def _unknown(name: str, value: object, kind: Kind) -> str:
     counts = name in ("retries", "attempts", "max_retries", "max_attempts")
     nearest = ["maximum_attempts"] if counts else get_close_matches(name, [*_TYPES[kind], *_POLICY], 1)
     if not nearest:
-        return f"{name}= is no option of {what}"
+        return f"{name}= is not an option of {what}"
     if nearest[0] not in _POLICY:
-        return f"{name}= is no option of {what}: {nearest[0]}= is"
+        return f"{name}= is not an option of {what}; did you mean {nearest[0]}=?"
     part = f"{nearest[0]}={value!r}"
     fix = f"retry_policy=RetryPolicy({part})" if kind == "child" else f"dataclasses.replace(presets.standard, {part})()"
-    return f"{name}= is no option of {what}, but of its retry policy: {fix}"
+    return f"{name}= is not an option of {what} but of its retry policy: write {fix}"

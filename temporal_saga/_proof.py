@@ -1,8 +1,8 @@
 """The library's mark: the last detail of a failure, and of a heartbeat.
 
-A workflow sees the last failure of an activity only. What is known of the attempts before it travels from attempt to
+A workflow sees only the last failure of an activity. What is known of the attempts before it travels from attempt to
 attempt in the heartbeat details, which the server keeps: "attempts 1 to n ended, and took no effect". Attempt n + 1
-trusts that for its own n only, so that an attempt which is lost, and leaves the older number behind, breaks the chain.
+trusts a mark only if its number is n. So a lost attempt breaks the chain: it leaves the older number behind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def heartbeat_mark(definite_through: int) -> dict[str, Any]:
 
 
 def mark_in(details: Sequence[Any]) -> dict[str, Any] | None:
-    """Return what the mark at the end of some details says; None if there is none."""
+    """Return what the mark at the end of some details says; None without a mark."""
     last: object = details[-1] if details else None
     if not isinstance(last, dict) or len(cast("dict[str, object]", last)) != 1:
         return None
@@ -51,8 +51,10 @@ def says_no_effect(error: BaseException | None) -> bool:
 
 def earlier_attempts_are_definite(info: activity.Info) -> bool:
     """Tell whether each attempt before this one is known to have ended without an effect."""
+    if without_mark(info.heartbeat_details):
+        return False  # progress: an earlier attempt has done something
     if info.attempt == 1:
-        # An operator's reset of an activity begins at 1 anew; this time shows it (measured on server 1.32).
+        # After an operator's reset, an activity begins at 1 anew; this time shows it (measured on server 1.32).
         return info.current_attempt_scheduled_time <= info.scheduled_time
     mark = mark_in(info.heartbeat_details)
     return mark is not None and mark.get("definite_through") == info.attempt - 1

@@ -1,7 +1,7 @@
 """The errors of the library, and what each says of a step.
 
-Every error that may cross a process is an `ApplicationError`, since only its type and details travel
-(the SDK's failure converter): its type is the bare class name, and code on the other side matches on that.
+Every error that may cross a process is an `ApplicationError`: the SDK's failure converter sends only its type and
+details. The type is the bare class name, and code on the other side matches on that.
 
     ApplicationError
     ├── CompensationError       a compensation failed for good
@@ -13,17 +13,17 @@ Every error that may cross a process is an `ApplicationError`, since only its ty
     ├── NotSent                 the request never left
     ├── Throttled               refused: later
     ├── Conflict                rolled back by a conflict
-    ├── InProgress              another attempt is at it
+    ├── InProgress              another attempt is still running
     ├── Ambiguous               it may have taken effect
     │   raise in an activity, which is not tried again:
     ├── Declined                the answer is no, as business
     ├── Rejected                the request cannot succeed
     ├── AuthenticationError     not allowed: credentials, permissions
     ├── KeyMisuse               the key was used with another payload
-    └── Fenced                  the step was undone before it came
+    └── Fenced                  the step was undone before this attempt came
 
 Misuse that only the programmer can cause is a plain `RuntimeError`, `TypeError` or `ValueError`. It fails the workflow
-task, which is retried until a fixed deployment carries on: nothing is lost, and nothing is refunded for a bug.
+task, which is retried until a fixed deployment carries on: nothing is lost, and a bug refunds nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from ._options import check_duration
-from ._proof import earlier_attempts_are_definite, failure_mark
+from ._proof import Effect, earlier_attempts_are_definite, failure_mark
 
 if TYPE_CHECKING:
     from ._report import SagaReport
@@ -64,7 +64,7 @@ __all__ = [
 
 
 class FailureKind(str, Enum):
-    """What a failure of an activity's attempt means: whether to try again, and what it says of the effect."""
+    """What the failure of an activity's attempt means: whether to try again, and what it says of the effect."""
 
     NOT_SENT = "NOT_SENT"
     """The request never left: refused connection, name not found."""
@@ -73,9 +73,9 @@ class FailureKind(str, Enum):
     CONFLICT = "CONFLICT"
     """Rolled back by a conflict: deadlock, serialization failure."""
     IN_PROGRESS = "IN_PROGRESS"
-    """The same key is being processed: another attempt may yet take effect."""
+    """A request with the same key is still running: another attempt may yet take effect."""
     AMBIGUOUS = "AMBIGUOUS"
-    """Sent, and no answer that says what became of it: a read timeout, a 500."""
+    """The request was sent, and no answer says what became of it: a read timeout, a 500."""
     REJECTED = "REJECTED"
     """Refused, and would be again: bad input."""
     DECLINED = "DECLINED"
@@ -100,7 +100,7 @@ class FailureKind(str, Enum):
 
     @property
     def effect(self) -> Literal["none", "unknown"]:
-        """What a failure of this kind says by itself of the effect; of earlier attempts it says nothing."""
+        """What a failure of this kind says of its own attempt's effect; it says nothing of earlier attempts."""
         return "none" if self in _WITHOUT_EFFECT else "unknown"
 
 
@@ -152,16 +152,16 @@ class _SagaError(ApplicationError):
 
 
 class FenceMisuse(_SagaError, RuntimeError):
-    """The effect of `fence.once` ended its transaction. It proves nothing, and is not retried.
+    """The effect of `fence.once` ended its transaction. This proves nothing, and is not retried.
 
-    A step is undone, if its record was committed; a compensation has failed, and a person has to look.
+    A step whose record was committed is undone. A compensation has failed, and a person has to look.
     """
 
 
 class CompensationError(_SagaError):
     """A compensation failed for good: an effect stands, and a person has to look.
 
-    Its cause is the error that made the saga unwind; its only detail is the `SagaReport` (a dict for a client).
+    The cause is the error that made the saga unwind. The only detail is the `SagaReport` (a dict for a client).
     """
 
     def __init__(self, message: str, report: SagaReport) -> None:
@@ -177,7 +177,7 @@ class SagaDeadlineExceeded(_SagaError):
 
 
 class SagaStateTooLarge(_SagaError):
-    """`detach()` would return more than the server takes. The saga stays as it is; if nothing catches this, it unwinds."""
+    """`detach()` would return more than the server takes. The saga stays as it is, and unwinds if nobody catches this."""
 
 
 class DuplicateStep(_SagaError):
@@ -188,10 +188,10 @@ class DuplicateStep(_SagaError):
 
 
 class ActivityFailure(_SagaError):
-    """What the errors to raise in an activity share. Not to be raised itself."""
+    """What the errors to raise in an activity share. Raise one of its subclasses."""
 
     kind: ClassVar[FailureKind]
-    """What it means; the mark carries it."""
+    """What the failure means; the mark carries the kind."""
     _benign: ClassVar[bool] = False
     _default: ClassVar[str]
 
@@ -207,29 +207,6 @@ class ActivityFailure(_SagaError):
             category=ApplicationErrorCategory.BENIGN if self._benign else ApplicationErrorCategory.UNSPECIFIED,
         )
 
-    def _settled(self, *, definite_before: bool, retry_after: timedelta | None) -> ActivityFailure:
-        """Return what says, too, whether each earlier attempt is known to have ended without an effect.
-
-        That is the error itself if it does so already, else a copy: another attempt may have raised the same object.
-        """
-        mark = failure_mark(self.kind.value, self.kind.effect if definite_before else "unknown")
-        if self._details[-1:] == (mark,) and self._next_retry_delay == retry_after:
-            return self
-        settled = copy.copy(self)
-        settled._details = (*self._details[:-1], mark)
-        settled._next_retry_delay = retry_after
-        # A copy has none of these, and a `raise` would make the original its context.
-        settled.__cause__ = self.__cause__ if self.__suppress_context__ else self.__context__
-        return settled.with_traceback(self.__traceback__)
-
-    def _try_again(self, *, after: timedelta | None) -> None:
-        """Set when to try again; None is the retry policy's interval."""
-        self._next_retry_delay = after
-
-    def _give_up(self) -> None:
-        """Let it not be tried again, whatever its kind."""
-        self._non_retryable = True
-
 
 class _Final(ActivityFailure):
     def __init__(self, message: str | None = None, *details: Any) -> None:
@@ -239,13 +216,13 @@ class _Final(ActivityFailure):
 class NotSent(ActivityFailure):
     """Raise in an activity: the request never left, so nothing took effect.
 
-    Tried again. A `Declined` in the attempt after it is proof only with `classify_errors` or
-    `SagaPlugin(classify=...)`, which hand on what this attempt knew.
+    Tried again. A `Declined` in the next attempt is proof only with `classify_errors` or `SagaPlugin(classify=...)`,
+    which tell the next attempt what this one knew.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
-        retry_after: When to try again, in place of the retry policy's interval.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
+        retry_after: How long to wait before the next attempt, in place of the retry policy's interval.
     """
 
     kind = FailureKind.NOT_SENT
@@ -253,14 +230,14 @@ class NotSent(ActivityFailure):
 
 
 class Throttled(ActivityFailure):
-    """Raise in an activity: refused for now, and nothing took effect (429, a quota).
+    """Raise in an activity: the request is refused for now, and nothing took effect (429, a quota).
 
     Tried again. Category BENIGN: the SDK logs it at DEBUG and counts no failure. Proof as `NotSent` is.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
-        retry_after: When to try again, in place of the retry policy's interval.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
+        retry_after: How long to wait before the next attempt, in place of the retry policy's interval.
     """
 
     kind = FailureKind.THROTTLED
@@ -269,14 +246,14 @@ class Throttled(ActivityFailure):
 
 
 class Conflict(ActivityFailure):
-    """Raise in an activity: a conflict rolled it back, and nothing took effect (a deadlock).
+    """Raise in an activity: a conflict rolled the request back, and nothing took effect (a deadlock).
 
     Tried again. Proof as `NotSent` is.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
-        retry_after: When to try again, in place of the retry policy's interval.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
+        retry_after: How long to wait before the next attempt, in place of the retry policy's interval.
     """
 
     kind = FailureKind.CONFLICT
@@ -284,14 +261,14 @@ class Conflict(ActivityFailure):
 
 
 class InProgress(ActivityFailure):
-    """Raise in an activity: another attempt is at it, and may yet take effect. Proves nothing.
+    """Raise in an activity: another attempt is still running, and may yet take effect. Proves nothing.
 
     Tried again. Category BENIGN: the SDK logs it at DEBUG and counts no failure.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
-        retry_after: When to try again, in place of the retry policy's interval.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
+        retry_after: How long to wait before the next attempt, in place of the retry policy's interval.
     """
 
     kind = FailureKind.IN_PROGRESS
@@ -300,14 +277,14 @@ class InProgress(ActivityFailure):
 
 
 class Ambiguous(ActivityFailure):
-    """Raise in an activity: sent, and it may have taken effect (a read timeout). Proves nothing.
+    """Raise in an activity: the request was sent, and may have taken effect (a read timeout). Proves nothing.
 
     Tried again, which is safe with an idempotency key; `presets.at_most_once` does not try again.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
-        retry_after: When to try again, in place of the retry policy's interval.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
+        retry_after: How long to wait before the next attempt, in place of the retry policy's interval.
     """
 
     kind = FailureKind.AMBIGUOUS
@@ -318,12 +295,13 @@ class Declined(_Final):
     """Raise in an activity: the other side answered no, as business (a declined card), and nothing took effect.
 
     Not retried. Category BENIGN: the SDK logs it at DEBUG and counts no failure. On the first attempt it proves that
-    the step had no effect, so that its compensation does not run. On a later one it proves nothing of the attempts
-    before it, unless `classify_errors` or `SagaPlugin(classify=...)` saw them.
+    the step had no effect, so the step's compensation does not run. On a later attempt it proves nothing of the
+    attempts before it, unless `classify_errors` or `SagaPlugin(classify=...)` saw them. With either of these it proves
+    nothing once the activity has sent heartbeat details.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
     """
 
     kind = FailureKind.DECLINED
@@ -332,13 +310,13 @@ class Declined(_Final):
 
 
 class Rejected(_Final):
-    """Raise in an activity: the request is refused, would be again, and nothing took effect (bad input, 422).
+    """Raise in an activity: the request is refused, now and later, and nothing took effect (bad input, 422).
 
     Not retried. Proof as `Declined` is.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
     """
 
     kind = FailureKind.REJECTED
@@ -346,13 +324,13 @@ class Rejected(_Final):
 
 
 class AuthenticationError(_Final):
-    """Raise in an activity: the credentials or permissions do not allow it, and nothing took effect.
+    """Raise in an activity: the credentials or permissions do not allow the request, and nothing took effect.
 
     Not retried. Proof as `Declined` is.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
     """
 
     kind = FailureKind.AUTH
@@ -365,8 +343,8 @@ class KeyMisuse(_Final):
     Not retried. Proves nothing.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
     """
 
     kind = FailureKind.KEY_MISUSE
@@ -379,12 +357,45 @@ class Fenced(_Final):
     Not retried. Proof as `Declined` is.
 
     Args:
-        message: For people.
-        details: Anything the data converter can encode. The library's mark is appended as the last one.
+        message: A message for people.
+        details: Anything the data converter can encode. The library appends its mark as the last detail.
     """
 
     kind = FailureKind.FENCED
     _default = "the step was undone before"
+
+
+def restated(
+    failure: ActivityFailure, *, effect: Effect | None = None, retry_after: timedelta | None, non_retryable: bool
+) -> ActivityFailure:
+    """Return a failure with other words in its mark, and on when to try again. For the library itself.
+
+    Args:
+        failure: What an activity raised.
+        effect: What is known of the effect, all attempts taken together; None leaves the mark as it is.
+        retry_after: When to try again; None is the retry policy's interval.
+        non_retryable: Whether never to try again.
+
+    Returns:
+        The failure itself if it says all that, else a copy: another attempt may have raised the same object.
+    """
+    mark = failure.details[-1] if effect is None else failure_mark(failure.kind.value, effect)
+    if (failure.details[-1], failure.next_retry_delay, failure.non_retryable) == (mark, retry_after, non_retryable):
+        return failure
+    other = copy.copy(failure)
+    ApplicationError.__init__(
+        other,
+        failure.message,
+        *failure.details[:-1],
+        mark,
+        type=failure.type,
+        non_retryable=non_retryable,
+        next_retry_delay=retry_after,
+        category=failure.category,
+    )
+    # A copy has none of these, and a `raise` would make the original its context.
+    other.__cause__ = failure.__cause__ if failure.__suppress_context__ else failure.__context__
+    return other.with_traceback(failure.__traceback__)
 
 
 def _earlier_attempts_are_definite() -> bool:

@@ -15,18 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, cast
 
-from temporalio import activity, workflow
+from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
     ActivityInboundInterceptor,
-    ActivityOutboundInterceptor,
-    ExecuteActivityInput,
     ExecuteWorkflowInput,
     HandleSignalInput,
     HandleUpdateInput,
@@ -37,13 +32,13 @@ from temporalio.worker import (
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from ._attempt import Attempt
 from ._cancels import Gate, gates
 from ._outcome import saga_failure
 from ._run import OpenSaga, Run, in_main_method
 from ._scope import UNWOUND
 from ._waiting import raise_if_evicted
-from .classification import Profile, checked_profile, translated
+from .classification import Profile, checked_profile
+from .classification._interceptor import ClassifyErrors
 from .errors import CompensationError
 
 __all__ = ["SagaPlugin"]
@@ -78,7 +73,7 @@ class _SagaInterceptor(Interceptor):
         self._profile = profile
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return next if self._profile is None else _Classify(next, self._profile)
+        return next if self._profile is None else ClassifyErrors(next, self._profile)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
         return _HoldClose
@@ -232,58 +227,3 @@ async def _end_sagas() -> None:
             await workflow.wait_condition(lambda: not open_sagas())
         except asyncio.CancelledError:
             raise_if_evicted()
-
-
-class _Classify(ActivityInboundInterceptor):
-    """Around one attempt of an activity."""
-
-    def __init__(self, next: ActivityInboundInterceptor, profile: Profile) -> None:
-        super().__init__(next)
-        self._profile = profile
-
-    def init(self, outbound: ActivityOutboundInterceptor) -> None:
-        self._attempt = Attempt(outbound.info(), outbound.heartbeat)
-        super().init(_HideMark(outbound, self._attempt))
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        if input.executor is not None and not isinstance(input.executor, ThreadPoolExecutor):
-            input = dataclasses.replace(input, fn=_InProcess(input.fn, self._profile))
-        self._attempt.goes_on()  # an interceptor around this one may call again
-        try:
-            return await super().execute_activity(input)
-        except BrokenExecutor:
-            raise  # the SDK ends the worker for it
-        except Exception as error:
-            failure = self._attempt.settle(translated(error, self._profile))
-            if failure is not error:
-                raise failure  # noqa: B904  # it has its cause
-            raise
-
-
-class _HideMark(ActivityOutboundInterceptor):
-    def __init__(self, next: ActivityOutboundInterceptor, attempt: Attempt) -> None:
-        super().__init__(next)
-        self._attempt = attempt
-
-    def info(self) -> activity.Info:
-        return self._attempt.info
-
-    def heartbeat(self, *details: Any) -> None:
-        self._attempt.heartbeat(*details)
-
-
-@dataclass(frozen=True)
-class _InProcess:
-    """Translates in the pool's own process: not every exception of a client survives pickling, ours do."""
-
-    function: Callable[..., Any]
-    profile: Profile
-
-    def __call__(self, *args: Any) -> Any:
-        try:
-            return self.function(*args)
-        except Exception as error:
-            failure = translated(error, self.profile)
-            if failure is not error:
-                raise failure  # noqa: B904  # as above
-            raise

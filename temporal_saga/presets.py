@@ -2,12 +2,12 @@
 
     await saga.execute_activity(charge, order, compensation=refund, **presets.standard())
 
-Each preset sets the three timeouts and the retry policy, `None` included, so that one laid over another inherits
-nothing. A start-to-close timeout is 30 s: longer, by 5 s at least, than the timeout of the client inside the activity,
-since a client's own error says what happened and a start-to-close timeout does not.
+Each preset sets the three timeouts and the retry policy, `None` included, so a preset laid over another inherits
+nothing. The start-to-close timeout is 30 s. Let the client inside the activity time out at least 5 s sooner: the
+client's own error says what happened, and a start-to-close timeout does not.
 
-`presets.standard.explain()` is its schedule as a table. The server adds no jitter. It looks at its timers once a second
-(`history.timerProcessorMaxTimeShift`), so that a wait of less takes up to one: measured on server 1.32.
+`presets.standard.explain()` shows the schedule as a table. The server adds no jitter. It looks at its timers once a
+second (`history.timerProcessorMaxTimeShift`), so a shorter wait takes up to a second: measured on server 1.32.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class PresetOptions(TypedDict, total=False, closed=True):
-    """The part of `workflow.ActivityConfig` that a preset speaks of.
+    """The options of `workflow.ActivityConfig` that a preset sets.
 
     Narrow on purpose: `**standard(), summary="..."` would be an error to type checkers if it could hold a summary.
     """
@@ -56,24 +56,24 @@ class PresetOptions(TypedDict, total=False, closed=True):
 
 @dataclass(frozen=True)
 class Preset:
-    """Activity options by name: call it for the options, with changes if any.
+    """Activity options under a name: call the preset for its options, with changes if any.
 
-    One of your own is `Preset(...)`, or `dataclasses.replace(presets.standard, maximum_attempts=4)`.
+    Make your own with `Preset(...)`, or `dataclasses.replace(presets.standard, maximum_attempts=4)`.
 
     Attributes:
         initial_interval: The wait before the first retry.
         maximum_interval: The longest wait; waits grow until then.
         maximum_attempts: How many attempts; 0 is no limit (Temporal's own meaning).
-        schedule_to_close_timeout: The time for all attempts together; None is no limit. A retry that would start after
-            it is not made.
+        schedule_to_close_timeout: The time for all attempts together; None is no limit. The server makes no retry that
+            would start later.
         start_to_close_timeout: The time for one attempt; None is as long as all of them together.
         backoff_coefficient: What a wait is multiplied by for the next one.
         non_retryable_error_types: The types of `ApplicationError` that end the retries. A plain exception's type is the
             name of its class; subclasses do not count.
 
     Raises:
-        TypeError: For a time that is no timedelta, and an error type that is no name.
-        ValueError: The options contradict each other.
+        TypeError: If a time is not a timedelta, or an error type is not a name.
+        ValueError: If the options contradict each other.
     """
 
     initial_interval: timedelta
@@ -89,7 +89,10 @@ class Preset:
         for name in ("initial_interval", "maximum_interval"):
             check_duration(name, getattr(self, name))
         if isinstance(self.non_retryable_error_types, str):
-            raise TypeError(f"non_retryable_error_types is a tuple: ({self.non_retryable_error_types!r},)")
+            raise TypeError(
+                f"non_retryable_error_types must be a tuple of names, such as ({self.non_retryable_error_types!r},); "
+                f"got {self.non_retryable_error_types!r}"
+            )
         _check(self())
 
     @property
@@ -110,8 +113,8 @@ class Preset:
             changes: Options that replace the preset's own.
 
         Raises:
-            TypeError: For a name that is no option of an activity, and a value of another type.
-            ValueError: With the changes the options contradict each other.
+            TypeError: If a name is not an option of an activity, or a value has another type.
+            ValueError: If the options, with the changes, contradict each other.
         """
         options: PresetOptions = {
             "schedule_to_close_timeout": self.schedule_to_close_timeout,
@@ -131,10 +134,10 @@ class Preset:
     def delays(self) -> Iterator[timedelta]:
         """Return the waits between attempts: `list(presets.standard.delays())`.
 
-        Attempts are taken to fail at once, without a `Retry-After`. Waits that are longer, or attempts that take their
-        time, leave room for fewer of them within the schedule-to-close timeout.
+        This assumes attempts that fail at once, without a `Retry-After`. With slower attempts or longer waits, fewer
+        attempts fit within the schedule-to-close timeout.
 
-        Without end if the preset is: `itertools.islice(presets.compensation.delays(), 10)`.
+        A preset without a limit has waits without end: `itertools.islice(presets.compensation.delays(), 10)`.
         """
         wait, elapsed = self.initial_interval, timedelta(0)
         for _ in range(self.maximum_attempts - 1) if self.maximum_attempts else count():
@@ -146,10 +149,10 @@ class Preset:
             wait = min(wait * self.backoff_coefficient, self.maximum_interval)
 
     def worst_case(self, start_to_close_timeout: timedelta | None = None) -> timedelta | None:
-        """Return how long it may take until the last attempt has failed, if each lasts as long as it may.
+        """Return how long it takes until the last attempt has failed, if each attempt lasts as long as it may.
 
-        Not counted, and limited by the schedule-to-close timeout alone: the time until a worker takes an attempt up,
-        and a `Retry-After` that is longer than the preset's own wait.
+        The time until a worker takes an attempt up is not counted, nor is a `Retry-After` that is longer than the
+        preset's own wait. Only the schedule-to-close timeout limits these.
 
         Args:
             start_to_close_timeout: The time for one attempt, if it is not the preset's own.
@@ -204,18 +207,15 @@ class Preset:
 
 
 def _check(options: PresetOptions) -> None:
-    """Raise if options contradict each other, or mean something else to the server than they seem to."""
-    config = cast("workflow.ActivityConfig", options)  # at run time the changes may be any of an activity's
+    """Raise if options contradict each other, or do not mean to the server what they say."""
+    config = cast("workflow.ActivityConfig", options)  # at run time the changes may be any options of an activity
     check_types(config, "activity")
     total = _positive("schedule_to_close_timeout", options.get("schedule_to_close_timeout"))
     queued = _positive("schedule_to_start_timeout", options.get("schedule_to_start_timeout"))
     one = _positive("start_to_close_timeout", options.get("start_to_close_timeout"))
     if total is None and one is None:
-        raise ValueError(
-            "an attempt whose worker died would never be missed: "
-            "set start_to_close_timeout, or schedule_to_close_timeout"
-        )
-    # The server would cut both down to it without a word.
+        raise ValueError("nothing would notice a dead worker: set start_to_close_timeout, or schedule_to_close_timeout")
+    # The server would silently shorten both to schedule-to-close.
     for name, part in (("start_to_close_timeout", one), ("schedule_to_start_timeout", queued)):
         if total is not None and part is not None and part > total:
             raise ValueError(
@@ -226,9 +226,11 @@ def _check(options: PresetOptions) -> None:
     if policy is None:
         return
     if policy.maximum_attempts < 0:
-        raise ValueError(f"maximum_attempts is {policy.maximum_attempts}: 1 is no retry, 0 is no limit")
+        raise ValueError(f"maximum_attempts must be 0 (no limit), 1 (no retry) or more; got {policy.maximum_attempts}")
     if policy.backoff_coefficient < 1:
-        raise ValueError(f"backoff_coefficient is {policy.backoff_coefficient}: use 1 for waits that do not grow")
+        raise ValueError(
+            f"backoff_coefficient must be 1 (waits that do not grow) or more; got {policy.backoff_coefficient}"
+        )
     initial = _positive("initial_interval", policy.initial_interval)
     longest = _positive("maximum_interval", policy.maximum_interval)
     if initial is not None and longest is not None and longest < initial:
@@ -243,17 +245,18 @@ def _check(options: PresetOptions) -> None:
         )
     for each in policy.non_retryable_error_types or ():
         kind = each.removeprefix("TemporalTimeout:")
-        # The server fails the workflow task for a type that it does not know; the other two are never retried.
+        # The server fails the workflow task for a name that it does not know. It never retries the other two timeouts.
         if kind != each and kind not in ("StartToClose", "Heartbeat"):
             raise ValueError(
-                f"{each!r} is no timeout to list: TemporalTimeout:StartToClose, or TemporalTimeout:Heartbeat"
+                "of the timeouts, non_retryable_error_types may list TemporalTimeout:StartToClose and "
+                f"TemporalTimeout:Heartbeat; got {each!r}"
             )
 
 
 def _positive(name: str, value: timedelta | None) -> timedelta | None:
-    # A zero is "not set" to the server, which then takes its own default.
+    # To the server a zero is "not set": it takes its own default.
     if value is not None and value <= timedelta(0):
-        raise ValueError(f"{name} is {value}: a time is longer than zero; None is no limit")
+        raise ValueError(f"{name} must be longer than zero, or None for no limit; got {value}")
     return value
 
 
@@ -272,7 +275,7 @@ no_retry: Preset = Preset(
     maximum_attempts=1,
     schedule_to_close_timeout=None,
 )
-"""What must not be tried twice, whatever its error: 1 attempt."""
+"""A call that must not be tried twice, whatever its error: 1 attempt."""
 
 at_most_once: Preset = Preset(
     initial_interval=timedelta(seconds=1),
@@ -293,11 +296,12 @@ at_most_once: Preset = Preset(
         "TemporalTimeout:Heartbeat",
     ),
 )
-"""An API without keys: 5 attempts within 5 minutes, but none after one that may have had its effect.
+"""An API without keys: 5 attempts within 5 minutes, but none after an attempt that may have had its effect.
 
-Not retried are a lost worker, one that shuts down, an attempt that an operator has paused or reset, and errors that say
-`Ambiguous` or `InProgress`. An error that nothing has classified is retried, so that a read timeout may charge twice:
-use it with `classify_errors`, which makes `Ambiguous` of those, or raise `errors.Ambiguous` yourself.
+It does not retry after a lost worker, a worker that shuts down, an attempt that an operator has paused or reset, and
+the errors `Ambiguous` and `InProgress`. It does retry an error that nothing has classified, so a read timeout may
+charge twice: use it with `classify_errors`, which turns such errors into `Ambiguous`, or raise `errors.Ambiguous`
+yourself.
 """
 
 fast: Preset = Preset(
@@ -324,7 +328,7 @@ standard: Preset = Preset(
     maximum_attempts=8,
     schedule_to_close_timeout=timedelta(minutes=10),
 )
-"""A forward step against an API that honours the step's key: 8 attempts within 10 minutes."""
+"""A forward step against an API that honors the step's key: 8 attempts within 10 minutes."""
 
 throttled: Preset = Preset(
     initial_interval=timedelta(seconds=5),
@@ -340,7 +344,7 @@ patient: Preset = Preset(
     maximum_attempts=0,
     schedule_to_close_timeout=timedelta(hours=18),
 )
-"""An outage is waited out: retried for 18 hours. A provider that forgets keys after 24 hours still knows this one."""
+"""Waits out an outage: retried for 18 hours. A provider that forgets keys after 24 hours still knows this one."""
 
 llm: Preset = Preset(
     initial_interval=timedelta(seconds=1),
@@ -374,4 +378,4 @@ compensation_bounded: Preset = Preset(
     maximum_attempts=60,
     schedule_to_close_timeout=timedelta(hours=2),
 )
-"""An undo that a person is to look at if it does not work out: 60 attempts within 2 hours."""
+"""An undo that gives up, so that a person can look at it: 60 attempts within 2 hours."""

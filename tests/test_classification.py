@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,9 @@ from uuid import UUID
 import httpx
 import pytest
 import stripe as stripe_sdk
-from temporalio import activity
+from hypothesis import given
+from hypothesis import strategies as st
+from temporalio import activity, workflow
 from temporalio.api.failure.v1 import Failure
 from temporalio.common import RetryPolicy
 from temporalio.converter import DataConverter
@@ -29,11 +32,22 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput
 
-from temporal_saga import _attempt
+from temporal_saga import Saga, errors, presets
 from temporal_saga._proof import heartbeat_mark
-from temporal_saga.classification import Profile, Rule, adyen, classify, classify_errors, paypal, square, stripe
+from temporal_saga.classification import (
+    Profile,
+    Rule,
+    _attempt,
+    adyen,
+    classify,
+    classify_errors,
+    paypal,
+    square,
+    stripe,
+)
 from temporal_saga.errors import Ambiguous, Conflict, Declined, FailureKind, FenceMisuse, NotSent, Rejected, Throttled
 from temporal_saga.plugin import SagaPlugin
+from temporal_saga.testing import simulate
 from tests.test_docs import load
 
 OURS = {
@@ -477,16 +491,17 @@ def test_the_activity_sees_and_keeps_its_own_progress() -> None:
     attempts.run(reads, NotSent())
     attempts.run(reads, NotSent(), 1, 2)
     attempts.run(reads, NotSent())  # sends none of its own
-    assert attempts.details == (1, 2, heartbeat_mark(3))
-    assert attempts.effect(reads, Declined()) == "none"
+    assert attempts.details == (1, 2)
+    attempts.run(reads, Declined())
     assert seen == [[], [], [1, 2], [1, 2]]
 
 
-def test_where_the_sdks_context_has_changed_no_mark_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_sdks_context_has_changed_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decorator cannot see then what the activity has sent."""
     public = SimpleNamespace(in_activity=activity.in_activity, info=activity.info)
     monkeypatch.setattr(_attempt, "activity", public)
     attempts = Attempts()
-    assert attempts.effect(fail, ConnectionRefusedError()) == "none"
+    assert attempts.effect(fail, ConnectionRefusedError()) == "unknown"
     assert attempts.details == []
     assert attempts.effect(fail, Declined()) == "unknown"
 
@@ -548,10 +563,12 @@ class Inner(ActivityInboundInterceptor):
         """Has none within."""
 
     def init(self, outbound: ActivityOutboundInterceptor) -> None:
-        """Has none to hand it on to."""
+        context = activity._Context.current()
+        context.info, context.heartbeat = outbound.info, outbound.heartbeat
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        return input.fn(*input.args)
+        result = input.fn(*input.args)
+        return await result if inspect.isawaitable(result) else result
 
 
 class Outer(ActivityOutboundInterceptor):
@@ -559,12 +576,15 @@ class Outer(ActivityOutboundInterceptor):
 
     def __init__(self) -> None:
         """Has none within."""
+        context = activity._Context.current()
+        self._info, self._heartbeat = context.info, context.heartbeat
 
     def info(self) -> activity.Info:
-        return activity.info()
+        return self._info()
 
     def heartbeat(self, *details: Any) -> None:
-        activity.heartbeat(*details)
+        assert self._heartbeat is not None
+        self._heartbeat(*details)
 
 
 def plugged(function: Callable[..., Any]) -> Callable[[], Any]:
@@ -619,6 +639,139 @@ def test_called_by_hand_an_activity_raises_the_same() -> None:
     with pytest.raises(NotSent) as error:
         fail(ConnectionRefusedError())
     assert error.value.details[-1]["temporal_saga"]["effect"] == "unknown"
+
+
+# --- progress: an activity that has sent details has done something
+
+
+@dataclass(frozen=True)
+class Try:
+    """An attempt: the heartbeats it sends, and the kind of its failure; None: it is lost."""
+
+    heartbeats: list[tuple[int, ...]]
+    kind: FailureKind | None
+
+
+class Lost(BaseException):
+    """An attempt that does not come to an end."""
+
+
+ERRORS: dict[FailureKind, type[Exception]] = {kind: getattr(errors, name) for kind, name in OURS.items()}
+RETRIED = [kind for kind in OURS if kind.retryable]
+
+
+def play(plan: Try) -> None:
+    for details in plan.heartbeats:
+        activity.heartbeat(*details)
+    if plan.kind is None:
+        raise Lost
+    raise ERRORS[plan.kind]
+
+
+@activity.defn
+@classify_errors
+def decorated(plan: Try) -> None:
+    play(plan)
+
+
+@activity.defn
+@classify_errors
+async def decorated_async(plan: Try) -> None:
+    play(plan)
+
+
+@activity.defn
+async def under_the_plugin(plan: Try) -> None:
+    await plugged(functools.partial(play, plan))()
+
+
+@activity.defn(name="decorated_async")
+async def under_both(plan: Try) -> None:
+    await plugged(functools.partial(decorated_async, plan))()
+
+
+HOW = [decorated, decorated_async, under_the_plugin, under_both]
+
+
+def tries(kinds: Any) -> st.SearchStrategy[Try]:
+    heartbeats = st.lists(st.lists(st.integers(), max_size=2).map(tuple), max_size=2)
+    return st.builds(Try, heartbeats, kinds)
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: how.__name__)
+@given(
+    before=st.lists(tries(st.none() | st.sampled_from(RETRIED)), max_size=3), last=tries(st.sampled_from(list(OURS)))
+)
+def test_an_error_proves_no_effect_only_if_the_activity_has_sent_no_details(
+    how: Callable[..., Any], before: list[Try], last: Try
+) -> None:
+    """Nor if an earlier attempt was lost, or failed with an error that may have had an effect."""
+
+    async def run() -> None:
+        attempts = Attempts()
+        is_definite = True
+        for plan in [*before, last]:
+            error = await attempts.run_async(how, plan)
+            if any(plan.heartbeats) or plan.kind is None or plan.kind.effect != "none":
+                is_definite = False
+            if plan.kind is not None:
+                assert effect(error) == ("none" if is_definite else "unknown")
+
+    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: how.__name__)
+async def test_progress_in_this_attempt_proves_nothing(how: Callable[..., Any]) -> None:
+    error = await Attempts().run_async(how, Try([(1,), ()], FailureKind.DECLINED))
+    assert effect(error) == "unknown"
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: how.__name__)
+async def test_progress_in_an_earlier_attempt_proves_nothing(how: Callable[..., Any]) -> None:
+    attempts = Attempts()
+    attempts.attempt, attempts.details = 1, ["page", 7, heartbeat_mark(1)]  # of a release that left both
+    assert effect(await attempts.run_async(how, Try([], FailureKind.DECLINED))) == "unknown"
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: how.__name__)
+async def test_a_heartbeat_without_details_and_our_own_mark_are_no_progress(how: Callable[..., Any]) -> None:
+    attempts = Attempts()
+    assert effect(await attempts.run_async(how, Try([()], FailureKind.NOT_SENT))) == "none"
+    assert attempts.details == (heartbeat_mark(1),)
+    assert effect(await attempts.run_async(how, Try([()], FailureKind.DECLINED))) == "none"
+
+
+@workflow.defn(sandboxed=False)
+class Exports:
+    @workflow.run
+    async def run(self, pages: int) -> None:
+        async with Saga(activity_options=presets.no_retry()) as saga:
+            await saga.execute_activity("export", pages, compensation="unexport")
+
+
+@pytest.mark.parametrize("with_plugin", [False, True], ids=["decorator", "plugin"])
+@pytest.mark.parametrize(("pages", "undone"), [(0, False), (3, True)])
+def test_an_export_that_breaks_off_is_undone(with_plugin: bool, pages: int, undone: bool) -> None:
+    """Each page has had an effect, and the refused connection speaks for the last page alone."""
+
+    async def export(pages: int) -> None:
+        for page in range(pages):
+            activity.heartbeat(page)
+        raise ConnectionRefusedError
+
+    @activity.defn
+    def unexport(pages: int) -> None:
+        pass
+
+    decorated = activity.defn(name="export")(export if with_plugin else classify_errors(export))
+    plugins = [SagaPlugin(classify=with_plugin)]
+    simulation = simulate(Exports.run, pages, activities=[decorated, unexport], plugins=plugins)
+    assert simulation.status == "failed"
+    assert ("export:undo" in [call.label for call in simulation.calls]) is undone
 
 
 # --- what can be decorated
@@ -784,14 +937,17 @@ def test_a_profiles_kinds_are_checked_where_they_are_written(name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: classify_errors(profile="stripe"), "profile is 'stripe', no Profile: classification.stripe"),  # type: ignore[call-overload]
-        (lambda: classify(Mine(), profile="stripe"), "profile is 'stripe', no Profile"),  # type: ignore[arg-type]
-        (lambda: SagaPlugin(classify="stripe"), "profile is 'stripe', no Profile: classification"),  # type: ignore[arg-type]
-        (lambda: classify_errors(rules=rule(FailureKind.DECLINED)), "no list of rules: [Rule(...)]"),  # type: ignore[call-overload]
-        (lambda: classify_errors(rules=[FailureKind.DECLINED]), "which is no Rule"),  # type: ignore[list-item]
-        (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) is Rule("),  # type: ignore[arg-type]
-        (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is no int"),  # type: ignore[dict-item]
-        (lambda: Profile(codes={409: FailureKind.DECLINED}), "has 409, which is no str"),  # type: ignore[dict-item]
+        (lambda: classify_errors(profile="stripe"), "profile must be a Profile, such as classification.stripe"),  # type: ignore[call-overload]
+        (lambda: classify(Mine(), profile="stripe"), "or Profile(...); got 'stripe'"),  # type: ignore[arg-type]
+        (lambda: SagaPlugin(classify="stripe"), "profile must be a Profile"),  # type: ignore[arg-type]
+        (
+            lambda: classify_errors(rules=rule(FailureKind.DECLINED)),  # type: ignore[call-overload]
+            "rules must be a list of rules, such as [Rule(...)]; got Rule(",
+        ),
+        (lambda: classify_errors(rules=[FailureKind.DECLINED]), "which is not a Rule: write Rule(module, name, kind)"),  # type: ignore[list-item]
+        (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) must be a list of rules"),  # type: ignore[arg-type]
+        (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is not an int"),  # type: ignore[dict-item]
+        (lambda: Profile(codes={409: FailureKind.DECLINED}), "has 409, which is not a str"),  # type: ignore[dict-item]
     ],
 )
 def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:

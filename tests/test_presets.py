@@ -279,13 +279,13 @@ UNTYPED: Any = presets.standard
     [
         ({"schedule_to_close_timeout": 5 * SECOND}, "schedule_to_close_timeout, 5s, is shorter than start_to_close"),
         ({"schedule_to_close_timeout": None, "start_to_close_timeout": None}, "set start_to_close_timeout"),
-        ({"schedule_to_close_timeout": timedelta(0)}, "None is no limit"),
+        ({"schedule_to_close_timeout": timedelta(0)}, "None for no limit"),
         ({"start_to_close_timeout": -SECOND}, "longer than zero"),
         ({"initial_interval": timedelta(0)}, "longer than zero"),
         ({"initial_interval": 2 * MINUTE}, "maximum_interval, 1m, is shorter than initial_interval, 2m"),
         ({"maximum_interval": -SECOND}, "longer than zero"),
-        ({"maximum_attempts": -1}, "0 is no limit"),
-        ({"backoff_coefficient": 0.5}, "use 1 for waits that do not grow"),
+        ({"maximum_attempts": -1}, "must be 0 (no limit), 1 (no retry) or more; got -1"),
+        ({"backoff_coefficient": 0.5}, "must be 1 (waits that do not grow) or more; got 0.5"),
         ({"initial_interval": 20 * MINUTE, "maximum_interval": 20 * MINUTE}, "set maximum_attempts=1"),
         ({"non_retryable_error_types": ("TemporalTimeout:Start",)}, "TemporalTimeout:StartToClose"),
     ],
@@ -310,8 +310,8 @@ def test_a_contradiction_is_an_error_where_it_is_written(change: dict[str, Any],
         ({"start_to_close_timeout": timedelta(0)}, "longer than zero"),
         ({"retry_policy": RetryPolicy(maximum_interval=SECOND / 2)}, "maximum_interval, 0.5s, is shorter"),
         ({"retry_policy": RetryPolicy(initial_interval=-SECOND)}, "longer than zero"),
-        ({"retry_policy": RetryPolicy(maximum_attempts=-1)}, "0 is no limit"),
-        ({"retry_policy": RetryPolicy(backoff_coefficient=0)}, "use 1"),
+        ({"retry_policy": RetryPolicy(maximum_attempts=-1)}, "must be 0 (no limit)"),
+        ({"retry_policy": RetryPolicy(backoff_coefficient=0)}, "must be 1 (waits that do not grow)"),
         ({"retry_policy": RetryPolicy(initial_interval=11 * MINUTE)}, "no retry would start within"),
         ({"retry_policy": RetryPolicy(non_retryable_error_types=["TemporalTimeout:"])}, "TemporalTimeout:Heartbeat"),
     ],
@@ -335,13 +335,16 @@ def test_a_contradiction_is_an_error_where_it_is_called(change: dict[str, Any], 
         ),
         (
             lambda: dataclasses.replace(OWN, non_retryable_error_types=(ValueError,)),  # type: ignore[arg-type]
-            "names, not classes: 'ValueError'",
+            "must hold names, such as 'ValueError'; got <class 'ValueError'>",
         ),
         *(
             (partial(UNTYPED, **{name: 3}), "dataclasses.replace(presets.standard, maximum_attempts=3)")
             for name in ("maximum_attempts", "max_attempts", "max_retries")
         ),
-        (partial(UNTYPED, start_to_close=3), "start_to_close= is no option of an activity: start_to_close_t"),
+        (
+            partial(UNTYPED, start_to_close=3),
+            "start_to_close= is not an option of an activity; did you mean start_to_close_timeout=?",
+        ),
     ],
 )
 def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._environment import step_environment
     from ._errors import SimulationError, UnsupportedError
     from ._explore import Exploration, Violation, ViolationError, explore
     from ._faults import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ._trace import Attempt, Call, TraceEvent
 
 _MODULES = {
+    "_environment": ("step_environment",),
     "_errors": ("SimulationError", "UnsupportedError"),
     "_explore": ("Exploration", "Violation", "ViolationError", "explore"),
     "_faults": (
@@ -94,6 +96,7 @@ __all__ = [
     "signal",
     "simulate",
     "slow",
+    "step_environment",
     "update",
     "worker_lost",
 ]

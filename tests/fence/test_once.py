@@ -522,7 +522,7 @@ def test_outside_of_a_saga(database: Database) -> None:
     with pytest.raises(RuntimeError, match="activity"):
         fence.once(connection, lambda: 1, payload=1)
     by_hand = environment("do", "no key")
-    with pytest.raises(RuntimeError, match="no step of a saga"):
+    with pytest.raises(RuntimeError, match="is not a step of a saga"):
         by_hand.run(fence.once, connection, lambda: 1, payload=1)
     assert database.state is None
 

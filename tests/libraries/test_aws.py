@@ -13,7 +13,7 @@ import pytest
 from botocore.awsrequest import AWSResponse  # type: ignore[import-untyped, unused-ignore]
 from botocore.config import Config  # type: ignore[import-untyped, unused-ignore]
 
-from temporal_saga._failure_rules import code_of, headers_of, kind_of, retry_hint, status_of
+from temporal_saga.classification._read import code_of, headers_of, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, serve
 

@@ -15,7 +15,7 @@ import grpc.aio  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-from temporal_saga._failure_rules import code_of, headers_of, kind_of, retry_hint, status_of
+from temporal_saga.classification._read import code_of, headers_of, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import refusing_port
 

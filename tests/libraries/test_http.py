@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import importlib
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,37 +15,46 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-import httpx
 import pytest
 import requests
 import urllib3
 
-from temporal_saga._failure_rules import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
+from temporal_saga.classification._read import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, serve
 
 WAIT = 0.3  # seconds: how long a client waits for what never comes; for all else it waits longer
 K = FailureKind
 
-Post = Callable[[str], object]
+Post = Callable[..., object]
 
 
-def post_with_httpx(url: str, **options: Any) -> object:
-    connect, read = waits(url)
-    timeout = httpx.Timeout(20, connect=connect, read=read)
-    with httpx.Client(timeout=timeout, trust_env=False, **options) as client:
-        return client.post(url, content=b"x").raise_for_status()
+# httpx2 is the same library under another name, and needs Python 3.11.
+HTTPX: dict[str, Any] = {"httpx": importlib.import_module("httpx")}
+if sys.version_info >= (3, 11):
+    HTTPX["httpx2"] = importlib.import_module("httpx2")
 
 
-def post_with_httpx_async(url: str, **options: Any) -> object:
-    connect, read = waits(url)
-    timeout = httpx.Timeout(20, connect=connect, read=read)
+def posts_of(httpx: Any) -> tuple[Post, Post]:
+    """Return how to post with httpx, or with the same library under another name: sync and async."""
 
-    async def post() -> object:
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False, **options) as client:
-            return (await client.post(url, content=b"x")).raise_for_status()
+    def post(url: str, **options: Any) -> object:
+        connect, read = waits(url)
+        timeout = httpx.Timeout(20, connect=connect, read=read)
+        with httpx.Client(timeout=timeout, trust_env=False, **options) as client:
+            return client.post(url, content=b"x").raise_for_status()
 
-    return _run(post)
+    def post_async(url: str, **options: Any) -> object:
+        connect, read = waits(url)
+        timeout = httpx.Timeout(20, connect=connect, read=read)
+
+        async def post() -> object:
+            async with httpx.AsyncClient(timeout=timeout, trust_env=False, **options) as client:
+                return (await client.post(url, content=b"x")).raise_for_status()
+
+        return _run(post)
+
+    return post, post_async
 
 
 def post_with_requests(url: str, **options: Any) -> object:
@@ -96,16 +107,19 @@ def post_with_http_client(url: str) -> object:
         connection.close()
 
 
-CLIENTS = {
-    "httpx": post_with_httpx,
-    "httpx-async": post_with_httpx_async,
+HTTPX_CLIENTS: dict[str, Post] = {}
+for name, module in HTTPX.items():
+    HTTPX_CLIENTS[name], HTTPX_CLIENTS[f"{name}-async"] = posts_of(module)
+
+CLIENTS: dict[str, Post] = {
+    **HTTPX_CLIENTS,
     "requests": post_with_requests,
     "aiohttp": post_with_aiohttp,
     "urllib3": post_with_urllib3,
     "urllib": post_with_urllib,
     "http.client": post_with_http_client,
 }
-WITH_STATUS = {name: CLIENTS[name] for name in ("httpx", "httpx-async", "requests", "aiohttp", "urllib")}
+WITH_STATUS = {name: CLIENTS[name] for name in (*HTTPX_CLIENTS, "requests", "aiohttp", "urllib")}
 
 
 def waits(url: str) -> tuple[float, float]:
@@ -206,8 +220,7 @@ def test_a_certificate_that_is_not_trusted(post: Post, servers: Servers) -> None
 @pytest.mark.parametrize(
     ("client", "expected"),
     [
-        ("httpx", K.NOT_SENT),
-        ("httpx-async", K.NOT_SENT),
+        *((name, K.NOT_SENT) for name in HTTPX_CLIENTS),
         ("aiohttp", K.AMBIGUOUS),
         ("requests", K.AMBIGUOUS),
         ("urllib3", K.AMBIGUOUS),
@@ -223,8 +236,7 @@ def test_a_handshake_that_fails_otherwise(client: str, expected: FailureKind, se
 @pytest.mark.parametrize(
     ("client", "expected"),
     [
-        ("httpx", K.NOT_SENT),
-        ("httpx-async", K.NOT_SENT),
+        *((name, K.NOT_SENT) for name in HTTPX_CLIENTS),
         ("requests", K.NOT_SENT),
         ("aiohttp", K.AMBIGUOUS),
         ("urllib3", K.NOT_SENT),
@@ -236,7 +248,7 @@ def test_a_connection_that_takes_too_long(client: str, expected: FailureKind, se
     assert kind(CLIENTS[client], f"http://127.0.0.1:{servers.full}/connect") is expected
 
 
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp"])
 def test_a_proxy_that_refuses(client: str, servers: Servers) -> None:
     proxy = f"http://127.0.0.1:{servers.refusing}"
     options = {"proxies": {"http": proxy}} if client == "requests" else {"proxy": proxy}
@@ -247,7 +259,7 @@ def test_a_proxy_that_refuses(client: str, servers: Servers) -> None:
 # OSError for it.
 @pytest.mark.parametrize(
     ("client", "expected"),
-    [("httpx", K.NOT_SENT), ("httpx-async", K.NOT_SENT), ("requests", K.AMBIGUOUS), ("aiohttp", K.AMBIGUOUS)],
+    [*((name, K.NOT_SENT) for name in HTTPX_CLIENTS), ("requests", K.AMBIGUOUS), ("aiohttp", K.AMBIGUOUS)],
 )
 def test_a_proxy_that_answers_no(client: str, expected: FailureKind, servers: Servers) -> None:
     options = {"proxies": {"https": servers.url}} if client == "requests" else {"proxy": servers.url}
@@ -256,7 +268,7 @@ def test_a_proxy_that_answers_no(client: str, expected: FailureKind, servers: Se
 
 # urllib3 says "Unable to connect to proxy" of these.
 @pytest.mark.parametrize("what", ["reset", "close"])
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp", "urllib3"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp", "urllib3"])
 def test_a_proxy_that_hands_the_request_on_and_is_lost(client: str, what: str, servers: Servers) -> None:
     def post(url: str) -> object:
         if client == "urllib3":
@@ -268,7 +280,8 @@ def test_a_proxy_that_hands_the_request_on_and_is_lost(client: str, what: str, s
     assert kind(post, f"http://name.invalid/{what}") is K.AMBIGUOUS
 
 
-def test_a_pool_without_a_free_connection(servers: Servers) -> None:
+@pytest.mark.parametrize("httpx", HTTPX.values(), ids=HTTPX)
+def test_a_pool_without_a_free_connection(httpx: Any, servers: Servers) -> None:
     one, timeout = httpx.Limits(max_connections=1), httpx.Timeout(20, pool=WAIT)
     with (
         httpx.Client(timeout=timeout, limits=one, trust_env=False) as client,
@@ -280,7 +293,7 @@ def test_a_pool_without_a_free_connection(servers: Servers) -> None:
 
 
 @pytest.mark.parametrize("url", ["gopher://127.0.0.1/", "/nowhere", "http://", "http://127.0.0.1:port/"])
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp", "urllib3", "urllib"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp", "urllib3", "urllib"])
 def test_what_is_no_address_is_a_bug(client: str, url: str) -> None:
     assert kind(CLIENTS[client], url) is K.BUG
 
@@ -299,7 +312,7 @@ def test_what_was_sent_and_not_answered(post: Post, what: str, servers: Servers)
     assert kind(post, f"{servers.url}/{what}") is K.AMBIGUOUS
 
 
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp", "urllib3"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp", "urllib3"])
 def test_an_answer_that_cannot_be_unpacked(client: str, servers: Servers) -> None:
     assert kind(CLIENTS[client], f"{servers.url}/gzip") is K.AMBIGUOUS
 
@@ -381,8 +394,9 @@ def test_statuses(post: Post, servers: Servers) -> None:
     assert seen == STATUSES
 
 
-def test_a_redirect_that_is_not_followed(servers: Servers) -> None:
-    assert kind(post_with_httpx, f"{servers.url}/redirect/200") is K.BUG
+@pytest.mark.parametrize("client", HTTPX_CLIENTS)
+def test_a_redirect_that_is_not_followed(client: str, servers: Servers) -> None:
+    assert kind(CLIENTS[client], f"{servers.url}/redirect/200") is K.BUG
 
 
 @pytest.mark.parametrize("post", WITH_STATUS.values(), ids=WITH_STATUS)
@@ -392,7 +406,7 @@ def test_a_status_of_the_users_own(post: Post, servers: Servers) -> None:
     assert kind_of(failure(post, f"{servers.url}/status/503?Retry-After=1"), (), statuses) is K.NOT_SENT
 
 
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp"])
 def test_an_answer_after_a_redirect_proves_nothing_of_the_first_request(client: str, servers: Servers) -> None:
     options = {"follow_redirects": True} if client.startswith("httpx") else {}
     error = failure(lambda url: CLIENTS[client](url, **options), f"{servers.url}/redirect/404")
@@ -401,7 +415,7 @@ def test_an_answer_after_a_redirect_proves_nothing_of_the_first_request(client: 
 
 
 @pytest.mark.parametrize("where", ["ftp://127.0.0.1/", "/loop"])
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests", "aiohttp"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp"])
 def test_a_redirect_that_leads_nowhere_is_no_proof(client: str, where: str, servers: Servers) -> None:
     options = {"follow_redirects": True} if client.startswith("httpx") else {}
     error = failure(lambda url: CLIENTS[client](url, **options), f"{servers.url}/moved?Location={quote(where)}")
@@ -409,7 +423,7 @@ def test_a_redirect_that_leads_nowhere_is_no_proof(client: str, where: str, serv
 
 
 # A limit: these do not tell that there was a request before. So an activity does not follow redirects.
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests"])
 def test_a_redirect_to_where_no_one_listens_hides_the_first_request(client: str, servers: Servers) -> None:
     options = {"follow_redirects": True} if client.startswith("httpx") else {}
     where = f"http://127.0.0.1:{servers.refusing}/"
@@ -420,7 +434,7 @@ def test_a_redirect_to_where_no_one_listens_hides_the_first_request(client: str,
 # --- the code in a body ---
 
 
-@pytest.mark.parametrize("client", ["httpx", "httpx-async", "requests"])
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests"])
 def test_the_code_in_the_body_of_an_answer(client: str, servers: Servers) -> None:
     error = failure(CLIENTS[client], f"{servers.url}/says/400/704")
     assert code_of(error) == "704"
@@ -435,7 +449,7 @@ def test_a_body_that_the_error_does_not_have(client: str, servers: Servers) -> N
     assert hides_code(error)
 
 
-@pytest.mark.parametrize("client", ["httpx", "requests"])
+@pytest.mark.parametrize("client", [*HTTPX, "requests"])
 def test_a_body_that_was_not_read_is_not_read_for_its_code(client: str, servers: Servers) -> None:
     url = f"{servers.url}/says/400/704"
     if client == "requests":
@@ -445,7 +459,7 @@ def test_a_body_that_was_not_read_is_not_read_for_its_code(client: str, servers:
             assert hides_code(error)
             assert response.content  # it is all there still
     else:
-        with httpx.Client(trust_env=False) as http, http.stream("POST", url) as response:
+        with HTTPX[client].Client(trust_env=False) as http, http.stream("POST", url) as response:
             error = failure(lambda _: response.raise_for_status(), url)
             assert code_of(error) is None
             assert hides_code(error)

@@ -16,12 +16,13 @@ import pymysql  # type: ignore[import-untyped, unused-ignore]
 import pymysql.err  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import redis
+import valkey
 from pymongo.helpers_shared import _check_command_response, _check_write_command_response
 from pymongo.synchronous import client_session
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from temporal_saga._failure_rules import kind_of
+from temporal_saga.classification._read import kind_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, refusing_port, serve
 
@@ -132,6 +133,42 @@ def test_redis_watch() -> None:
             pipe.execute()
         pipe.reset()
     assert kind_of(raised.value, (), {}) is K.CONFLICT
+
+
+# valkey-py is redis-py's fork: what it raises means the same.
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"-READONLY You can't write against a read only replica.", K.CONFLICT),
+        (b"-OOM command not allowed when used memory > 'maxmemory'", K.THROTTLED),
+        (b"-NOPERM this user has no permissions to run the command", K.AUTH),
+        (b"-EXECABORT Transaction discarded because of previous errors.", K.REJECTED),
+        (b"-LOADING Valkey is loading the dataset in memory", K.AMBIGUOUS),
+        (b"-ERR value is not an integer or out of range", K.BUG),
+        (None, K.AMBIGUOUS),
+    ],
+    ids=["readonly", "oom", "noperm", "execabort", "loading", "err", "closed"],
+)
+def test_valkey(answer: bytes | None, expected: FailureKind) -> None:
+    with answering(answer) as port:
+        assert kind_of(valkey_error(port), (), {}) is expected
+
+
+def test_valkey_wrong_password() -> None:
+    with answering(b"-WRONGPASS invalid username-password pair") as port:
+        assert kind_of(valkey_error(port, password="x"), (), {}) is K.AUTH
+
+
+def test_valkey_refused_and_stalled(servers: Servers) -> None:
+    assert kind_of(valkey_error(servers.refusing), (), {}) is K.AMBIGUOUS
+    assert kind_of(valkey_error(servers.full, socket_connect_timeout=0.3), (), {}) is K.AMBIGUOUS
+
+
+def valkey_error(port: int, **options: Any) -> Exception:
+    with valkey.Valkey("127.0.0.1", port, **options) as client:
+        with pytest.raises(valkey.ValkeyError) as raised:
+            client.incr("x")
+        return raised.value
 
 
 # --- MySQL ---

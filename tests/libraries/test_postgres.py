@@ -20,7 +20,7 @@ import sqlalchemy.exc
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from temporal_saga._failure_rules import kind_of
+from temporal_saga.classification._read import kind_of
 from temporal_saga.errors import FailureKind
 from tests.libraries.servers import Servers, refusing_port, serve
 from tests.postgres import server

@@ -13,7 +13,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy import orm
 
-from temporal_saga._failure_rules import kind_of
+from temporal_saga.classification._read import kind_of
 from temporal_saga.errors import FailureKind
 
 K = FailureKind

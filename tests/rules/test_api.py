@@ -230,24 +230,27 @@ class Undo:
 
 SECOND = timedelta(seconds=1)
 WRONG_OPTIONS: list[tuple[Any, str]] = [
-    ({"start_to_close_timeout": 5}, "start_to_close_timeout is 5, no timedelta: timedelta(seconds=5)"),
-    ({"start_to_close_timeot": SECOND}, "start_to_close_timeot= is no option of an activity: start_to_close_timeout="),
-    ({"compensate": 1}, "compensate= is no option of an activity"),
+    ({"start_to_close_timeout": 5}, "start_to_close_timeout must be a timedelta, such as timedelta(seconds=5); got 5"),
+    (
+        {"start_to_close_timeot": SECOND},
+        "start_to_close_timeot= is not an option of an activity; did you mean start_to_close_timeout=",
+    ),
+    ({"compensate": 1}, "compensate= is not an option of an activity"),
     ({"max_attempts": 3}, "dataclasses.replace(presets.standard, maximum_attempts=3)"),
     ({"non_retryable_errors": ["A"]}, "dataclasses.replace(presets.standard, non_retryable_error_types=['A'])"),
-    ({"retry_policy": presets.standard}, "no RetryPolicy: presets.standard.policy"),
-    ({"retry_policy": RetryPolicy(initial_interval=5)}, "initial_interval is 5, no timedelta"),  # type: ignore[arg-type]
-    ({"retry_policy": RetryPolicy(maximum_interval=5)}, "maximum_interval is 5, no timedelta"),  # type: ignore[arg-type]
+    ({"retry_policy": presets.standard}, "must be a RetryPolicy, such as presets.standard.policy"),
+    ({"retry_policy": RetryPolicy(initial_interval=5)}, "initial_interval must be a timedelta"),  # type: ignore[arg-type]
+    ({"retry_policy": RetryPolicy(maximum_interval=5)}, "maximum_interval must be a timedelta"),  # type: ignore[arg-type]
     (
         {"retry_policy": RetryPolicy(non_retryable_error_types=[KeyError])},  # type: ignore[list-item]
-        "names, not classes: 'KeyError'",
+        "must hold names, such as 'KeyError'",
     ),
     ({"retry_policy": RetryPolicy(backoff_coefficient=0.5)}, "Backoff coefficient"),
     ({"activity_id": "mine"}, "the saga sets the activity id"),
 ]
 OF_A_CHILD: list[tuple[Any, str]] = [
-    ({"execution_timeout": 5}, "execution_timeout is 5, no timedelta"),
-    ({"start_to_close_timeout": SECOND}, "start_to_close_timeout= is no option of a child workflow"),
+    ({"execution_timeout": 5}, "execution_timeout must be a timedelta"),
+    ({"start_to_close_timeout": SECOND}, "start_to_close_timeout= is not an option of a child workflow"),
     ({"max_attempts": 3}, "retry_policy=RetryPolicy(maximum_attempts=3)"),
 ]
 

@@ -1116,7 +1116,7 @@ def test_a_bug_says_in_the_log_what_would_undo(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_deadline_is_a_timedelta() -> None:
-    with pytest.raises(TypeError, match=r"deadline is 5, no timedelta: timedelta\(seconds=5\)"):
+    with pytest.raises(TypeError, match=r"deadline must be a timedelta, such as timedelta\(seconds=5\); got 5"):
         Saga(deadline=5)  # type: ignore[arg-type]
 
 
@@ -1133,7 +1133,11 @@ def test_a_compensation_from_that_returns_something_else_is_named() -> None:
 
 @pytest.mark.parametrize("where", ["activity_options", "compensation_options"])
 def test_options_of_a_saga_are_looked_at_before_anything_happens(where: str) -> None:
-    with pytest.raises(TypeError, match=r"start_to_close_timeout is 5, no timedelta"):
+    with pytest.raises(
+        TypeError, match=r"start_to_close_timeout must be a timedelta, such as timedelta\(seconds=5\); got 5"
+    ):
         Saga(**{where: {"start_to_close_timeout": 5}})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="heartbeat_timout= is no option of an activity: heartbeat_timeout= is"):
+    with pytest.raises(
+        TypeError, match="heartbeat_timout= is not an option of an activity; did you mean heartbeat_timeout="
+    ):
         Saga(**{where: {"heartbeat_timout": timedelta(seconds=5)}})  # type: ignore[arg-type]

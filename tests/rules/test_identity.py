@@ -197,7 +197,10 @@ def test_current_step_of_a_push() -> None:
 
 @pytest.mark.parametrize("activity_id", ["1", "a:b", "a:do:1", f"do:{FORWARD}", f"a:redo:{FORWARD}"])
 def test_current_step_outside_of_a_saga(activity_id: str) -> None:
-    says = "is no step of a saga: start it with saga.execute_activity(...), or as a compensation"
+    says = (
+        "is not a step of a saga: start it with saga.execute_activity(...), or as a compensation; "
+        "a test has temporal_saga.testing.step_environment(...)"
+    )
     with pytest.raises(RuntimeError, match=f"^activity 'unknown' {re.escape(says)}$"):
         look(activity_id)
 
@@ -207,7 +210,7 @@ def test_current_step_outside_of_an_activity() -> None:
         current_step()
     assert str(error.value) == (
         "current_step() outside of an activity: workflow code has saga.idempotency_key(...), "
-        "a test has temporalio.testing.ActivityEnvironment"
+        "a test has temporal_saga.testing.step_environment(...)"
     )
     assert not activity.in_activity()
 

@@ -36,8 +36,9 @@ class Order:
     Attributes:
         api: Where the API is.
         tries: What each attempt does, as words. ``ok``, ``402``, ``429``, ``stall`` are calls of the API,
-            ``402-later`` stalls first, ``refused`` finds nobody there; ``beat`` sends a heartbeat, ``hang``
-            outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an exception that no rule knows.
+            ``402-later`` stalls first, ``refused`` finds nobody there; ``beat`` sends a heartbeat with details,
+            ``pulse`` one without, ``hang`` outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an
+            exception that no rule knows.
         seconds: Start-to-close of the charge.
         interval: Between the attempts.
         overall: Schedule-to-close of the charge.
@@ -184,6 +185,8 @@ async def charge_async(order: Order) -> None:
     for word in words:
         if word == "beat":
             activity.heartbeat("page", activity.info().attempt)
+        elif word == "pulse":
+            activity.heartbeat()
         elif word == "hang":
             await asyncio.sleep(HANG)
         elif word == "wait":
@@ -203,6 +206,8 @@ def charge_sync(order: Order) -> None:
         for word in words:
             if word == "beat":
                 activity.heartbeat("page", activity.info().attempt)
+            elif word == "pulse":
+                activity.heartbeat()
             elif word == "hang":
                 time.sleep(HANG)
             elif word == "wait":

@@ -1,10 +1,12 @@
-# pyright: reportPrivateUsage=false
-"""One attempt of an activity: what it knows of those before it, and what it hands on to the next.
+"""One attempt of an activity: what it knows of the attempts before it, and what it tells the next one.
 
-A workflow sees the last failure of an activity only, and "declined" says nothing of an attempt before it that may have
+A workflow sees only the last failure of an activity, and "declined" says nothing of an earlier attempt that may have
 taken effect. So a failure says "no effect" only if each earlier attempt is known to have had none. An attempt that ends
-so, and will be tried again, leaves our mark behind the user's own heartbeat details: the last heartbeat travels with
-the failure, and the server gives it to the next attempt.
+so, and will be tried again, leaves our mark in the heartbeat details: the last heartbeat travels with the failure, and
+the server gives it to the next attempt.
+
+Heartbeat details of the activity's own are progress: it has done something, and the error of a later call does not say
+that nothing took effect. So an activity that has sent details, in this attempt or before, proves nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 
 from temporalio import activity
 
-from ._proof import earlier_attempts_are_definite, heartbeat_mark, without_mark
-from .errors import ActivityFailure
+from temporal_saga._proof import earlier_attempts_are_definite, heartbeat_mark, without_mark
+from temporal_saga.errors import ActivityFailure, restated
 
 __all__ = ["LONGEST_DELAY", "Attempt", "enter_attempt"]
 
@@ -30,8 +32,9 @@ class Attempt:
     """One attempt, seen from around the activity's function.
 
     Args:
-        info: What the SDK says of it.
-        heartbeat: Sends a heartbeat; None if its details cannot be followed, so that no mark may be left.
+        info: What the SDK says of the attempt.
+        heartbeat: Sends a heartbeat; None if nothing can follow the activity's heartbeats. Then the attempt leaves no
+            mark, and proves nothing.
 
     Attributes:
         info: The same without our mark, for the activity to see.
@@ -40,45 +43,52 @@ class Attempt:
     def __init__(self, info: activity.Info, heartbeat: Callable[..., None] | None) -> None:
         self._began = time.monotonic()  # noqa: TID251 - in an activity
         self._heartbeat = heartbeat
-        self._definite_before = earlier_attempts_are_definite(info)
-        self._details = without_mark(info.heartbeat_details)
+        # True iff nothing can have taken effect so far, but for the call that fails.
+        self._is_definite = heartbeat is not None and earlier_attempts_are_definite(info)
         self._has_left_mark = False
-        has_mark = self._details is not info.heartbeat_details
-        self.info = dataclasses.replace(info, heartbeat_details=self._details) if has_mark else info
-        if has_mark and not self._definite_before:
-            # A stale one. An operator's reset counts attempts anew, so that one to come could have its number.
+        details = without_mark(info.heartbeat_details)
+        has_mark = details is not info.heartbeat_details
+        self.info = dataclasses.replace(info, heartbeat_details=details) if has_mark else info
+        if has_mark and not self._is_definite:
+            # A stale mark. An operator's reset counts attempts anew, so a later attempt could have the mark's number.
             with suppress(Exception):
-                self._send(*self._details)
+                self._send(*details)
 
     def heartbeat(self, *details: Any) -> None:
-        """Send a heartbeat of the activity's own, and keep its details."""
-        # `classify_errors` within the plugin leaves a mark, too; the plugin leaves its own.
-        self._details = without_mark(details)
-        self._send(*self._details)
+        """Send a heartbeat of the activity's own; details are progress."""
+        # `classify_errors` within the plugin sends a mark of its own, which is not the activity's progress.
+        details = tuple(without_mark(details))
+        if details:
+            self._is_definite = False
+        self._has_left_mark = False
+        self._send(*details)
 
     def settle(self, failure: Exception) -> Exception:
-        """Return the failure with which the attempt ends, with all that is known of the attempts in it.
+        """Return the failure with which the attempt ends, with all that is known of the attempts in its mark.
 
-        It is to be raised without a `from`: a copy has the cause of its original.
+        Raise it without `from`; it already has its cause.
         """
         if not isinstance(failure, ActivityFailure):
             return failure
-        failure = failure._settled(
-            definite_before=self._definite_before, retry_after=self._clamped(failure.next_retry_delay)
+        proves = self._is_definite and failure.kind.effect == "none"
+        failure = restated(
+            failure,
+            effect="none" if proves else "unknown",
+            retry_after=self._clamped(failure.next_retry_delay),
+            non_retryable=failure.non_retryable,
         )
-        is_definite = self._definite_before and failure.kind.effect == "none"
-        if is_definite and not failure.non_retryable and not self.info.is_local:
+        if proves and not failure.non_retryable and not self.info.is_local:
             self._has_left_mark = True
-            # Unsent it makes the next attempt ambiguous, which is safe; this failure matters more.
+            # If the mark cannot be sent, the next attempt proves nothing, which is safe. This failure matters more.
             with suppress(Exception):
-                self._send(*self._details, heartbeat_mark(self.info.attempt))
+                self._send(heartbeat_mark(self.info.attempt))
         return failure
 
     def goes_on(self) -> None:
         """Take the mark back: something caught the failure, and called the activity's function again."""
         if self._has_left_mark:
             self._has_left_mark = False
-            self._send(*self._details)
+            self._send()
 
     def _send(self, *details: Any) -> None:
         if self._heartbeat is not None:
@@ -100,7 +110,7 @@ class Attempt:
 def enter_attempt(definition: Any) -> Attempt | None:
     """Return the running attempt of an activity, for a decorator; None for a function that is not the running activity.
 
-    Without the plugin only the SDK's own context can hide the mark, and tell which details the activity sent.
+    Without the plugin only the SDK's own context can hide the mark, and tell which details the activity sends.
 
     Args:
         definition: The SDK's definition of the decorated activity.
@@ -109,11 +119,10 @@ def enter_attempt(definition: Any) -> Attempt | None:
         return None  # called by hand, in a test
     info = activity.info()
     if definition is None or getattr(definition, "name", None) not in (None, info.activity_type):
-        return None  # a helper: the activity may catch what it raises, and go on
-    # Private, hence the guard: where the SDK has changed, no mark is left.
-    context: Any = None
-    with suppress(AttributeError):
-        context = activity._Context.current()
+        return None  # a helper: the activity may catch what the helper raises, and go on
+    # The context is private to the SDK. If the SDK has changed, the attempt cannot be followed.
+    current = getattr(getattr(activity, "_Context", None), "current", None)
+    context: Any = current() if callable(current) else None
     if not all(callable(getattr(context, name, None)) for name in ("info", "heartbeat")):
         return Attempt(info, None)
     before = getattr(context.heartbeat, "__self__", None)

@@ -1,0 +1,157 @@
+"""What failures mean with one provider: rules by class, by code and by status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from temporal_saga.errors import FailureKind
+
+__all__ = ["Profile", "Rule", "adyen", "check_rules", "checked_profile", "paypal", "square", "stripe"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an exception of one class, or of a class derived from it, means.
+
+    Attributes:
+        module: Where the class is defined, or a package around it (`stripe` for `stripe._error`).
+        name: The class's name.
+        kind: What it means.
+
+    Raises:
+        TypeError: If the kind is not a `FailureKind`.
+    """
+
+    module: str
+    name: str
+    kind: FailureKind
+
+    def __post_init__(self) -> None:
+        _check_kinds(f"Rule({self.module!r}, {self.name!r})", [self.kind])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What failures mean with one provider: the same 409 means different things.
+
+    Attributes:
+        rules: Classes of exceptions; the first that fits the most derived class decides.
+        codes: Error codes, as the provider's own library has them on its exceptions, or as the body of the answer has
+            them where httpx or requests have read it.
+        statuses: HTTP statuses.
+        retry_header: A response header whose value, `true` or `false`, says whether to try again with the same key.
+
+    Raises:
+        TypeError: If a rule is not a `Rule`, a kind not a `FailureKind`, a code not a string, or a status not an int.
+    """
+
+    rules: Sequence[Rule] = ()
+    codes: Mapping[str, FailureKind] = field(default_factory=dict[str, FailureKind])
+    statuses: Mapping[int, FailureKind] = field(default_factory=dict[int, FailureKind])
+    retry_header: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("codes", self.codes), ("statuses", self.statuses)):
+            _check_kinds(f"Profile({name}=...)", kinds.values())
+        check_rules("Profile(rules=...)", self.rules)
+        for name, kinds, of, what in (("codes", self.codes, str, "a str"), ("statuses", self.statuses, int, "an int")):
+            for key in cast("Mapping[object, FailureKind]", kinds):
+                if not isinstance(key, of):
+                    raise TypeError(f"Profile({name}=...) has {key!r}, which is not {what}")
+
+
+def check_rules(what: str, rules: object) -> None:
+    """Raise TypeError if `rules` is not a list of rules."""
+    if not isinstance(rules, Sequence) or isinstance(rules, str):
+        raise TypeError(f"{what} must be a list of rules, such as [Rule(...)]; got {rules!r}")
+    for rule in cast("Sequence[object]", rules):
+        if not isinstance(rule, Rule):
+            raise TypeError(f"{what} has {rule!r}, which is not a Rule: write Rule(module, name, kind)")
+
+
+def checked_profile(profile: object) -> Profile:
+    """Return a profile, an empty one for None; raise TypeError for anything else."""
+    if profile is None:
+        return _NO_PROFILE
+    if not isinstance(profile, Profile):
+        raise TypeError(f"profile must be a Profile, such as classification.stripe or Profile(...); got {profile!r}")
+    return profile
+
+
+def _check_kinds(what: str, kinds: Iterable[object]) -> None:
+    # Checked here: a wrong kind would raise in the worker, in place of an activity's own error.
+    for kind in kinds:
+        if not isinstance(kind, FailureKind):
+            raise TypeError(
+                f"{what} has {kind!r}, which is not a FailureKind: write FailureKind.DECLINED, or another one"
+            )
+
+
+_NO_PROFILE = Profile()
+
+# https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/error-codes; the header is in stripe-python,
+# `_http_client.py`: false for most 500s, since the same key would get the same 500 again.
+stripe: Profile = Profile(
+    codes={
+        "idempotency_error": FailureKind.KEY_MISUSE,  # its type, without a code
+        "idempotency_key_in_use": FailureKind.IN_PROGRESS,
+        "lock_timeout": FailureKind.IN_PROGRESS,
+    },
+    statuses={409: FailureKind.IN_PROGRESS},
+    retry_header="stripe-should-retry",
+)
+"""Stripe: 409 is a request with this key that still runs."""
+
+# https://docs.adyen.com/development-resources/api-idempotency: 704 is a request with this key that still runs, with
+# 422 or 409; 703 is that their store of keys is down, with 503.
+adyen: Profile = Profile(
+    codes={"703": FailureKind.AMBIGUOUS, "704": FailureKind.IN_PROGRESS},
+    statuses={409: FailureKind.IN_PROGRESS},
+    retry_header="transient-error",
+)
+"""Adyen: 409 is a request with this key that still runs; the header `transient-error` says whether to try again."""
+
+# https://developer.squareup.com/docs/working-with-apis/idempotency; the codes are in squareup, `error_code.py`.
+square: Profile = Profile(
+    codes={
+        "IDEMPOTENCY_KEY_REUSED": FailureKind.KEY_MISUSE,
+        "RATE_LIMITED": FailureKind.THROTTLED,
+        "TEMPORARY_ERROR": FailureKind.AMBIGUOUS,
+        **dict.fromkeys(
+            [
+                "ALLOWABLE_PIN_TRIES_EXCEEDED",
+                "ADDRESS_VERIFICATION_FAILURE",
+                "BUYER_REFUSED_PAYMENT",
+                "CARD_DECLINED",
+                "CARD_DECLINED_CALL_ISSUER",
+                "CARD_DECLINED_VERIFICATION_REQUIRED",
+                "CARD_EXPIRED",
+                "CARD_NOT_SUPPORTED",
+                "CVV_FAILURE",
+                "GENERIC_DECLINE",
+                "INSUFFICIENT_FUNDS",
+                "PAYMENT_LIMIT_EXCEEDED",
+                "REFUND_DECLINED",
+                "TRANSACTION_LIMIT",
+                "VOICE_FAILURE",
+            ],
+            FailureKind.DECLINED,
+        ),
+    },
+    statuses={409: FailureKind.IN_PROGRESS},
+)
+"""Square: a card's refusals are `DECLINED`, `IDEMPOTENCY_KEY_REUSED` (400) is `KEY_MISUSE`."""
+
+# https://developer.paypal.com/api/rest/reference/idempotency: of two requests with one id at once the second may fail.
+paypal: Profile = Profile(
+    codes={
+        "DUPLICATE_REQUEST_ID": FailureKind.KEY_MISUSE,
+        "INSTRUMENT_DECLINED": FailureKind.DECLINED,
+        "PAYPAL_REQUEST_ID_PREVIOUSLY_USED": FailureKind.KEY_MISUSE,
+        "TRANSACTION_REFUSED": FailureKind.DECLINED,
+    },
+    statuses={409: FailureKind.IN_PROGRESS},
+)
+"""PayPal: 409 is a request with this id that still runs."""

@@ -1,0 +1,160 @@
+"""From an exception to the kind that it means, and to the error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from temporal_saga._proof import says_no_effect
+from temporal_saga.errors import (
+    ActivityFailure,
+    Ambiguous,
+    AuthenticationError,
+    Conflict,
+    Declined,
+    FailureKind,
+    Fenced,
+    FenceMisuse,
+    InProgress,
+    KeyMisuse,
+    NotSent,
+    Rejected,
+    Throttled,
+    restated,
+)
+
+from ._attempt import LONGEST_DELAY
+from ._profiles import Profile, checked_profile
+from ._read import code_of, headers_of, hides_code, kind_of, match_rule, retry_hint, status_of, told_by
+
+__all__ = ["classify", "translated"]
+
+_ERRORS: dict[FailureKind, type[ActivityFailure]] = {
+    error.kind: error
+    for error in (
+        Ambiguous,
+        AuthenticationError,
+        Conflict,
+        Declined,
+        Fenced,
+        InProgress,
+        KeyMisuse,
+        NotSent,
+        Rejected,
+        Throttled,
+    )
+}
+
+
+def classify(exception: BaseException, *, profile: Profile | None = None) -> FailureKind:
+    """Return what an exception means.
+
+    Its causes are not looked at: `raise Mine from httpx.ReadTimeout` is of your own class, and needs your own rule.
+
+    Args:
+        exception: An exception of any library. The known ones are matched by name, and none is imported.
+        profile: What failures mean with the provider that was called; it comes before the built-in rules.
+
+    Returns:
+        The kind. An exception that no rule knows is a `BUG`: it may have come after the effect.
+
+    Raises:
+        TypeError: If `profile` is not a `Profile`.
+    """
+    if isinstance(exception, ActivityFailure):
+        return exception.kind
+    profile = checked_profile(profile)
+    kind = match_rule(exception, profile.rules)
+    if kind is not None:
+        return kind
+    kind = kind_of(exception, profile.rules, profile.statuses)
+    coded = _coded(exception, profile)
+    # A code that refuses is not proof if the answer as a whole proves nothing: a 500, one of several tries.
+    if coded is not None and (coded.effect == "unknown" or kind is not FailureKind.AMBIGUOUS):
+        kind = coded
+    if kind is not FailureKind.REJECTED:
+        return kind
+    # The provider's header says more than its status, but does not say that nothing took effect.
+    is_doubtful = _advice(exception, profile) == "true" or _may_hide_effect(exception, profile)
+    return FailureKind.AMBIGUOUS if is_doubtful else kind
+
+
+def translated(error: Exception, profile: Profile) -> Exception:
+    """Return the error that says what an activity's error means, with the activity's error as its cause.
+
+    It is the activity's error itself if that says what it means, if no rule knows it, or if it must go on as it is.
+    """
+    if isinstance(error, (ActivityFailure, CancelledError, FenceMisuse)):
+        return error
+    if isinstance(error, ApplicationError):
+        kind = match_rule(error, profile.rules)
+        if kind is None:
+            return _of_another_activity(error)
+    else:
+        kind = classify(error, profile=profile)
+        if kind not in _ERRORS and _gives_up_if_ambiguous():
+            kind = FailureKind.AMBIGUOUS
+    if kind not in _ERRORS:
+        return error
+    of = type(error)
+    name = of.__name__ if of.__module__ == "builtins" else f"{str(of.__module__).partition('.')[0]}.{of.__name__}"
+    told = _try_read(lambda each: told_by(each, profile.codes), error)
+    delay = error.next_retry_delay if isinstance(error, ApplicationError) else retry_hint(error)
+    failure = restated(
+        _ERRORS[kind](f"{name} {told}" if told else name),
+        retry_after=delay and min(delay, LONGEST_DELAY),
+        non_retryable=not kind.retryable or _advice(error, profile) == "false",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+T = TypeVar("T")
+
+
+def _try_read(reader: Callable[[BaseException], T], exception: BaseException) -> T | None:
+    try:
+        return reader(exception)
+    except Exception:  # if an attribute of someone's class raises, the activity's own error still goes on
+        return None
+
+
+def _coded(exception: BaseException, profile: Profile) -> FailureKind | None:
+    code = _try_read(code_of, exception)
+    return None if code is None else profile.codes.get(code)
+
+
+def _may_hide_effect(exception: BaseException, profile: Profile) -> bool:
+    # Providers answer a key that was used before with these statuses, and the code that says so may be out of sight.
+    may_be_there = _try_read(status_of, exception) in (400, 422) and _try_read(hides_code, exception) is not False
+    return may_be_there and any(kind.effect == "unknown" for kind in profile.codes.values())
+
+
+def _advice(exception: BaseException, profile: Profile) -> str | None:
+    headers = _try_read(headers_of, exception) or {}
+    return headers.get(profile.retry_header, "").lower() if profile.retry_header else None
+
+
+def _of_another_activity(error: ApplicationError) -> ApplicationError:
+    # The error's author decided. But a mark on it is that of another activity, read from the failure of some workflow,
+    # and says nothing of this activity.
+    if not says_no_effect(error):
+        return error
+    failure = ApplicationError(
+        error.message,
+        *error.details[:-1],
+        type=error.type,
+        non_retryable=error.non_retryable,
+        next_retry_delay=error.next_retry_delay,
+        category=error.category,
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _gives_up_if_ambiguous() -> bool:
+    policy = activity.info().retry_policy if activity.in_activity() else None
+    return policy is not None and Ambiguous.__name__ in (policy.non_retryable_error_types or ())
