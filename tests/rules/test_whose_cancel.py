@@ -25,29 +25,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import CompensationError, Saga, SagaDeadlineExceeded, SagaState
-from tests.driver import (
-    HANG,
-    Run,
-    cancel,
-    cancelled,
-    child_completed,
-    child_started,
-    completed,
-    failed,
-    signal,
-    timer,
-)
-from tests.rules.cancelling import (
-    PLUGIN,
-    SENDERS,
-    WAYS,
-    background,
-    both,
-    counts,
-    senders,
-    timeout,
-    ways,
-)
+from tests.driver import HANG, Run, cancel, cancelled, child_completed, child_started, completed, failed, signal, timer
+from tests.rules.cancelling import PLUGIN, SENDERS, WAYS, background, both, counts, senders, timeout, ways
 from tests.rules.workflows import OPTIONS, REFUSED, SECOND, cancels, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
@@ -1128,12 +1107,15 @@ def test_rule_08_what_passes_a_pivot_in_a_finally_is_told_as_what_it_is(
     run.activate(cancel() if passing == "the workflow's cancel" else timer())
     run.autopilot({})
     assert undone(run) == []
-    assert end(run) == {
-        "the deadline": "SagaDeadlineExceeded",
-        "the workflow's cancel": "Cancelled",
-        "a failure": "Refused",
-        "a timeout": "TimeoutError",
-    }[passing]
+    assert (
+        end(run)
+        == {
+            "the deadline": "SagaDeadlineExceeded",
+            "the workflow's cancel": "Cancelled",
+            "a failure": "Refused",
+            "a timeout": "TimeoutError",
+        }[passing]
+    )
     run.check()
 
 

@@ -1,7 +1,7 @@
 """What `test_quiet_faults.py` runs in processes of its own: a worker that stalls, and a replay at other addresses.
 
-    python -m tests.server.quiet_processes stall <address> <with | without>
-    python -m tests.server.quiet_processes replay <histories.json>
+python -m tests.server.quiet_processes stall <address> <with | without>
+python -m tests.server.quiet_processes replay <histories.json>
 """
 
 from __future__ import annotations

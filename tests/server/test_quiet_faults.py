@@ -63,10 +63,10 @@ async def test_rule_09_a_task_group_replays_in_other_processes(
     """
     run: Any = quiet_workflows.Grouped.run  # type: ignore[attr-defined,unused-ignore]
     queue = str(uuid4())
-    async with make_worker(
-        client, queue, workflows=WORKFLOWS, activities=ACTIVITIES, max_cached_workflows=0
-    ):
-        handle: WorkflowHandle[Any, Any] = await client.start_workflow(run, args=[what, how], id=queue, task_queue=queue)
+    async with make_worker(client, queue, workflows=WORKFLOWS, activities=ACTIVITIES, max_cached_workflows=0):
+        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+            run, args=[what, how], id=queue, task_queue=queue
+        )
         if how == "is cancelled":
             await eventually(lambda: all_are_ready(handle, what))
             await handle.cancel()
@@ -171,7 +171,9 @@ async def waits(handle: WorkflowHandle[Any, Any], expected: list[bool]) -> bool:
 async def closed(run: WorkflowHandle[Any, Any]) -> History | None:
     history = History(await run.fetch_history())
     closes = ("COMPLETED", "FAILED", "CONTINUED_AS_NEW", "CANCELED")
-    return history if history.types[-1].startswith("WORKFLOW_EXECUTION") and history.types[-1].endswith(closes) else None
+    return (
+        history if history.types[-1].startswith("WORKFLOW_EXECUTION") and history.types[-1].endswith(closes) else None
+    )
 
 
 # --- a deadline and a timeout (E4) ---
