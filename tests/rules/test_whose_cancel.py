@@ -1,11 +1,11 @@
 """Rule 5: whose a cancel is decides what it does. Each row of the table, alone and when two of them meet.
 
-| whose                    | before the pivot                         | after it                                        |
-|--------------------------|------------------------------------------|-------------------------------------------------|
-| the worker's (eviction)  | leaves no trace                          | leaves no trace (`run.check()` in each test)    |
-| the saga's own deadline  | unwinds, raises `SagaDeadlineExceeded`   | the deadline has stopped                        |
-| the workflow's           | unwinds                                  | held, raised when the saga has ended            |
-| a scope's                | unwinds                                  | the step runs to its end, then unwinds          |
+| whose               | before the pivot                       | after it                                        |
+|---------------------|----------------------------------------|-------------------------------------------------|
+| the worker's        | leaves no trace                        | leaves no trace (`run.check()` in each test)    |
+| the saga's deadline | unwinds, raises `SagaDeadlineExceeded` | the deadline has stopped                        |
+| the workflow's      | unwinds                                | held, raised when the saga has ended            |
+| a scope's           | unwinds                                | the step runs to its end, then unwinds          |
 
 With the plugin the workflow's cancel is held at the gate, so that it never reaches a task of a saga past its pivot.
 Without it, it is held in a step: what was done after the pivot stands all the same.

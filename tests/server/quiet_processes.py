@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random  # noqa: TID251 (not in a workflow)
+import random
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -26,8 +26,8 @@ async def stall(address: str, plugin: str) -> None:
     client = await Client.connect(address, plugins=[SagaPlugin()] if plugin == "with" else [])
     queue = str(uuid4())
     async with Worker(client, task_queue=queue, workflows=[Stalls]):
-        print(await client.execute_workflow(Stalls.run, id=queue, task_queue=queue), flush=True)  # noqa: T201
-    print("shut down", flush=True)  # noqa: T201
+        print(await client.execute_workflow(Stalls.run, id=queue, task_queue=queue), flush=True)
+    print("shut down", flush=True)
 
 
 async def replay(path: str) -> None:
@@ -37,7 +37,7 @@ async def replay(path: str) -> None:
     for _ in range(2500):
         litter.pop(rng.randrange(len(litter)))
     replayer = Replayer(workflows=WORKFLOWS, plugins=[SagaPlugin()])
-    for id, history in json.loads(Path(path).read_text()).items():  # noqa: ASYNC240
+    for id, history in json.loads(Path(path).read_text()).items():
         await replayer.replay_workflow(WorkflowHistory.from_json(id, history))
 
 

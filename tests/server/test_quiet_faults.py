@@ -119,7 +119,8 @@ async def test_rule_12_a_stall_is_survived(env: WorkflowEnvironment, plugin: str
     """A run that stalls for longer than the SDK's deadlock detector waits recovers with the plugin as without it."""
     address = env.client.service_client.config.target_host
     code, out, err = await process("stall", address, plugin, seconds=30)
-    assert out.split("\n")[:2] == ["done", "shut down"], err[-2000:]
+    said = [line for line in out.splitlines() if line in ("done", "shut down")]  # Core logs there, too
+    assert said == ["done", "shut down"], err[-2000:]
     assert code == 0, err
 
 
