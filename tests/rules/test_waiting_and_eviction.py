@@ -221,8 +221,8 @@ def test_rule_04_eviction_meets_the_body(wait: Act) -> None:
     """An eviction ends the body and its scope, whatever the body does with the `CancelledError` (E6).
 
     Siblings: where it waits (a sleep, a step, gathered savepoints, a savepoint's task, beside a savepoint, an unwinding
-    one, a step in a task), what it calls then (a step, several, a child, a savepoint, a saga, `compensate()`, `pivot()`, `detach()`,
-    registrations, nothing: it ends its scope), in a `finally` or after it swallowed the error.
+    one, a step in a task), what it calls then (a step, several, a child, a savepoint, a saga, `compensate()`,
+    `pivot()`, `detach()`, registrations, nothing: it ends its scope), in a `finally` or after it swallowed the error.
     """
 
     def one(act: Act, meet: Meet) -> None:
