@@ -98,7 +98,7 @@ async def again_and_again(scope: Saga) -> None:
             await do(scope, "late", key=key)
 
 
-ACTS = [
+ACTS: list[Act] = [
     a_step,
     steps_at_once,
     a_child,
@@ -111,7 +111,7 @@ ACTS = [
     nothing,
     again_and_again,
 ]
-OF_THE_OWNER = [*ACTS, compensate, pivot, detach]
+OF_THE_OWNER: list[Act] = [*ACTS, compensate, pivot, detach]
 
 
 async def in_a_finally(wait: Coroutine[Any, Any, Any], scope: Saga, act: Act) -> None:

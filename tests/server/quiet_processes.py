@@ -42,4 +42,4 @@ async def replay(path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run({"stall": stall, "replay": replay}[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(stall(*sys.argv[2:]) if sys.argv[1] == "stall" else replay(*sys.argv[2:]))
