@@ -23,9 +23,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import _workflow_instance
 
 from temporal_saga import Saga
-from temporal_saga.plugin import SagaPlugin
 from tests.driver import HANG, Run, cancel, completed, failed
-from tests.rules.cancelling import PLUGIN, TaskGroup, both, counts
+from tests.rules.cancelling import TaskGroup, both, counts
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
 pytestmark = [pytest.mark.usefixtures("collected"), counts]

@@ -1,7 +1,7 @@
 """Rule 2: an undo that failed for good is the whole saga's, whoever caught the error; and a state goes to one.
 
-In each test but the last ones a savepoint's compensation fails for good, and somebody catches what the savepoint raised.
-An effect stands, so the saga must not end well: it ends INCOMPLETE, with `CompensationError`.
+In each test but the last ones a savepoint's compensation fails for good, and somebody catches what the savepoint
+raised. An effect stands, so the saga must not end well: it ends INCOMPLETE, with `CompensationError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import CompensationError, Saga, SagaState
 from tests.driver import Run, cancel, child_completed, child_started, completed, failed, signal, timer, update
-from tests.rules.cancelling import PLUGIN, TaskGroup, background, both, counts
+from tests.rules.cancelling import PLUGIN, TaskGroup, background, both
 from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")

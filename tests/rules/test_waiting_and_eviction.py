@@ -98,7 +98,7 @@ async def again_and_again(scope: Saga) -> None:
             await do(scope, "late", key=key)
 
 
-ACTS = [
+ACTS: list[Act] = [
     a_step,
     steps_at_once,
     a_child,
@@ -111,7 +111,7 @@ ACTS = [
     nothing,
     again_and_again,
 ]
-OF_THE_OWNER = [*ACTS, compensate, pivot, detach]
+OF_THE_OWNER: list[Act] = [*ACTS, compensate, pivot, detach]
 
 
 async def in_a_finally(wait: Coroutine[Any, Any, Any], scope: Saga, act: Act) -> None:
@@ -221,8 +221,8 @@ def test_rule_04_eviction_meets_the_body(wait: Act) -> None:
     """An eviction ends the body and its scope, whatever the body does with the `CancelledError` (E6).
 
     Siblings: where it waits (a sleep, a step, gathered savepoints, a savepoint's task, beside a savepoint, an unwinding
-    one, a step in a task), what it calls then (a step, several, a child, a savepoint, a saga, `compensate()`, `pivot()`, `detach()`,
-    registrations, nothing: it ends its scope), in a `finally` or after it swallowed the error.
+    one, a step in a task), what it calls then (a step, several, a child, a savepoint, a saga, `compensate()`,
+    `pivot()`, `detach()`, registrations, nothing: it ends its scope), in a `finally` or after it swallowed the error.
     """
 
     def one(act: Act, meet: Meet) -> None:

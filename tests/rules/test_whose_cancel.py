@@ -1,11 +1,11 @@
 """Rule 5: whose a cancel is decides what it does. Each row of the table, alone and when two of them meet.
 
-| whose                    | before the pivot                         | after it                                        |
-|--------------------------|------------------------------------------|-------------------------------------------------|
-| the worker's (eviction)  | leaves no trace                          | leaves no trace (`run.check()` in each test)    |
-| the saga's own deadline  | unwinds, raises `SagaDeadlineExceeded`   | the deadline has stopped                        |
-| the workflow's           | unwinds                                  | held, raised when the saga has ended            |
-| a scope's                | unwinds                                  | the step runs to its end, then unwinds          |
+| whose               | before the pivot                       | after it                                        |
+|---------------------|----------------------------------------|-------------------------------------------------|
+| the worker's        | leaves no trace                        | leaves no trace (`run.check()` in each test)    |
+| the saga's deadline | unwinds, raises `SagaDeadlineExceeded` | the deadline has stopped                        |
+| the workflow's      | unwinds                                | held, raised when the saga has ended            |
+| a scope's           | unwinds                                | the step runs to its end, then unwinds          |
 
 With the plugin the workflow's cancel is held at the gate, so that it never reaches a task of a saga past its pivot.
 Without it, it is held in a step: what was done after the pivot stands all the same.
@@ -25,29 +25,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import CompensationError, Saga, SagaDeadlineExceeded, SagaState
-from tests.driver import (
-    HANG,
-    Run,
-    cancel,
-    cancelled,
-    child_completed,
-    child_started,
-    completed,
-    failed,
-    signal,
-    timer,
-)
-from tests.rules.cancelling import (
-    PLUGIN,
-    SENDERS,
-    WAYS,
-    background,
-    both,
-    counts,
-    senders,
-    timeout,
-    ways,
-)
+from tests.driver import HANG, Run, cancel, cancelled, child_completed, child_started, completed, failed, signal, timer
+from tests.rules.cancelling import PLUGIN, SENDERS, WAYS, background, both, counts, senders, timeout, ways
 from tests.rules.workflows import OPTIONS, REFUSED, SECOND, cancels, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
@@ -1128,12 +1107,15 @@ def test_rule_08_what_passes_a_pivot_in_a_finally_is_told_as_what_it_is(
     run.activate(cancel() if passing == "the workflow's cancel" else timer())
     run.autopilot({})
     assert undone(run) == []
-    assert end(run) == {
-        "the deadline": "SagaDeadlineExceeded",
-        "the workflow's cancel": "Cancelled",
-        "a failure": "Refused",
-        "a timeout": "TimeoutError",
-    }[passing]
+    assert (
+        end(run)
+        == {
+            "the deadline": "SagaDeadlineExceeded",
+            "the workflow's cancel": "Cancelled",
+            "a failure": "Refused",
+            "a timeout": "TimeoutError",
+        }[passing]
+    )
     run.check()
 
 

@@ -1,7 +1,7 @@
 """What `test_quiet_faults.py` runs in processes of its own: a worker that stalls, and a replay at other addresses.
 
-    python -m tests.server.quiet_processes stall <address> <with | without>
-    python -m tests.server.quiet_processes replay <histories.json>
+python -m tests.server.quiet_processes stall <address> <with | without>
+python -m tests.server.quiet_processes replay <histories.json>
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random  # noqa: TID251 (not in a workflow)
+import random
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -26,8 +26,8 @@ async def stall(address: str, plugin: str) -> None:
     client = await Client.connect(address, plugins=[SagaPlugin()] if plugin == "with" else [])
     queue = str(uuid4())
     async with Worker(client, task_queue=queue, workflows=[Stalls]):
-        print(await client.execute_workflow(Stalls.run, id=queue, task_queue=queue), flush=True)  # noqa: T201
-    print("shut down", flush=True)  # noqa: T201
+        print(await client.execute_workflow(Stalls.run, id=queue, task_queue=queue), flush=True)
+    print("shut down", flush=True)
 
 
 async def replay(path: str) -> None:
@@ -37,9 +37,9 @@ async def replay(path: str) -> None:
     for _ in range(2500):
         litter.pop(rng.randrange(len(litter)))
     replayer = Replayer(workflows=WORKFLOWS, plugins=[SagaPlugin()])
-    for id, history in json.loads(Path(path).read_text()).items():  # noqa: ASYNC240
+    for id, history in json.loads(Path(path).read_text()).items():
         await replayer.replay_workflow(WorkflowHistory.from_json(id, history))
 
 
 if __name__ == "__main__":
-    asyncio.run({"stall": stall, "replay": replay}[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(stall(*sys.argv[2:]) if sys.argv[1] == "stall" else replay(*sys.argv[2:]))

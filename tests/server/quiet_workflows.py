@@ -133,11 +133,11 @@ class BothWake:
     """The main method and a signal handler wake on one condition, the main method first."""
 
     def __init__(self) -> None:
-        self.waiting = self.flag = False
+        self.begun = self.waiting = self.flag = False
 
     @workflow.run
     async def run(self, main: str, handler: str) -> str:
-        self.handler = handler
+        self.handler, self.begun = handler, True
         await workflow.wait_condition(lambda: self.flag)
         return self.act(main, "main")
 
@@ -159,8 +159,8 @@ class BothWake:
         self.flag = True
 
     @workflow.query
-    def waits(self) -> bool:
-        return self.waiting
+    def waits(self) -> list[bool]:
+        return [self.begun, self.waiting]
 
 
 CALLS = 0
@@ -175,7 +175,7 @@ class Stalls:
         global CALLS
         CALLS += 1
         if CALLS == 1:
-            time.sleep(5)
+            time.sleep(5)  # noqa: ASYNC251
         return "done"
 
 
