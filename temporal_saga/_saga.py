@@ -33,10 +33,10 @@ _NOT_STEPS = {
     "start_child_workflow": "await saga.execute_child_workflow(...); for several at once, asyncio.gather",
     "execute_activity_class": "await saga.execute_activity(...)",
     "start_activity_class": "await saga.execute_activity(...)",
-    "execute_local_activity": "await saga.execute_activity(...): a local activity cannot be a step",
-    "start_local_activity": "await saga.execute_activity(...): a local activity cannot be a step",
-    "execute_local_activity_method": "await saga.execute_activity_method(...): a local activity cannot be a step",
-    "start_local_activity_method": "await saga.execute_activity_method(...): a local activity cannot be a step",
+    "execute_local_activity": "saga.add_compensation(...), then workflow.execute_local_activity(...): a local activity cannot be a step",
+    "start_local_activity": "saga.add_compensation(...), then workflow.start_local_activity(...): a local activity cannot be a step",
+    "execute_local_activity_method": "saga.add_compensation(...), then workflow.execute_local_activity_method(...): a local activity cannot be a step",
+    "start_local_activity_method": "saga.add_compensation(...), then workflow.start_local_activity_method(...): a local activity cannot be a step",
 }
 
 
@@ -81,7 +81,8 @@ class Saga(Steps):
         deadline: timedelta | None = None,
         state: SagaState | None = None,
     ) -> None:
-        name = checked_name("a saga's name", name, 'Saga("order"): the options have keywords')
+        fix = "Saga(activity_options=...)" if isinstance(name, (Mapping, presets.Preset)) else 'Saga("order")'
+        name = checked_name("a saga's name", name, fix)
         if order not in ("reverse", "concurrent"):
             raise ValueError(f'order must be "reverse" or "concurrent"; got {order!r}')
         if deadline is not None:
@@ -89,7 +90,7 @@ class Saga(Steps):
         if state is not None:
             if state.version > VERSION:
                 raise RuntimeError(
-                    f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
+                    f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade the library"
                 )
             if name not in ("saga", state.name):
                 raise RuntimeError(
@@ -178,6 +179,8 @@ class Saga(Steps):
             if not isinstance(compensation, Compensation):
                 check_arguments(compensation, inputs, of_step=True)
         name = registered_name(target) if step is None else checked_name("step=", step, 'step="charge"')
+        if not scope.is_open:
+            return scope.refuse_late(f"step {name!r}")
         options["args"] = inputs
         called = Step(name, scope.shared.key(name, key), "undo", inputs, compensation, compensation_from)
         scope.stack.called[called] = coroutine = scope.execute(called, kind, target, options)
@@ -193,6 +196,8 @@ class Saga(Steps):
                     "a Compensation holds its arguments and options already: give them to Compensation(...)"
                 )
         else:
+            if options:
+                check_option_names(options, "activity")
             target = Compensation(target, arg, args=args, **options)
         name = target.name if step is None else checked_name("step=", step, 'step="charge"')
         scope.push(Step(name, scope.shared.key(name, key), "push", compensation=target))
@@ -202,7 +207,7 @@ class Saga(Steps):
         pushed = Callback(callback, args, dict(kwargs))
         scope.push(Step(pushed.name, scope.shared.callback_key(pushed.name), "push", compensation=pushed))
 
-    async def undo(self, step: Callable[..., Any] | str, *, key: str | None = None) -> None:
+    def undo(self, step: Callable[..., Any] | str, *, key: str | None = None) -> Coroutine[Any, Any, None]:
         """Undo one earlier step now, and take it off the stack: an item that is taken out of a cart.
 
         No cancel interrupts it. The scope stays open.
@@ -219,14 +224,16 @@ class Saga(Steps):
             TypeError: `key` is not a string or is empty.
             RuntimeError: Nothing of that name is armed, or the step is in flight.
         """
-        name = registered_name(step)
+        name = step if isinstance(step, str) or not callable(step) else registered_name(step)
+        name = checked_name("the step to undo", name, 'saga.undo("charge")')
         if key is not None:
             key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
-        await self._entered().undo_step(name, key)
+        scope = self._entered()
+        return scope.call(f"undo() of {name!r}", lambda: scope.undo_step(name, key))
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
-    async def compensate(self) -> SagaReport:
+    def compensate(self) -> Coroutine[Any, Any, SagaReport]:
         """Unwind now, without an error: a rejected review is no exception. The scope is closed then.
 
         Returns:
@@ -238,8 +245,14 @@ class Saga(Steps):
             SagaClosed: If the saga has ended.
             RuntimeError: From a task that did not enter the scope.
         """
-        await self._owned("compensate()").compensate()
-        return self.report()
+        scope = self._entered()
+
+        async def run() -> SagaReport:
+            self._owned("compensate()")
+            await scope.compensate()
+            return scope.report()
+
+        return scope.call("compensate()", run)
 
     def pivot(self) -> None:
         """Pass the point of no return: what succeeded is kept for good, in this scope and those around it.
@@ -276,7 +289,7 @@ class Saga(Steps):
         if scope.is_busy:
             raise shared.refuse("detach() with a step in flight: await every step first")
         if names := scope.stack.never_awaited():
-            raise shared.refuse(f"{', '.join(map(repr, names))} was called and never awaited: await each step")
+            raise shared.refuse(f"{', '.join(names)} was called and never awaited: await each call")
         armed = list(scope.stack.armed)
         if callbacks := [step.name for step in armed if isinstance(step.compensation, Callback)]:
             raise shared.refuse(
@@ -304,7 +317,7 @@ class Saga(Steps):
         )
         if state.size > max_bytes:
             raise SagaStateTooLarge(
-                f"the state of saga {self.name!r} has {state.size:,} bytes, and {max_bytes:,} are allowed: give the "
+                f"the state of saga {self.name!r} has {state.size:,} bytes, more than max_bytes={max_bytes:,}: give the "
                 "compensations less data, such as an id, or end the saga earlier"
             )
         if state.size > WARN_BYTES:
@@ -351,7 +364,7 @@ class Saga(Steps):
     def _open(self, what: str) -> Scope:
         scope = self._owned(what)
         if not scope.is_open or scope.is_being_unwound:
-            raise scope.closed()
+            raise scope.closed(what)
         return scope
 
     if not TYPE_CHECKING:

@@ -18,11 +18,12 @@ the cancels that come meanwhile. Whose a cancel is, and what it does, is in `_ca
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
@@ -32,7 +33,7 @@ from ._outcome import bug_in, saga_failure, type_name
 from ._report import SagaReport, show
 from ._run import Run, in_main_method
 from ._shared import Shared, in_use
-from ._stack import Stack
+from ._stack import Called, Stack
 from ._state import SagaState, steps_of
 from ._step import Step
 from ._typing import Kind, Order
@@ -70,6 +71,7 @@ class State(Enum):
 
 
 _OPEN = State.OPEN
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -141,7 +143,7 @@ class Scope:
     ) -> Scope:
         """Enter a saga."""
         if not workflow.in_workflow():
-            raise RuntimeError("a saga is entered in workflow code: in a class that is decorated with @workflow.defn")
+            raise RuntimeError("a saga was entered outside a workflow: enter it in the method with @workflow.run")
         run = Run.current()
         if state is not None and run.is_in_use(state.identity):
             raise RuntimeError(in_use(state.name))
@@ -172,7 +174,7 @@ class Scope:
 
     async def enter_savepoint(self) -> Scope:
         """Enter a savepoint in this scope."""
-        await self.admit()
+        await self.admit("savepoint()")
         savepoint = Scope(self.shared, self, self._order, self._activity_options, self._compensation_options)
         self._savepoints[savepoint] = asyncio.get_running_loop().create_future()
         return savepoint
@@ -184,7 +186,7 @@ class Scope:
         stack = self.stack
         del stack.called[step]
         if self.state is not _OPEN or self.parent is not None or _undoing.get():
-            await self.admit()
+            await self.admit(step.what)
         task = stack.start(step, kind, target, options)
         cancel: asyncio.CancelledError | None = None
         try:
@@ -224,20 +226,35 @@ class Scope:
             except asyncio.CancelledError as again:
                 error = again
 
+    def call(self, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
+        """Return a coroutine that runs something, and that has to be awaited before the scope ends well."""
+        called = Called(what)
+
+        async def begin() -> T:
+            del self.stack.called[called]
+            return await run()
+
+        self.stack.called[called] = coroutine = begin()
+        return coroutine
+
+    async def refuse_late(self, what: str) -> Any:
+        """Refuse a step that was called after the end."""
+        await self.admit(what)
+
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand, here or in the scope that has taken this one over."""
         scope = self
         while scope.state is State.MERGED and scope.parent is not None:
             scope = scope.parent
         if scope.state is not State.UNWINDING and (scope is not self or scope.state is not _OPEN):
-            raise self.closed()
+            raise self.closed("add_compensation()")
         scope.stack.push(step)
         if scope._todo is not None and scope._takes_all:
             scope._todo.add(scope.stack.give())
 
     async def undo_step(self, name: str, key: str | None) -> None:
         """Undo the newest armed step of a name, or the one with that key, while the scope stays open."""
-        await self.admit()
+        await self.admit(f"undo() of {name!r}")
         step = self._to_undo(name, key)
         del self.stack.armed[step]
         todo = Todo()
@@ -267,9 +284,10 @@ class Scope:
             return step
         which = f"step {name!r}" if key is None else f"step {name!r} with key={key!r}"
         if step is not None:
-            raise self.shared.refuse(f"undo() of {which} while it is in flight: await the step first")
-        armed = ", ".join(sorted({repr(each.name) for each in self.stack.armed})) or "nothing"
-        message = f"undo() of {which}, which is not armed in saga {self.shared.name!r}; armed is: {armed}"
+            message = f"undo() of {which} while the step is in flight: await the step first"
+        else:
+            armed = ", ".join(sorted({repr(each.name) for each in self.stack.armed})) or "nothing"
+            message = f"undo() of {which}, which is not armed in saga {self.shared.name!r}; armed is: {armed}"
         if in_main_method.get():
             raise self.shared.refuse(f"{message}. Undo what a step of this scope has done, once, and before a pivot")
         raise ApplicationError(message, type="StepNotArmed", non_retryable=True)  # a client's data may have done that
@@ -318,7 +336,7 @@ class Scope:
                 raise _unwound()
             stack.settle_ended()
             if stack.called and not self._in_progress() and (names := stack.never_awaited()):
-                self.shared.refuse(f"{', '.join(map(repr, names))} was called and never awaited: await each step")
+                self.shared.refuse(f"{', '.join(names)} was called and never awaited: await each call")
         misuse = self.shared.misuse
         if misuse is not None:
             await fail_task(misuse)
@@ -354,12 +372,10 @@ class Scope:
                 cancels.give_back()
             return error
         cancel: BaseException | None = cancels.kept
-        is_cancel = isinstance(failure, asyncio.CancelledError)
-        if error is not failure and cancel is None:
+        if cancel is None and error is not failure and self._is_cancel(failure):
             # A cancel must not end in an `except CompensationError` around the savepoint. A new object, since the old
             # one is the cause of that error.
-            if is_cancel or (is_cancelled_exception(failure) and workflow.cancellation_reason() is not None):
-                cancel = asyncio.CancelledError(*(failure.args if is_cancel else ()))
+            cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))
         if cancel is None:
             return error
         cancel.__cause__ = error
@@ -367,7 +383,7 @@ class Scope:
 
     async def compensate(self) -> None:
         """Unwind now, without an error."""
-        await self.admit()
+        await self.admit("compensate()")
         if any(each.owner is self.owner for each in self._open_savepoints()):
             raise self.shared.refuse("compensate() inside a savepoint of this task: leave the savepoint first")
         if self.shared.misuse is not None:
@@ -457,7 +473,7 @@ class Scope:
             undoing.is_over = True
 
     async def _drain(self) -> None:
-        """Wait until nothing of the scope and of its open savepoints is in flight, then take the savepoints' steps over.
+        """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
 
         It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled.
         """
@@ -579,9 +595,9 @@ class Scope:
         if not self.failed:
             workflow.logger.info("Saga %s has unwound", name, extra={"saga": name})
             return
-        failed = [f"{step.name} (key {step.key}): {type_name(step.undo_error)}" for step in self.failed]
+        failed = [f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in self.failed]
         workflow.logger.error(
-            "Saga %s is incomplete, these steps may stand since their undos failed for good: %s",
+            "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s",
             name,
             "; ".join(failed),
             extra={
@@ -601,7 +617,7 @@ class Scope:
         assert self._released is not None
         await wait_through_cancels(self._released)
 
-    async def admit(self) -> None:
+    async def admit(self, what: str) -> None:
         """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
         scope = self._unwinding()
         # In a savepoint's callback too: this scope may start to unwind meanwhile, and would wait for it.
@@ -615,21 +631,21 @@ class Scope:
             await scope.hold()
             raise _unwound()
         if self.state is not _OPEN:
-            error = self.closed()
+            error = self.closed(what)
             if not isinstance(error, SagaClosed):
                 await fail_task(error)
             raise error
 
-    def closed(self) -> Exception:
-        """Return what to raise for a step after the end: misuse, if only the programmer can have caused it."""
-        name = self.shared.name
+    def closed(self, what: str) -> Exception:
+        """Return what to raise for a call after the end: misuse, if only the programmer can have caused it."""
+        name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
         ended_well = self.state in (State.COMPLETED, State.MERGED)
         if self._has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
-                f"a step of saga {name!r} was called after the saga had ended, where nothing would undo the step: "
-                "indent the line into the `async with` block"
+                f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
+                "`async with` block" + (", or call it on the saga" if self.parent else "")
             )
-        return SagaClosed(f"saga {name!r} has ended")
+        return SagaClosed(f"{name} has ended")
 
     async def _is_taken_over(self) -> bool:
         """Tell whether the unwind of a scope around this savepoint undoes its steps; wait for its end."""
@@ -704,6 +720,12 @@ class Scope:
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause
         return error
+
+    def _is_cancel(self, failure: BaseException) -> bool:
+        """Tell a cancel from a failure; a plain activity in the body makes an ActivityError of the workflow's."""
+        if isinstance(failure, asyncio.CancelledError):
+            return True
+        return is_cancelled_exception(failure) and workflow.cancellation_reason() is not None
 
     async def _held_cancel(self) -> BaseException | None:
         """Return the workflow's cancel, if it had to wait for this saga and this task gets it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from temporalio import workflow
@@ -16,7 +17,18 @@ from ._state import SagaState, steps_of
 from ._step import Step
 from ._typing import Kind
 
-__all__ = ["Stack"]
+__all__ = ["Called", "Stack"]
+
+
+@dataclass(eq=False)
+class Called:
+    """A call other than a step's that has to be awaited.
+
+    Attributes:
+        what: What a message calls it.
+    """
+
+    what: str
 
 
 class Stack:
@@ -30,7 +42,7 @@ class Stack:
         activity_options: The saga's options of steps that are activities.
 
     Attributes:
-        called: The steps that have been called and have not begun, each with its coroutine.
+        called: What has been called and has not begun, each with its coroutine.
         in_flight: The steps whose call has not ended, in order of their start.
         armed: The steps that an unwind undoes. In order of their start, but for those of savepoints.
     """
@@ -38,7 +50,7 @@ class Stack:
     def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
         self._shared = shared
         self._activity_options = activity_options
-        self.called: dict[Step, Coroutine[Any, Any, Any]] = {}
+        self.called: dict[Step | Called, Coroutine[Any, Any, Any]] = {}
         self.in_flight: dict[Step, None] = {}
         self.armed: dict[Step, None] = {}
 
@@ -145,12 +157,12 @@ class Stack:
         return max(found, key=lambda step: step.began, default=None)
 
     def never_awaited(self) -> Sequence[str]:
-        """Return the names of steps that were called and that nobody has begun to await; and forget them."""
-        names: list[str] = []
-        for step, coroutine in self.called.items():
+        """Return what was called and nobody has begun to await; and forget it."""
+        never: list[str] = []
+        for called, coroutine in self.called.items():
             # A task that is cancelled before it begins closes the coroutine that it was given.
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                names.append(step.name)
+                never.append(called.what)
                 coroutine.close()
         self.called.clear()
-        return names
+        return never

@@ -137,6 +137,11 @@ class Step:
         self.undo_state = None
 
     @property
+    def what(self) -> str:
+        """What a message calls it."""
+        return f"step {self.name!r}"
+
+    @property
     def undo(self) -> Compensation | Callback | None:
         """What undoes the step; None if that is not known."""
         if self.compensation is None or isinstance(self.compensation, (Compensation, Callback)):
