@@ -2,22 +2,22 @@
 
 asyncio raises the same `CancelledError` whoever cancelled. Only this module tells them apart:
 
-| whose the cancel is                             | before the pivot                      | after the pivot                      |
-|-------------------------------------------------|---------------------------------------|--------------------------------------|
-| the worker's, which evicts the run              | leaves no trace                       | leaves no trace                      |
-| the saga's own deadline                         | unwinds, raises SagaDeadlineExceeded  | the deadline has stopped             |
-| the workflow's                                  | unwinds                               | waits until the saga has ended       |
-| anybody else's: a timeout, a TaskGroup, a task  | unwinds                               | the step runs to its end; unwinds    |
+| whose the cancel is               | before the pivot                     | after the pivot                          |
+|-----------------------------------|--------------------------------------|------------------------------------------|
+| the worker's, which evicts a run  | leaves no trace                      | leaves no trace                          |
+| the saga's own deadline           | unwinds, raises SagaDeadlineExceeded | the deadline has stopped                 |
+| the workflow's                    | unwinds                              | waits until the saga has ended           |
+| anybody else's: a timeout, a task | unwinds                              | the step runs to its end, then unwinds   |
 
 Once an unwind has begun, no cancel interrupts it. The scope keeps the cancel, and gives it back at the end.
 
 How each is known:
 
 * The worker's: `raise_if_evicted`, before anything else.
-* The workflow's: with `SagaPlugin` it arrives at one place, the run's `Gate`. The gate holds it while a saga of the main
-  method is past its pivot, so that a `CancelledError` in the body is never the workflow's that must wait. Without the
-  plugin it arrives in the main method's task like any other, and `Pivot.holds` and `Pivot.hands_on` guess: the first
-  cancel of that task since the workflow was cancelled. A timeout that expires together with it is taken for it.
+* The workflow's: with `SagaPlugin` it arrives at one place, the run's `Gate`. The gate holds it while a saga of the
+  main method is past its pivot. So a `CancelledError` in the body is never a workflow's cancel that has to wait.
+  Without the plugin it arrives in the main method's task like any other, and `Pivot.holds` and `Pivot.hands_on` guess:
+  the first cancel of that task since the workflow was cancelled. A timeout that expires with it is taken for it.
 * The deadline's: by count, as in `asyncio.timeout`. Each `Task.cancel()` counts in `Task.cancelling()`, and whoever
   sent it takes it back with `Task.uncancel()`. The deadline takes its own back: if others are left, then somebody else
   has cancelled too, and the `CancelledError` goes on to them. Python 3.10 does not count: there only the workflow's
@@ -122,7 +122,7 @@ class Pivot:
 
     Args:
         gate: The run's gate; None without the plugin.
-        main_task: The task that entered the saga; None if that is a handler's, which the workflow's cancel never reaches.
+        main_task: The task that entered the saga; None if it is a handler's, which the workflow's cancel never reaches.
     """
 
     is_passed = False

@@ -27,16 +27,20 @@ __all__ = ["Saga"]
 
 _COMPENSATION_OPTIONS: dict[str, Any] = dict(presets.compensation())
 
+_PARALLEL = "for several at once, asyncio.gather(...) or a TaskGroup"
+_LOCAL = "saga.add_compensation(...), then the call of workflow: a local activity cannot be a step"
 _NOT_STEPS = {
-    "start_activity": "await saga.execute_activity(...); for several at once, asyncio.gather or a TaskGroup",
-    "start_activity_method": "await saga.execute_activity_method(...); for several at once, asyncio.gather",
-    "start_child_workflow": "await saga.execute_child_workflow(...); for several at once, asyncio.gather",
+    "start_activity": f"await saga.execute_activity(...); {_PARALLEL}",
+    "start_activity_class": f"await saga.execute_activity(...); {_PARALLEL}",
+    "start_activity_method": f"await saga.execute_activity_method(...); {_PARALLEL}",
+    "start_child_workflow": f"await saga.execute_child_workflow(...); {_PARALLEL}",
     "execute_activity_class": "await saga.execute_activity(...)",
-    "start_activity_class": "await saga.execute_activity(...)",
-    "execute_local_activity": "saga.add_compensation(...), then workflow.execute_local_activity(...): a local activity cannot be a step",
-    "start_local_activity": "saga.add_compensation(...), then workflow.start_local_activity(...): a local activity cannot be a step",
-    "execute_local_activity_method": "saga.add_compensation(...), then workflow.execute_local_activity_method(...): a local activity cannot be a step",
-    "start_local_activity_method": "saga.add_compensation(...), then workflow.start_local_activity_method(...): a local activity cannot be a step",
+    "execute_local_activity": _LOCAL,
+    "execute_local_activity_class": _LOCAL,
+    "execute_local_activity_method": _LOCAL,
+    "start_local_activity": _LOCAL,
+    "start_local_activity_class": _LOCAL,
+    "start_local_activity_method": _LOCAL,
 }
 
 

@@ -10,7 +10,7 @@ Kind = Literal["activity", "child"]
 Order = Literal["reverse", "concurrent"]
 
 Moment = tuple[int, ...]
-"""A moment on a saga's clock of events. The steps of a child's saga have moments within that of the step that ran it."""
+"""A moment on a saga's clock of events. The steps of a child's saga lie within the moment of the step that ran it."""
 
 
 class Unset:

@@ -183,7 +183,7 @@ class _HoldClose(WorkflowInboundInterceptor):
 
 
 class _Arrival(asyncio.Future[None]):
-    """What the SDK's task of the run waits for: a cancel of that task goes to the gate. Done when the main method ends."""
+    """What the SDK's task of the run waits for: the end of the main method. A cancel of that task goes to the gate."""
 
     main: asyncio.Task[None]
 
