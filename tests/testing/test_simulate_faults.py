@@ -323,7 +323,7 @@ def test_cancel_with_comes_behind_what_has_ended() -> None:
 
 def test_cancel_with_is_in_the_activation_of_the_result() -> None:
     simulation, _ = trip(cancel_with(at=2))
-    jobs = [job.WhichOneof("variant") for job in simulation._main.run.activations[1].request.jobs]
+    jobs = [job.WhichOneof("variant") for job in simulation._main.run.cached.activations[1].request.jobs]
     assert jobs == ["resolve_activity", "cancel_workflow"]
 
 

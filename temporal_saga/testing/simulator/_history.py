@@ -10,7 +10,7 @@ from temporalio.bridge.proto.workflow_activation import NotifyHasPatch, Workflow
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
-from ._sdk import WorkerParts
+from ._converter import Converter
 
 Command = tuple[Any, ...]
 
@@ -101,15 +101,15 @@ def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCo
     return result
 
 
-def readable(history: Iterable[Activation], parts: WorkerParts) -> list[list[Command]]:
+def readable(history: Iterable[Activation], converter: Converter) -> list[list[Command]]:
     """Return the commands of each activation as tuples that a test can compare."""
-    reader = _Reader(parts)
+    reader = _Reader(converter)
     return [reader.read(activation.completion) for activation in history]
 
 
 class _Reader:
-    def __init__(self, parts: WorkerParts) -> None:
-        self._converter = parts.converter
+    def __init__(self, converter: Converter) -> None:
+        self._converter = converter
         self._names: dict[tuple[str, int], Any] = {}
 
     def read(self, completion: WorkflowActivationCompletion) -> list[Command]:

@@ -1,4 +1,3 @@
-# pyright: reportPrivateUsage=false
 """An asyncio event loop on virtual time: when nothing is ready, the clock jumps to the next event.
 
 Activities and the client's function run on it; so does the server, as plain callbacks. There are no threads and no
@@ -28,13 +27,25 @@ MAX_JUMPS = 1_000_000
 _logger = logging.getLogger("asyncio")
 
 
+class _Handle(asyncio.Handle):
+    def run(self) -> None:
+        """Call back."""
+        self._run()
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    def run(self) -> None:
+        """Call back."""
+        self._run()
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs what is ready in order of arrival; with nothing ready, moves its clock to the next timer."""
 
     def __init__(self) -> None:
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[_Handle | _TimerHandle] = deque()
         # The count keeps timers that are due together in the order in which they were set.
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _TimerHandle]] = []
         self._count = self._jumps = 0
         self._now = 0.0
         self._running = False
@@ -58,8 +69,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 while self._running:
                     if ready:
                         handle = ready.popleft()
-                        if not handle._cancelled:
-                            handle._run()
+                        if not handle.cancelled():
+                            handle.run()
                             if self._failure is not None:
                                 failure, self._failure = self._failure, None
                                 raise failure
@@ -114,7 +125,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.Handle:
         arguments: Any = args
-        handle = asyncio.Handle(callback, arguments, self, context)
+        handle = _Handle(callback, arguments, self, context)
         self._ready.append(handle)
         return handle
 
@@ -129,7 +140,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.TimerHandle:
         arguments: Any = args
-        handle = asyncio.TimerHandle(when, callback, arguments, self, context)
+        handle = _TimerHandle(when, callback, arguments, self, context)
         self._count += 1
         heapq.heappush(self._timers, (when, self._count, handle))
         return handle
@@ -219,12 +230,13 @@ class running_loop:  # noqa: N801
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
 
+    # asyncio exports these two names (they are in its `__all__`) to those who write an event loop.
     def __enter__(self) -> None:
-        self._before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self._loop)
+        self._before = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
+        asyncio._set_running_loop(self._loop)  # pyright: ignore[reportPrivateUsage]
 
     def __exit__(self, *_: object) -> None:
-        asyncio._set_running_loop(self._before)
+        asyncio._set_running_loop(self._before)  # pyright: ignore[reportPrivateUsage]
 
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:

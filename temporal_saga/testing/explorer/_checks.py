@@ -17,19 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from ._faults import ActivationFault, ActivityFault, Fault
+from temporal_saga import SagaReport, StepReport
+from temporal_saga.testing.simulator import ActivationFault, ActivityFault, Call, Fault, Simulation
+
 from ._plans import UNSEEN
-
-if TYPE_CHECKING:
-    from temporal_saga._report import SagaReport, StepReport
-
-    from ._simulation import Simulation
-    from ._trace import Call
 
 _CLOSED_BADLY = ("failed", "cancelled")
 _REPORTED = ("FAILED", "PARKED", "BY_HAND", "GIVEN_UP")

@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ._faults import ActivationFault, ActivationFaultKind, ActivityFault, ActivityFaultKind, Fault
-
-if TYPE_CHECKING:
-    from ._simulation import Simulation
-    from ._trace import Call
+from temporal_saga.testing.simulator import (
+    ActivationFault,
+    ActivationFaultKind,
+    ActivityFault,
+    ActivityFaultKind,
+    Call,
+    Fault,
+    Simulation,
+)
 
 FaultKind = Literal[ActivityFaultKind, ActivationFaultKind]
 Plan = tuple[Fault, ...]
@@ -187,19 +191,6 @@ def kinds_alike(plan: Plan) -> tuple[str, ...]:
 def in_any_order(plan: Plan) -> tuple[str, ...]:
     """Return what two plans of the same faults have in common. As text: what a signal carries may have no hash."""
     return tuple(sorted(map(repr, plan)))
-
-
-def check_faults(name: str, faults: Sequence[Fault]) -> list[Fault]:
-    """Return the faults; raise if the argument of that name is no list of them, or one can strike nowhere."""
-    if isinstance(faults, Fault):
-        raise TypeError(f"{name}={faults!r} is one fault: give a list, {name}=[{faults!r}]")
-    faults = list(faults)
-    for fault in faults:
-        if isinstance(fault, ActivationFault) and fault.at < 1:
-            raise ValueError(f"{fault!r}: at counts the activations from 1")
-        if isinstance(fault, ActivityFault) and fault.nth < 1:
-            raise ValueError(f"{fault!r}: nth counts the calls from 1")
-    return faults
 
 
 def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:
