@@ -12,6 +12,7 @@ from temporalio.client import WorkflowQueryFailedError, WorkflowUpdateFailedErro
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from ._converter import Converter
 from ._errors import SimulationError
 from ._jobs import Job, Update
 from ._outcome import outcome_of
@@ -95,7 +96,7 @@ class SimulatedHandle(Generic[R]):
         answer = await answered
         if isinstance(answer, Failure):
             raise WorkflowQueryFailedError(answer.message)
-        return self._decode(answer, result_type)
+        return _decoded(self._converter, answer, result_type)
 
     async def start_update(
         self,
@@ -115,8 +116,8 @@ class SimulatedHandle(Generic[R]):
         update_id = id or f"update-{self._updates}"
         run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
         state = run.messages.updates[update_id]
-        sent = SimulatedUpdate(self, update_id, state, result_type)
-        await sent._wait(state.accepted)
+        sent = SimulatedUpdate(update_id, state, self._converter, result_type)
+        await _wait_for(state, state.accepted)
         if wait_for_stage == WorkflowUpdateStage.COMPLETED or state.completed.done():
             await sent.result()
         return sent
@@ -144,21 +145,21 @@ class SimulatedHandle(Generic[R]):
         run.state.enqueue(job)
         await delivered
 
-    def _encode(self, args: Sequence[Any]) -> Sequence[Payload]:
-        return self._world.parts.converter.of_workflow(self.id).encode(args)
+    @property
+    def _converter(self) -> Converter:
+        return self._world.parts.converter.of_workflow(self.id)
 
-    def _decode(self, payload: Payload, result_type: type | None) -> Any:
-        decoder = self._world.parts.converter.of_workflow(self.id)
-        return decoder.decode([payload], [result_type] if result_type else None)[0]
+    def _encode(self, args: Sequence[Any]) -> Sequence[Payload]:
+        return self._converter.encode(args)
 
 
 class SimulatedUpdate:
     """An update that has been sent."""
 
-    def __init__(self, handle: SimulatedHandle[Any], id: str, state: Update, result_type: type | None) -> None:
+    def __init__(self, id: str, state: Update, converter: Converter, result_type: type | None) -> None:
         self.id = id
-        self._handle = handle
         self._state = state
+        self._converter = converter
         self._result_type = result_type
 
     async def result(self) -> Any:
@@ -167,25 +168,30 @@ class SimulatedUpdate:
         Raises:
             WorkflowUpdateFailedError: If the validator refused it, or the handler failed.
         """
-        answer = await self._wait(self._state.completed)
+        answer = await _wait_for(self._state, self._state.completed)
         if isinstance(answer, Failure):
-            decoder = self._handle._world.parts.converter.of_workflow(self._handle.id)
-            raise WorkflowUpdateFailedError(decoder.to_exception(answer))
-        return self._handle._decode(answer, self._result_type)
+            raise WorkflowUpdateFailedError(self._converter.to_exception(answer))
+        return _decoded(self._converter, answer, self._result_type)
 
-    async def _wait(self, future: asyncio.Future[Any]) -> Any:
-        try:
-            return await future
-        except SimulationError:
-            if not self._state.accepted.done() or self._state.accepted.exception() is not None:
-                raise _not_found("workflow execution already completed") from None
-        raise WorkflowUpdateFailedError(
-            ApplicationError(
-                "Workflow Update failed because the Workflow completed before the Update completed.",
-                type="AcceptedUpdateCompletedWorkflow",
-                non_retryable=True,
-            )
+
+async def _wait_for(update: Update, future: asyncio.Future[Any]) -> Any:
+    """Wait for one of an update's futures; raise what a client does if the run closes before the update has ended."""
+    try:
+        return await future
+    except SimulationError:
+        if not update.accepted.done() or update.accepted.exception() is not None:
+            raise _not_found("workflow execution already completed") from None
+    raise WorkflowUpdateFailedError(
+        ApplicationError(
+            "Workflow Update failed because the Workflow completed before the Update completed.",
+            type="AcceptedUpdateCompletedWorkflow",
+            non_retryable=True,
         )
+    )
+
+
+def _decoded(converter: Converter, payload: Payload, result_type: type | None) -> Any:
+    return converter.decode([payload], [result_type] if result_type else None)[0]
 
 
 def _not_found(message: str) -> RPCError:

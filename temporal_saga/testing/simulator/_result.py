@@ -122,7 +122,8 @@ def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
         timeless.ClearField("timestamp")
         return timeless.SerializeToString(deterministic=True)
 
-    return tuple(told(done.request) for run in simulation._main.runs for done in run.cached.activations)
+    runs = simulation._main.runs  # pyright: ignore[reportPrivateUsage]  # a friend: users need no such method
+    return tuple(told(done.request) for run in runs for done in run.cached.activations)
 
 
 def why(simulation: Simulation[Any]) -> str:

@@ -50,9 +50,9 @@ def reports_of(instance: Instance, converter: Converter) -> list[SagaReport]:
 def _innermost_owner() -> asyncio.Task[Any] | None:
     """Return the task inside of the innermost open saga; None if there is no such saga."""
     registry: Any = cast(Any, workflow).get_query_handler(_QUERY)
-    open_sagas: Callable[[], list[Any]] = getattr(registry, "open_sagas", list)
-    owners = [saga._owner for saga in open_sagas() if saga._owner is not None and not saga._owner.done()]
-    return owners[-1] if owners else None
+    open_sagas: Callable[[], list[Any]] = getattr(registry, "open_sagas", list[Any])
+    owners: list[asyncio.Task[Any] | None] = [saga._owner for saga in open_sagas()]
+    return next((owner for owner in reversed(owners) if owner is not None and not owner.done()), None)
 
 
 class CancelScopes(worker.Interceptor):
