@@ -42,13 +42,13 @@ class Exploration:
 
     Attributes:
         workflow: The workflow's name.
-        faults: Up to how many faults at once were to be tried.
+        faults: How many faults at once were tried at most.
         tried: How many plans ran.
-        plan: The plan that alone was to run; None if all were.
+        plan: The one plan that was to run; None if all were.
         pruned: How many plans were left out, by the reason.
-        untried: How many plans the time did not suffice for, without those that would follow from their runs.
+        untried: How many plans there was no time for, without those that would follow from their runs.
         violations: One for each way of failing, the shortest plan of each, shortest first.
-        without_compensation: The steps that took effect in a run that ended badly, and that no run undoes.
+        without_compensation: The steps that took effect in a run that ended badly, and that no run undid.
         seconds: How long it took.
     """
 

@@ -57,17 +57,17 @@ def explore(
         setup: Makes the world of a run: an object whose `activities` are a list, or that list itself. If it has a
             `client`, an async function of the workflow's handle, that plays the client. If it has a `close`, that is
             called after the run.
-        check: Is called with the world and the simulation after each run; it raises or returns False to object. Not
-            after one in which faults made compensations fail for good: what those should have undone stands, and what
-            is checked is that the run says so.
-        ends: How the run without any fault ends. If it ends otherwise, that is a violation, and no fault is tried.
+        check: Is called with the world and the simulation after each run; it raises or returns False to object. It is
+            not called after a run in which faults made compensations fail for good: their effects stand, and the
+            explorer checks instead that the run reports the failed compensations.
+        ends: How the run without any fault ends. Another end is a violation, and then no fault is tried.
         faults: Up to how many faults at once.
         plan: Run these faults only.
-        within: The longest time to take, by the clock on the wall. What was left untried is said.
+        within: The longest real time to take. The result tells how much was left untried.
         kinds: The kinds of faults to try; all of them by default.
         signals: Signals to try at every point: names, or tuples of a name and arguments.
         updates: Updates, in the same way.
-        first: Stop at the first violation; by default one is looked for of each kind.
+        first: Stop at the first violation; by default the explorer looks for one of each kind.
         fail: Raise if there is a violation.
         progress: Show a bar on stderr; by default on a terminal only.
         options: For `simulate`.
@@ -77,8 +77,8 @@ def explore(
 
     Raises:
         ViolationError: A plan broke a rule. It is an AssertionError.
-        TypeError: An argument cannot be.
-        ValueError: An argument cannot be, or faults of `plan` found nothing to strike.
+        TypeError: An argument has a wrong type.
+        ValueError: An argument has a wrong value, or faults of `plan` found nothing to strike.
     """
     __tracebackhide__ = True
     check_choice(faults, kinds, within)
@@ -104,7 +104,7 @@ def explore(
 
 
 def check_options(options: Collection[str]) -> None:
-    """Raise if there are options that neither `explore` nor `simulate` has, as `explore` hands its own on."""
+    """Raise if an option belongs neither to `explore` nor to `simulate`, which gets the rest of the options."""
     own = {"workflow_run", "args", "activities", "faults"}
     known = inspect.signature(simulate).parameters.keys() - own
     of_explore = inspect.signature(explore).parameters

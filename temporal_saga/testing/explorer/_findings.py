@@ -18,7 +18,7 @@ _MOST_SHOWN = 20
 
 @dataclass
 class _Doubt:
-    """An objection that holds only if some run shows that the label has a compensation."""
+    """An objection that holds only if some run shows that its label has a compensation."""
 
     plan: Plan
     objection: Objection
@@ -39,7 +39,7 @@ class Findings:
         self._found: dict[tuple[str, tuple[str, ...]], int] = {}  # which violation stands for which way to fail
 
     def note(self, plan: Plan, simulation: Simulation[Any], objections: Sequence[Objection]) -> None:
-        """Keep what is wrong: certain as a violation, in doubt until the end."""
+        """Keep objections: certain ones as violations, the others until the end."""
         for objection in objections:
             if self.is_certain(objection):
                 self._violation(plan, simulation, objection)
@@ -55,7 +55,7 @@ class Findings:
         return objection.if_compensated is None or objection.if_compensated in self._known.compensated
 
     def decide(self) -> None:
-        """Decide what was in doubt, now that more is known of which steps have compensations."""
+        """Decide what was in doubt, now that more is known about which steps have compensations."""
         for way, doubt in list(self._doubts.items()):
             if self.is_certain(doubt.objection):
                 del self._doubts[way]
@@ -67,7 +67,7 @@ class Findings:
         way = (objection.kind, kinds_alike(plan))
         shorter = (kinds for kind, kinds in self._found if kind == objection.kind and kinds != way[1])
         if any(not Counter(kinds) - Counter(way[1]) for kinds in shorter):
-            return  # nothing new: a part of the plan does it
+            return  # nothing new: a part of this plan is enough
         number = self._found.get(way)
         if number is not None:
             if violations[number].plan != plan:

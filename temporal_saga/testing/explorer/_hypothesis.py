@@ -1,4 +1,4 @@
-"""Fault plans for Hypothesis, which shrinks a failing one to a shortest."""
+"""Fault plans for Hypothesis, which shrinks a failing plan to a shortest one."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def fault_plans(
             except UnusedFaultsError:  # as `explore(plan=...)` would say
                 break
             plan = (*plan, fault)
-        # Now and then some are taken out again, and 0 is what Hypothesis shrinks to: a fault in front that was not
-        # needed goes, while those behind it, which were drawn from the points of its run, stay.
+        # Now and then a fault is taken out again (on 0, to which Hypothesis shrinks), so that shrinking can drop one that
+        # was not needed, and keep those behind it, which were drawn from the points of its run.
         shorter = [fault for fault in plan if draw(st.integers(0, 9))]
         if len(shorter) < len(plan):
             with suppress(UnusedFaultsError):

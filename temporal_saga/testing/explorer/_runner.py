@@ -1,4 +1,4 @@
-"""Runs one plan in a fresh world, and says what is wrong with the run."""
+"""One plan in a fresh world: run, and checked."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Runner(Generic[W, R]):
         return simulate(workflow_run, *self._args, activities=activities, faults=plan, **options)
 
     def check_end(self, happy: Simulation[R]) -> list[Objection]:
-        """Object to how the run without any fault ended: then no other shows anything."""
+        """Object if the run without any fault ended in another way than expected: then other runs show nothing."""
         if happy.status in (self._ends, "waiting"):  # a run that never ends is objected to as such
             return []
         because = f": {why(happy)}" if happy.status == "failed" else ""
@@ -114,7 +114,7 @@ def _is_unfinished(answer: object) -> bool:
 def _noting_errors(
     client: Callable[[Any], Awaitable[object]], plan: Plan, raised: list[Objection]
 ) -> Callable[[Any], Awaitable[object]]:
-    """Return the client's function as one whose errors are objections, but for those that `simulate` allows."""
+    """Return the client's function, its errors turned into objections, except those that `simulate` allows."""
 
     async def noting(handle: Any) -> object:
         try:
@@ -132,7 +132,7 @@ def _noting_errors(
 
 @contextmanager
 def quiet() -> Generator[None, None, None]:
-    """Log nothing: thousands of runs warn of what was made to go wrong."""
+    """Log nothing: thousands of runs would warn of faults that were put there on purpose."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -48,7 +48,7 @@ class Search(Generic[W, R]):
         self._runs: dict[int, int] = {}  # by a hash of what a run did: from which activation on faults were added to it
 
     def one(self, plan: Plan) -> None:
-        """Run a plan alone, with what has to be known to judge it."""
+        """Run one plan, after the runs that are needed to judge it."""
         self.exploration.plan, self.exploration.tried = plan, 1
         simulation, objections = self._runner.run(())
         self._learn_end(simulation)
@@ -70,7 +70,7 @@ class Search(Generic[W, R]):
         self._findings.decide()
 
     def _learn_end(self, happy: Simulation[R]) -> None:
-        """Keep what the run without any fault came to, and whether a second one comes to the same."""
+        """Keep how the run without any fault ended, and whether a second one ends the same."""
         self._runner.known.ends[()] = end_of(happy)
         self._runner.known.results_vary = end_of(self._runner.run(())[0])[1] != self._runner.known.ends[()][1]
 
@@ -147,7 +147,7 @@ class Search(Generic[W, R]):
 
 
 def fingerprint(simulation: Simulation[Any]) -> tuple[Any, ...]:
-    """Return what a run did and was told, without times and repeats: nothing else tells two plans apart."""
+    """Return what a run did and what it was told, without times and repeats: two runs with the same are alike."""
     effects = sorted(
         (attempt.ran_order, call.label, call.nth, attempt.late)
         for call in simulation.calls

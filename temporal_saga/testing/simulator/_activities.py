@@ -1,4 +1,4 @@
-"""The activities that one run has scheduled, and what the run learns of their ends."""
+"""The activities that one run has scheduled, and how their ends reach the run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Activities:
             return
         del self._pending[seq]
         task.call.state = end.state
-        if end.state != "timed out":  # which was told when it happened
+        if end.state != "timed out":  # a timeout was recorded when it happened
             number = task.call.attempts[-1].number if task.call.attempts else None
             self._run.record(end.state, label, _reason(end.resolution), attempt=number)
         proto = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=end.resolution))
@@ -100,7 +100,7 @@ class Activities:
         self._run.enqueue(job)
 
     def close(self) -> None:
-        """The run has closed: the server knows its activities no more."""
+        """The run has closed: the server forgets its activities."""
         for task in (*self._pending.values(), *self._left):
             task.drop()
 

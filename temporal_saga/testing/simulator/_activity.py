@@ -30,7 +30,7 @@ from ._sdk import activity_info, priority_of
 from ._trace import Call, CallState
 from ._world import World
 
-# An activity without a schedule-to-close timeout that fails more often than this is taken to fail for ever.
+# An activity without a schedule-to-close timeout that has failed this often counts as one that fails for ever.
 MAX_ATTEMPTS = 1_000
 # What the server says of an activity that it cancels while no worker has it in hand.
 _NOT_STARTED = DefaultPayloadConverter().to_payloads_wrapper(["ACTIVITY_ID_NOT_STARTED"])
@@ -43,7 +43,7 @@ class ActivityEnd:
     state: CallState
     resolution: ActivityResolution
     events: int
-    """How many events of history say so."""
+    """How many events of history record the end."""
     is_bug: bool = False
     """Whether the workflow's `await` is to raise a bug first."""
 
@@ -86,7 +86,7 @@ class ActivityTask:
                 )
             )
         self.definition: Any = definition
-        # As the server does: what is not given is the next wider one, and none is longer than that.
+        # As on the server: a timeout that is not given is the next wider one, and none is longer than that one.
         limit = run.start.run_timeout or run.start.execution_timeout
         widest = limit.total_seconds() if limit else 0.0
         self.total: float = _within(seconds(command.schedule_to_close_timeout), widest)
@@ -135,7 +135,7 @@ class ActivityTask:
             self._close("cancelled", self._cancelled_failure(cause, started=False), events=1)
 
     def drop(self) -> None:
-        """The run has closed: the server knows this activity no more."""
+        """The run has closed: the server forgets this activity."""
         self._closed = True
         self._timers.clear()
 
@@ -224,7 +224,7 @@ class ActivityTask:
         self._timers.cancel("to close")
         self._timers.cancel("heartbeat")
         if self._attempt >= MAX_ATTEMPTS and not self.total:
-            return None  # for ever, and nothing comes of it: `waits_for` says so
+            return None  # the server tries for ever: `waits_for` says so
         failed = self._attempt
         self._attempt += 1
         self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}", attempt=failed)

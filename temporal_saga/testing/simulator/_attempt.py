@@ -83,11 +83,11 @@ class AttemptRun:
         self._again = ""
 
     def end(self, outcome: str) -> None:
-        """The server takes the attempt for ended."""
+        """The attempt has ended for the server."""
         self._world.journal.end_attempt(self.record, outcome)
 
     def start(self) -> None:
-        """Take the attempt; then run the function, as far as the faults of the call let it."""
+        """Take the attempt; then run the function, unless a fault of the call prevents that."""
         world = self._world
         world.journal.record("attempt", self._task.call.label, "", attempt=self.record.number)
         # Behind the faults that come in front of the next activation: they find it started.
@@ -112,19 +112,19 @@ class AttemptRun:
         self._go()
 
     def _go_slowly(self) -> None:
-        # A function that waits by itself may take the time that it needs: it is the last moment that counts.
+        # A function that waits by itself may take as long as it needs: only its start had to be late.
         self._task.stop_timers()
         self._go()
 
     def run_late(self) -> None:
-        """Run the function after all else: the call timed out meanwhile, or another attempt has done it."""
+        """Run the function after all else: its call has timed out, or another attempt has done the work."""
         self.run_again("late" if self.applies_late else "again")
 
     def run_again(self, kind: str) -> None:
-        """Run the function again, and tell no one."""
+        """Run the function again, without a report to the server."""
         self.record = self._world.journal.begin_attempt(self._task.call, self.record.number, late=True)
         self._again = kind
-        # What runs again is another run to a fence, which tells them apart by this object.
+        # To a fence this is another run: a fence tells runs apart by this object.
         self._info = copy.copy(self._info)
         self._done = False
         self._go(silent=True)

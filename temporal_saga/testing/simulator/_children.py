@@ -1,4 +1,4 @@
-"""The child workflows of a run: their start, end and cancellation, and what becomes of them after their parent."""
+"""The child workflows of one run: their start, end and cancellation, and what happens when their parent closes."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class Children:
         result.cancelled.failure.CopyFrom(self._failure(child, "Child Workflow execution cancelled", _cancelled()))
         resolve = ResolveChildWorkflowExecution(seq=child.seq, result=result)
         self._run.at_once.append(Job(WorkflowActivationJob(resolve_child_workflow_execution=resolve), events=0))
-        self._abandoned.append(child)  # its parent close policy holds still
+        self._abandoned.append(child)  # its parent close policy still applies
 
     def _apply_close_policy(self, child: _Child) -> None:
         workflow, policy = child.workflow, child.command.parent_close_policy

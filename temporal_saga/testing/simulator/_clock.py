@@ -1,7 +1,7 @@
 """An asyncio event loop on virtual time: when nothing is ready, the clock jumps to the next event.
 
 Activities and the client's function run on it; so does the server, as plain callbacks. There are no threads and no
-sockets: what blocks takes no virtual time, and what needs a socket is an error that says so.
+sockets: blocking code takes no virtual time, and code that needs a socket gets an error that says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._errors import SimulationError, UnsupportedError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# More than this is taken for a loop that never ends.
+# A loop whose clock moves more often than this counts as endless.
 MAX_JUMPS = 1_000_000
 
 _logger = logging.getLogger("asyncio")
@@ -51,7 +51,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._running = False
         self._failure: BaseException | None = None
         self.refused: UnsupportedError | None = None
-        """The first use of what does not work here: a library may catch the error, and go on without."""
+        """The first use of something that does not work here: a library may catch that error and go on."""
 
     def run(self, on_idle: Callable[[], bool] = lambda: False) -> None:
         """Run until nothing is left to happen, or `stop` is called.
@@ -240,6 +240,6 @@ class running_loop:  # noqa: N801
 
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
-    """Call a function that blocks where it finds no event loop, as in a thread of its own."""
+    """Call a function that may block, without a running event loop, as in a thread of its own."""
     with running_loop(None):
         return func(*args)

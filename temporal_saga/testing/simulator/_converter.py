@@ -15,7 +15,7 @@ _PROBE = converter.WorkflowSerializationContext(namespace="default", workflow_id
 
 
 class Converter:
-    """A data converter without `await`: a payload codec, if there is one, runs to its end on a loop of its own."""
+    """A data converter without `await`: a payload codec, if there is one, runs to its end at once."""
 
     def __init__(self, data_converter: converter.DataConverter) -> None:
         self.data = data_converter
@@ -97,7 +97,7 @@ class Converter:
 
 
 def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end at once, outside of whatever runs now."""
+    """Run a coroutine to its end at once, on an event loop of its own."""
     return new_loop().run_until_complete(coroutine)
 
 

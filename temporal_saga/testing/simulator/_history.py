@@ -27,10 +27,10 @@ class Activation:
 def as_replayed(
     history: Sequence[Activation],
 ) -> Iterator[tuple[Activation, WorkflowActivation, WorkflowActivationCompletion]]:
-    """Yield the activations that core makes of this history, and what must come of them.
+    """Yield the activations that core makes of this history, and the answers that they must have.
 
-    Flags of the whole workflow task are known from its start on, and so are the patches that it marks. An update has
-    been validated, and one that was rejected is not in history.
+    The flags and patches of a workflow task are known from its start. An update that is in history has been validated;
+    one that was rejected is not in history.
     """
     flags: set[int] = set()
     flags_of: dict[int, set[int]] = {}
@@ -82,7 +82,7 @@ def _answers_update(command: WorkflowCommand) -> bool:
 
 
 def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCompletion:
-    """Return it without what may differ between a run and its replay: stack traces and flags used."""
+    """Return a completion without what may differ between a run and its replay: stack traces and flags used."""
     result = WorkflowActivationCompletion()
     result.CopyFrom(completion)
     del result.successful.used_internal_flags[:]

@@ -1,4 +1,4 @@
-"""What is on its way to a run."""
+"""Jobs on their way to a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Job:
     delivered: Callable[[], None] | None = None
     dropped: Callable[[], None] | None = None
     instead: WorkflowActivationJob | None = None
-    """What is delivered once the workflow task that this one fails has failed."""
+    """The job that comes in place of this one, once this one has failed its workflow task."""
     revoked: bool = False
 
     @property
@@ -70,13 +70,13 @@ class Inbox:
         if not self._jobs:
             return []
         first = self._jobs.popleft()
-        # A message is never lost: what has arrived before a workflow task begins is in it, and cannot miss its end.
+        # A message is never lost: one that arrives before a workflow task begins is in that task.
         messages = [job for job in self._jobs if job.is_message]
         self._jobs = deque(job for job in self._jobs if not job.is_message)
         return [first, *messages]
 
     def close(self) -> None:
-        """Drop what has not come."""
+        """Drop the jobs that have not come."""
         for job in self._jobs:
             job.drop()
         self._jobs.clear()

@@ -1,4 +1,4 @@
-"""What a simulation has seen, as it is written down."""
+"""The record of what a simulation has seen."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class Journal:
         self._uses[call.label] -= 1
 
     def note_resolved(self, call: Call) -> None:
-        """The workflow has learnt of the end of a call."""
+        """Note that the workflow has been told of the end of a call."""
         call.resolved_at = self.activation
 
     def begin_child_call(self, call: Call) -> None:
-        """A child that a saga started has begun."""
+        """Note that a child that a saga started has begun."""
         self.begin_attempt(call, 1)
 
     def end_child_call(self, call: Call, status: str) -> None:
-        """It has ended."""
+        """Note that such a child has ended."""
         attempt = call.attempts[-1]
         self.end_attempt(attempt, status)
         if status == "completed":
@@ -73,16 +73,16 @@ class Journal:
     # --- attempts ---
 
     def begin_attempt(self, call: Call, number: int, *, late: bool = False) -> Attempt:
-        """An attempt of a call begins."""
+        """Note that an attempt of a call begins."""
         attempt = Attempt(number, self._now(), late=late, began_order=self._next_order())
         call.attempts.append(attempt)
         return attempt
 
     def note_ran(self, attempt: Attempt) -> None:
-        """The function of an attempt has returned."""
+        """Note that the function of an attempt has returned."""
         attempt.ran, attempt.ran_order = True, self._next_order()
 
     def end_attempt(self, attempt: Attempt, outcome: str) -> None:
-        """The server takes an attempt for ended; only the first end counts."""
+        """Note that an attempt has ended for the server; only the first end counts."""
         if attempt.ended is None:
             attempt.ended, attempt.outcome, attempt.ended_order = self._now(), outcome, self._next_order()

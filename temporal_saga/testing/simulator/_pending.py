@@ -46,9 +46,9 @@ class PendingFaults:
         return bool(self._in_front) and min(self._in_front) <= activation
 
     def take(self, activation: int, *, inside: bool = False) -> list[ActivationFault]:
-        """Return the faults that come in front of an activation, or inside, or should have; they have come now.
+        """Return the faults that are due in front of an activation, or inside it; they have come now.
 
-        In front of one that core makes in the same workflow task nothing can come, nor in it.
+        Nothing can come in front of an activation that core makes in the same workflow task, or inside it.
         """
         place = self._inside if inside else self._in_front
         if not place:

@@ -34,7 +34,7 @@ class Simulation(Generic[R]):
         waiting_for: What it waits for, for people; empty if it ended.
         trace: All that happened, in order.
         calls: The calls of activities, and of the children that sagas started, in order.
-        run_ids: The ids of the workflow's runs, those of its children not among them.
+        run_ids: The ids of the workflow's runs, without those of its children.
         activations: How many activations the workflow had, its further runs included.
         duration: How long it took, on the virtual clock.
         reports: The report of each saga, those of further runs and of children included.
@@ -72,7 +72,7 @@ class Simulation(Generic[R]):
         self.client_error: BaseException | None = None
 
     def result(self) -> R:
-        """Return what the workflow returned, of the last of its runs.
+        """Return what the workflow returned, in its last run.
 
         Raises:
             WorkflowFailureError: If it failed, was cancelled, was terminated or timed out; see its `cause`.
@@ -114,7 +114,7 @@ class Simulation(Generic[R]):
 
 
 def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
-    """Return what each activation told the workflow, the time aside: results, failures, signals, cancels."""
+    """Return what each activation told the workflow: results, failures, signals, cancels, without the time."""
 
     def told(request: WorkflowActivation) -> bytes:
         timeless = WorkflowActivation()

@@ -2,8 +2,8 @@
 """The one module that touches what the SDK keeps to itself; the rest of the simulator goes through here.
 
 It makes the workflow instance that a worker would make, feeds it activations, converts payloads and failures as a
-worker and a client do, and runs an activity behind its interceptors. Ways and names were read in temporalio 1.35;
-`_check` says which version came in between, should they change.
+worker and a client do, and runs an activity behind its interceptors. All of that was read in temporalio 1.35; should
+another version differ, `_check` names that version.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ _INFO = {
 
 
 class _NoClient:
-    """What a plugin that asks for the worker's client is given: it has no interceptors of its own."""
+    """Stands in for the worker's client, should a plugin ask for it; it has no interceptors."""
 
     def config(self, *, active_config: bool = False) -> dict[str, Any]:
         return {}
@@ -366,7 +366,7 @@ class Instance:
             last_failure=start.last_failure,
         )
         runner = parts.runner if definition.sandboxed else worker.UnsandboxedWorkflowRunner()
-        # As the thread of a worker, which starts with an empty one: nothing of an activity's context is in it.
+        # On a worker a workflow runs in a thread, whose context starts empty: it has nothing of any activity's context.
         self._context = Context()
         # The SDK hangs its runtime on the loop that runs while it makes an instance.
         with running_loop(cast(asyncio.AbstractEventLoop, _Loop())):
@@ -379,10 +379,10 @@ class Instance:
 
         Args:
             request: Jobs with payloads as they travel; decoded in place.
-            decoded: Whether that was done before: a replay.
+            decoded: Whether the payloads are decoded already, as in a replay.
 
         Returns:
-            What the workflow answered, as it made it and as it travels: the two are one without a codec.
+            The workflow's answer, first as the workflow made it, then as it travels. Without a codec the two are one.
         """
         plain = self._parts.converter.has_codec
         try:
@@ -428,7 +428,7 @@ class Instance:
         return answer.failed if answer.HasField("failed") else answer.succeeded.response
 
     def query_handler(self, name: str) -> Any:
-        """Return what answers a query, or None; of a sandboxed workflow it cannot be told."""
+        """Return what answers a query, or None; None too for a sandboxed workflow, whose handlers are out of reach."""
         definition = getattr(self._instance, "_queries", {}).get(name)
         return None if definition is None else definition.fn
 
@@ -438,7 +438,7 @@ class Instance:
         return not hasattr(self._instance, "_queries")
 
     def evict(self) -> None:
-        """Take the workflow out of memory as a worker does, so that none of its tasks is destroyed while pending.
+        """Take the workflow out of memory as a worker does, so that no task of the workflow is destroyed while pending.
 
         Raises:
             SimulationError: If tasks remain: the workflow cannot be evicted.
@@ -476,7 +476,7 @@ def quiet() -> Generator[None, None, None]:
 
 # --- activities ---------------------------------------------------------------------------------
 
-# What a sync activity's interceptors see; inline it runs all the same, so this never has a thread.
+# What a sync activity's interceptors see. The activity runs inline, so this executor never starts a thread.
 _executor = ThreadPoolExecutor(max_workers=1)
 
 

@@ -91,14 +91,14 @@ def simulate(
         failure_exception_types: The worker's `workflow_failure_exception_types`.
         unserved_task_queues: Task queues without a worker: activities sent there wait, until a timeout ends that.
         start_time: When the workflow starts, on its own clock.
-        max_activations: More than this is taken for an endless loop.
+        max_activations: A run with more activations than this counts as an endless loop.
 
     Returns:
-        What happened. A workflow that fails is no error here; `result()` raises it.
+        What happened. A workflow that fails is not an error here; `result()` raises it.
 
     Raises:
-        SimulationError: If the simulation cannot go on; what an activity or the workflow lacks is named. Or if faults
-            found nothing to strike.
+        SimulationError: If the simulation cannot go on (the message names what is missing), or if faults found nothing
+            to strike.
         ValueError: If a fault's `at` or `nth` is less than 1.
     """
     plan = PendingFaults(check_faults("faults", faults))
@@ -176,7 +176,7 @@ def _end_of_client(task: asyncio.Task[object] | None, main: Execution, *, had_fa
             raise SimulationError("the client's function waits for something that never happens")
         return None
     error = task.exception() if not task.cancelled() else asyncio.CancelledError()
-    # What a client that was written for the good end meets after a fault: a workflow that has failed, or is gone.
+    # A client that was written for the good end meets a workflow that a fault has made fail, or that is gone.
     if error is None or (had_faults and isinstance(error, TemporalError)):
         return error
     raise error
@@ -187,5 +187,5 @@ def _as_it_is(data_converter: DataConverter) -> DataConverter:
 
 
 def _utc(time: datetime) -> datetime:
-    """Return a time as one in UTC; one without a zone is taken for that."""
+    """Return a time in UTC; a time without a zone counts as UTC."""
     return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)

@@ -38,7 +38,7 @@ class World:
         self.unserved = unserved
         self.journal = Journal(loop.time)
         self.late: list[Callable[[], None]] = []
-        """What is to run when nothing else is left to happen."""
+        """These run when nothing else is left to happen."""
         self.error: BaseException | None = None
         """What stopped the simulation."""
         self.is_stopping: bool = False
@@ -61,7 +61,7 @@ class World:
         return self._start_time + timedelta(seconds=time)
 
     def nanoseconds(self) -> int:
-        """Return what the time is, in nanoseconds since 1970."""
+        """Return the time in nanoseconds since 1970."""
         return (self._since_1970 + timedelta(seconds=self.loop.time())) // _MICROSECOND * 1_000
 
     # --- the workflows that there are ---
@@ -97,8 +97,8 @@ class World:
     # --- functions: activities, and the client ---
 
     def start_function(self, function: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
-        """Run a function beside all else; what it raises it has to deal with."""
-        # As on a worker, each has a context of its own: what one function sets in its context, no other sees.
+        """Run a function beside all else; the function deals with its own errors."""
+        # As on a worker, each function has its own context: no function sees what another has set there.
         context = self._context.copy()
         task: asyncio.Task[Any] = context.run(functools.partial(self.loop.create_task, function, name=name))
         self._functions.add(task)
@@ -123,7 +123,7 @@ class World:
         raise error
 
     def stop(self) -> None:
-        """End the functions that still run: they wait for what never comes."""
+        """End the functions that still run: they wait for something that never comes."""
         self.is_stopping = True
         for task in list(self._functions):
             task.cancel()
