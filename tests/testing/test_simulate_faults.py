@@ -464,6 +464,25 @@ def test_signals_and_updates_come_where_they_are_put() -> None:
     assert [event.kind for event in simulation.trace if event.kind in ("signal", "update")] == ["signal", "update"]
 
 
+def test_updates_of_one_name_do_not_meet() -> None:
+    """Each update has its own answer: updates of one activation, and those of two handles of one workflow."""
+    answers: list[int] = []
+
+    async def client(handle: Any) -> None:
+        another = handle.get_workflow_handle(handle.id)
+        both = (handle.execute_update("noted", "c"), another.execute_update("noted", "d"))
+        answers.extend(await asyncio.gather(*both))
+
+    ledger = Ledger()
+    faults = [update("noted", "a", at=2), update("noted", "b", at=2)]
+    activities = [ledger.book, ledger.cancel_booking]
+    simulation = simulate(Trip.run, activities=activities, client=client, faults=faults)
+    assert sorted(simulation.result().split()) == ["a", "b", "c", "d", "done"]
+    assert len(set(answers)) == 2
+    assert [event.detail for event in simulation.trace if event.kind == "update_ended"] == ["completed"] * 4
+    assert simulation.check_replay() is None
+
+
 def test_a_client_that_a_fault_disappoints_is_no_error() -> None:
     async def client(handle: Any) -> None:
         await asyncio.sleep(60)

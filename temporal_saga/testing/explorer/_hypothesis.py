@@ -67,7 +67,7 @@ def fault_plans(
             except UnusedFaultsError:  # as `explore(plan=...)` would say
                 break
             plan = (*plan, fault)
-        # Now and then a fault is taken out again (on 0, to which Hypothesis shrinks), so that shrinking can drop one that
+        # Now and then a fault is taken out again: on 0, to which Hypothesis shrinks. So shrinking can drop a fault that
         # was not needed, and keep those behind it, which were drawn from the points of its run.
         shorter = [fault for fault in plan if draw(st.integers(0, 9))]
         if len(shorter) < len(plan):

@@ -5,9 +5,10 @@ Imports inside point down this list:
     _simulation                     `simulate`
     _handle _result _outcome        what the client's function sees, and what is seen afterwards
     _server                         workflow ids and their chains of runs
-    _run                            one run: its workflow tasks, its commands, its end
+    _run                            one run: its begin, its commands, its end
     _activities _children ...       what takes the commands of one kind: _timers, _externals, _messages
     _activity _attempt              one activity on the server, one attempt on the worker
+    _tasks                          the workflow tasks of one run
     _cached                         the workflow's instance, its history, replays
     _run_state _jobs _workflows     what the parts of a run share
     _world _journal _pending        what all workflows share: the clock, the faults, what has been seen

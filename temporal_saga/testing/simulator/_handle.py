@@ -86,7 +86,7 @@ class SimulatedHandle(Generic[R]):
         run = self._execution.run
         if not run.cached.activations and run.state.is_open:
             begun: asyncio.Future[None] = self._world.loop.create_future()
-            run.on_begin.append(lambda: begun.set_result(None))
+            run.tasks.on_begin.append(lambda: begun.set_result(None))
             await begun
         name, result_type = query_name(query)
         answered: asyncio.Future[Any] = self._world.loop.create_future()
@@ -113,7 +113,7 @@ class SimulatedHandle(Generic[R]):
         run = self._open_run()
         name, result_type = update_name(update)
         self._updates += 1
-        update_id = id or f"update-{self._updates}"
+        update_id = id or run.messages.free_update_id(f"update-{self._updates}")
         run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
         state = run.messages.updates[update_id]
         sent = SimulatedUpdate(update_id, state, self._converter, result_type)

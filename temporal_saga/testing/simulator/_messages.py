@@ -50,6 +50,14 @@ class Messages:
             proto.signal_workflow.headers[key].CopyFrom(value)
         return Job(proto, kind=kind, label=label or name)
 
+    def free_update_id(self, wanted: str) -> str:
+        """Return an id that no update of the run has: the wanted one, or that one with a number."""
+        free, number = wanted, 1
+        while free in self.updates:
+            number += 1
+            free = f"{wanted}-{number}"
+        return free
+
     def update(self, update_id: str, name: str, args: Sequence[Payload]) -> Job:
         """Return the job of an update; `updates` tells what becomes of the update."""
         loop = self._run.world.loop
@@ -76,7 +84,8 @@ class Messages:
             elif fault.kind == "signal":
                 jobs.append(self.signal(fault.name, self._encode(fault.args)))
             elif fault.kind == "update":
-                jobs.append(self.update(f"fault-{fault.at}-{fault.name}", fault.name, self._encode(fault.args)))
+                update_id = self.free_update_id(f"fault-{fault.at}-{fault.name}")
+                jobs.append(self.update(update_id, fault.name, self._encode(fault.args)))
         return jobs
 
     def _encode(self, args: Sequence[Any]) -> Sequence[Payload]:

@@ -1,14 +1,10 @@
-"""One run of a workflow: what happens to it becomes a job, its commands make more happen.
-
-Each job is delivered in an activation of its own, in the order in which things happened. Core's own answers come in the
-same workflow task: an activity that is cancelled in the one that scheduled it never leaves the worker, and so on.
-"""
+"""One run of a workflow: its commands make things happen, which come back to it as jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from temporalio import common
@@ -22,12 +18,12 @@ from ._cached import CachedRun
 from ._children import Children
 from ._errors import UnsupportedError
 from ._externals import Externals
-from ._faults import ActivationFault
 from ._jobs import Job
 from ._messages import Messages
 from ._retries import seconds
 from ._run_state import RunState, Status
 from ._sdk import RunStart
+from ._tasks import WorkflowTasks
 from ._timers import Timers
 from ._workflows import Workflows
 from ._world import World
@@ -60,14 +56,14 @@ class Run:
     """One run of a workflow."""
 
     def __init__(self, world: World, start: RunStart, chain: Chain, workflows: Workflows, *, is_main: bool) -> None:
-        state = self.state = RunState(world, start, is_main=is_main, on_job=self._on_job)
+        state = self.state = RunState(world, start, is_main=is_main, on_job=lambda: self.tasks.wake())
         self.start = start
         self.cached: CachedRun = CachedRun(world.parts, start)
         self.messages: Messages = Messages(state)
+        self.tasks: WorkflowTasks = WorkflowTasks(state, self.cached, self.messages, take=self._take)
         self.result: Payload | None = None
         self.failure: Failure | None = None
         self.close_details: str = ""
-        self.on_begin: list[Callable[[], None]] = []
         self._world = world
         self._chain = chain
         self._activities = Activities(state)
@@ -77,10 +73,6 @@ class Run:
         self._memo: dict[str, Payload] = dict(start.memo)
         self._search_attributes = SearchAttributes()
         self._search_attributes.CopyFrom(start.search_attributes)
-        self._began = False
-        self._pumping = False
-        self._task_failures: list[str] = []
-        self._failing: list[Job] = []
         self._timeout: asyncio.TimerHandle | None = None
         self._take_command: dict[str, Callable[[Any], None]] = {
             "schedule_activity": self._activities.schedule,
@@ -102,7 +94,7 @@ class Run:
             "update_response": self.messages.answer,
         }
 
-    # --- workflow tasks ---
+    # --- its begin ---
 
     def begin(self) -> None:
         """Make the first workflow task."""
@@ -111,118 +103,8 @@ class Run:
         start = self.start
         if start.run_timeout:
             self._timeout = self._world.loop.call_later(start.run_timeout.total_seconds(), self._time_out)
-        self._began = True
         self.state.record("started", start.workflow_type, "" if start.attempt == 1 else f"attempt {start.attempt}")
-        self.state.inbox.put_first(Job(start.job(), events=0))
-        self._on_job()
-
-    def _on_job(self) -> None:
-        if self._began and not self._pumping:
-            self._pumping = True
-            self._world.loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        self._pumping = False
-        jobs = self.state.inbox.take()
-        if not jobs:
-            return
-        if not self.cached.activations:  # a fault in front of the first activation comes in it
-            jobs += self.messages.of_faults(self._take_faults())
-        jobs += self.messages.of_faults(self._take_faults(inside=True))
-        self._deliver(jobs)
-        if self.state.inbox:
-            self._on_job()
-
-    def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:
-        if not self.state.is_main:
-            return []
-        return self._world.faults.take(self._world.journal.activation + 1, inside=inside)
-
-    def _inject_if_due(self) -> None:
-        """Let the faults come that are due in front of the next activation."""
-        if not self.state.is_open or not self._world.faults.due(self._world.journal.activation + 1):
-            return
-        faults = self._take_faults()
-        if any(fault.kind == "restart" for fault in faults):
-            self.state.record("restart", "worker")
-            self._restart()
-        if jobs := self.messages.of_faults(faults):
-            self._deliver(jobs)
-
-    def _restart(self) -> None:
-        difference = self.cached.restart()
-        if difference is not None:
-            self._world.journal.differences.append(difference)
-
-    def _deliver(self, jobs: list[Job]) -> None:
-        state = self.state
-        jobs = [*self._failing, *jobs]
-        if self._failing:
-            self._failing = []
-            self._restart()
-        state.task += 1
-        for job in jobs:
-            state.events += job.events
-            if job.numbered:
-                job.numbered(state.events)
-            if job.kind:
-                state.record(job.kind, job.label)
-        state.events += 2  # the workflow task scheduled and started
-        pending = jobs
-        while pending and state.is_open:
-            failed = self._activate(pending)
-            for job in pending:
-                if job.delivered:
-                    job.delivered()
-                    job.delivered = None
-            if failed:
-                self.cached.forget(state.task)
-                self._task_failed(jobs, failed)
-                return
-            pending, state.at_once = state.at_once, []
-        state.at_once = []
-        begun, self.on_begin = self.on_begin, []
-        for callback in begun:
-            callback()
-        if state.is_main and state.is_open:
-            # Behind the begin of what has been scheduled, before any of it runs.
-            self._world.loop.call_soon(self._inject_if_due)
-
-    def _activate(self, jobs: Sequence[Job]) -> Failure | None:
-        """Deliver one activation; return the failure of the workflow task, if it failed."""
-        state, world = self.state, self._world
-        world.count_activation(of_main=state.is_main)
-        completion = self.cached.activate(
-            [job.proto for job in jobs], task=state.task, events=state.events, nanoseconds=world.nanoseconds()
-        )
-        if completion.HasField("failed"):
-            return completion.failed.failure
-        state.events += 1  # the workflow task completed
-        for command in completion.successful.commands:
-            if not state.is_open:
-                break
-            self._take(command)
-        return None
-
-    def _task_failed(self, jobs: Sequence[Job], failure: Failure) -> None:
-        message = f"{failure.application_failure_info.type}: {failure.message}"
-        self._task_failures.append(message)
-        self._world.journal.task_failures.append(message)
-        self.state.record("task_failed", self.start.workflow_type, message)
-        self.state.events += 1
-        self._failing = list(jobs)
-        is_bug = any(job.instead for job in jobs)
-        for job in jobs:
-            if job.instead is not None:
-                job.proto, job.instead = job.instead, None
-            job.kind, job.events = "", 0
-        # The next deployment fixes a bug; else the server tries again, for ever: here once.
-        if is_bug or len(self._task_failures) == 1:
-            self._world.loop.call_soon(self._try_again)
-
-    def _try_again(self) -> None:
-        if self._failing and self.state.is_open:
-            self._deliver([])
+        self.tasks.begin(Job(start.job(), events=0))
 
     # --- commands ---
 
@@ -337,7 +219,7 @@ class Run:
     @property
     def waits_for(self) -> str:
         """What an open run waits for, for people."""
-        if self._failing:
-            return f"its workflow task, which fails for ever: {self._task_failures[-1]}"
+        if self.tasks.failure:
+            return f"its workflow task, which fails for ever: {self.tasks.failure}"
         things = [*self._activities.waits_for, *self._children.waits_for, *self._timers.waits_for]
         return " and ".join(things or ["a condition, or a signal or update that never comes"])
