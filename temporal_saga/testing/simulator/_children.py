@@ -106,7 +106,7 @@ class Children:
             return
         policy = common.RetryPolicy.from_proto(command.retry_policy) if command.HasField("retry_policy") else None
         root = self._run.start.root or (self._run.start.workflow_id, self._run.start.run_id)
-        workflow = child.workflow = self._workflows.start(
+        started = child.workflow = self._workflows.start(
             command.workflow_type,
             list(command.input),
             workflow_id=command.workflow_id,
@@ -122,12 +122,12 @@ class Children:
         )
         if child.call:
             self._world.journal.begin_child_call(child.call)
-        proto.resolve_child_workflow_execution_start.succeeded.run_id = workflow.first_run_id
+        proto.resolve_child_workflow_execution_start.succeeded.run_id = started.first_run_id
         self._run.record("child_started", child.label)
-        workflow.on_close.append(lambda: self._closed(child))
+        started.on_close.append(lambda: self._closed(child))
         self._run.enqueue(Job(proto, numbered=functools.partial(setattr, child, "started_event")))
         if child.cancel_requested:
-            workflow.request_cancel(child.cancel_reason)
+            started.request_cancel(child.cancel_reason)
 
     def _closed(self, child: _Child) -> None:
         workflow = child.workflow
