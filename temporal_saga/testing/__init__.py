@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._environment import step_environment
-    from ._errors import SimulationError, UnsupportedError
-    from ._explore import Exploration, Violation, ViolationError, explore
-    from ._faults import (
+    from .explorer import Exploration, Violation, ViolationError, explore, fault_plans
+    from .simulator import (
         ActivationFault,
         ActivityFault,
+        Attempt,
+        Call,
         Fault,
+        SimulatedHandle,
+        SimulatedUpdate,
+        Simulation,
+        SimulationError,
+        TraceEvent,
+        UnsupportedError,
         applies_late,
         bug_after,
         cancel,
@@ -27,43 +34,15 @@ if TYPE_CHECKING:
         fails_once,
         restart,
         signal,
+        simulate,
         slow,
         update,
         worker_lost,
     )
-    from ._hypothesis import fault_plans
-    from ._simulation import SimulatedHandle, SimulatedUpdate, Simulation, simulate
-    from ._trace import Attempt, Call, TraceEvent
 
-_MODULES = {
-    "_environment": ("step_environment",),
-    "_errors": ("SimulationError", "UnsupportedError"),
-    "_explore": ("Exploration", "Violation", "ViolationError", "explore"),
-    "_faults": (
-        "ActivationFault",
-        "ActivityFault",
-        "Fault",
-        "applies_late",
-        "bug_after",
-        "cancel",
-        "cancel_scope",
-        "cancel_with",
-        "delivered_late",
-        "delivered_twice",
-        "fails_after",
-        "fails_before",
-        "fails_once",
-        "restart",
-        "signal",
-        "slow",
-        "update",
-        "worker_lost",
-    ),
-    "_hypothesis": ("fault_plans",),
-    "_simulation": ("SimulatedHandle", "SimulatedUpdate", "Simulation", "simulate"),
-    "_trace": ("Attempt", "Call", "TraceEvent"),
-}
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+_OF_THE_EXPLORER = frozenset({"Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
+
+_OTHERS = {"step_environment": "_environment"}
 
 __all__ = [
     "ActivationFault",
@@ -103,9 +82,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    room = "explorer" if name in _OF_THE_EXPLORER else _OTHERS.get(name, "simulator")
+    return getattr(importlib.import_module(f"{__name__}.{room}"), name)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ._explore import Exploration
+    from .explorer import Exploration
 
 __all__ = ["SagaExplore", "saga_explore"]
 
@@ -44,7 +44,7 @@ class SagaExplore:
     def __call__(self, workflow_run: Any, *args: Any, faults: int = 1, **options: Any) -> Exploration:
         """Explore; the arguments are those of `explore`."""
         __tracebackhide__ = True
-        from ._explore import explore
+        from .explorer import explore
 
         deep = faults if self._at_least is None else max(faults, self._at_least)
         return explore(workflow_run, *args, faults=deep, **options)

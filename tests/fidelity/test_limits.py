@@ -22,7 +22,8 @@ import temporalio.workflow
 from temporalio import activity, workflow
 from temporalio.converter import DataConverter, ExternalStorage, StorageDriver
 
-from temporal_saga.testing import SimulationError, UnsupportedError, _sdk, simulate
+from temporal_saga.testing import SimulationError, UnsupportedError, simulate
+from temporal_saga.testing.simulator import _sdk
 
 MINUTE = timedelta(minutes=1)
 
@@ -114,7 +115,7 @@ def test_external_storage_is_named() -> None:
 
 def load_again(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import the adapter once more, beside the one that is loaded."""
-    name = "temporal_saga.testing._sdk_again"
+    name = "temporal_saga.testing.simulator._sdk_again"
     spec = importlib.util.spec_from_file_location(name, _sdk.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -175,13 +176,13 @@ def test_fields_that_come_and_go(module: Any, owner: str, field: str, monkeypatc
 
 def test_only_the_adapter_touches_what_is_private() -> None:
     """The rest of the simulator goes by what the SDK documents, and by its protocol's messages."""
-    package = Path(_sdk.__file__).parent
+    package = Path(_sdk.__file__).parent.parent
     private = re.compile(
         r"(from temporalio[\w.]* import|\bimport temporalio|\b(workflow|common|activity|client)\.).*\b_[A-Za-z]"
     )
     found = [
         f"{path.name}: {line.strip()}"
-        for path in sorted(package.glob("*.py"))
+        for path in sorted(package.rglob("*.py"))
         if path.name != "_sdk.py"
         for line in path.read_text(encoding="utf-8").splitlines()
         if private.search(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import temporal_saga
-from temporal_saga.testing._explore import show_plan
+from temporal_saga.testing.explorer._exploration import show_plan
 from tests.mutants import HERE as PATCHES
 from tests.mutants import parse
 from tests.testing.worlds import EXAMPLES

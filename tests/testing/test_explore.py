@@ -24,7 +24,8 @@ from temporal_saga.testing import (
     fault_plans,
     worker_lost,
 )
-from temporal_saga.testing._explore import Exploration, _Bar
+from temporal_saga.testing.explorer._bar import Bar
+from temporal_saga.testing.explorer._exploration import Exploration
 from tests.testing.bank import (
     Bank,
     ClosedBank,
@@ -269,7 +270,7 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> No
     exploration = Exploration("Transfer", 2, tried=70)
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):
-        with _Bar(None, stream) as bar:
+        with Bar(None, stream) as bar:
             bar.show(1, 1, 2, exploration)  # too early
             monkeypatch.setattr(bar, "_started", bar._started - 2)
             bar.show(1, 1, 2, exploration)

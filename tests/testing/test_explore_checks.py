@@ -11,9 +11,9 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport, StepReport
-from temporal_saga.testing._checks import Known, check_replay, check_run, undo_failed
-from temporal_saga.testing._faults import applies_late, bug_after, delivered_late, fails_after, fails_before
-from temporal_saga.testing._trace import Attempt, Call
+from temporal_saga.testing.explorer._checks import Known, check_replay, check_run, undo_failed
+from temporal_saga.testing.simulator._faults import applies_late, bug_after, delivered_late, fails_after, fails_before
+from temporal_saga.testing.simulator._trace import Attempt, Call
 
 
 class Tape:

@@ -41,7 +41,7 @@ def test_a_failure_looks_as_on_the_page(page: Any) -> None:
 
 
 def test_every_fault_is_in_the_table() -> None:
-    from temporal_saga.testing import _faults
+    from temporal_saga.testing.simulator import _faults
 
     own = [each for each in vars(_faults).values() if inspect.isfunction(each) and each.__module__ == _faults.__name__]
     assert [each.__name__ for each in own if f"`{each.__name__}(" not in TEXT] == []

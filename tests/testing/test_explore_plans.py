@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from temporal_saga.testing._faults import (
+from temporal_saga.testing.explorer._plans import (
+    KINDS,
+    CallPoint,
+    Points,
+    comes_too_late,
+    events_of,
+    in_any_order,
+    longer,
+    points_of,
+)
+from temporal_saga.testing.simulator._faults import (
     applies_late,
     bug_after,
     cancel,
@@ -25,18 +35,8 @@ from temporal_saga.testing._faults import (
     slow,
     worker_lost,
 )
-from temporal_saga.testing._plans import (
-    KINDS,
-    CallPoint,
-    Points,
-    comes_too_late,
-    events_of,
-    in_any_order,
-    longer,
-    points_of,
-)
-from temporal_saga.testing._timeline import _time, timeline
-from temporal_saga.testing._trace import Attempt, Call, TraceEvent
+from temporal_saga.testing.simulator._timeline import _time, timeline
+from temporal_saga.testing.simulator._trace import Attempt, Call, TraceEvent
 
 A = CallPoint("a", 1, False, 1, 2)
 B = CallPoint("b", 1, False, 2, 3)
@@ -144,9 +144,8 @@ def test_the_timeline_of_a_call_that_fails_again_and_again() -> None:
     do = Call("a", 1, "activity", "a", "1", "run", 1, phase="do")
     do.attempts = [Attempt(number, now) for number in range(1, 10)]
     events = [TraceEvent(now, kind, "a", number, "", 1) for number in range(1, 9) for kind in ("timed_out", "retrying")]
-    simulation: Any = SimpleNamespace(trace=events, calls=[do], status="completed")
     timed_out, again = "         1  a  x timed out", "         1  a  x failed, to be tried again"
-    assert timeline(simulation).splitlines() == [
+    assert timeline(events, [do]).splitlines() == [
         "time  task",
         " +0s     1  a  x timed out",
         again,
@@ -175,8 +174,7 @@ def test_the_timeline() -> None:
         TraceEvent(later, "completed", "withdraw:undo", 2, "", 3),
         TraceEvent(later, "closed", "", None, "cancelled", 4),
     ]
-    simulation: Any = SimpleNamespace(trace=events, calls=[do, undo], status="cancelled", waiting_for="")
-    assert timeline(simulation).splitlines() == [
+    assert timeline(events, [do, undo]).splitlines() == [
         "time  task",
         " +0s     1                   started",
         "         1  withdraw       + applied",

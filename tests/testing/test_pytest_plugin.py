@@ -75,5 +75,6 @@ def test_a_failure_shows_the_plan_and_the_timeline(pytester: pytest.Pytester) ->
 
 
 def test_it_imports_nothing_of_the_kit_before_a_test_asks(pytester: pytest.Pytester) -> None:
-    code = "import sys, temporal_saga.testing.pytest_plugin; assert not [m for m in sys.modules if '_explore' in m]"
+    rooms = [f"temporal_saga.testing.{room}" for room in ("explorer", "simulator")]
+    code = f"import sys, temporal_saga.testing.pytest_plugin; assert not {set(rooms)} & set(sys.modules)"
     assert pytester.run(sys.executable, "-c", code).ret == 0

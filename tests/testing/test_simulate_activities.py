@@ -631,7 +631,7 @@ def test_what_fails_for_ever_is_told_and_ends() -> None:
 
 
 def test_a_loop_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("temporal_saga.testing._clock.MAX_JUMPS", 1_000)
+    monkeypatch.setattr("temporal_saga.testing.simulator._clock.MAX_JUMPS", 1_000)
 
     async def client(_handle: Any) -> None:
         while True:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType
 
-from temporal_saga import Saga, current_step
+from temporal_saga import Declined, Saga, current_step
 from temporal_saga.testing import (
     Fault,
     Simulation,
@@ -323,7 +324,7 @@ def test_cancel_with_comes_behind_what_has_ended() -> None:
 
 def test_cancel_with_is_in_the_activation_of_the_result() -> None:
     simulation, _ = trip(cancel_with(at=2))
-    jobs = [job.WhichOneof("variant") for job in simulation._main.run.activations[1].request.jobs]
+    jobs = [job.WhichOneof("variant") for job in simulation._main.run.cached.activations[1].request.jobs]
     assert jobs == ["resolve_activity", "cancel_workflow"]
 
 
@@ -388,10 +389,98 @@ def test_restart_finds_a_replay_that_differs() -> None:
     assert "gave [('start_timer', 1.0)], and replayed [('start_timer', 2.0)]" in simulation.replay_difference
 
 
+_visitor: ContextVar[str] = ContextVar("visitor", default="nobody")
+
+
+@workflow.defn
+class Visits:
+    """Notes what each of its activities finds in its context, and what the workflow itself finds."""
+
+    @workflow.run
+    async def run(self) -> list[tuple[bool, str]]:
+        found = [(activity.in_activity(), _visitor.get())]
+        async with Saga(activity_options=OPTIONS) as saga:
+            for name in ("first", "second"):
+                await saga.execute_activity("visit", name, step=name, compensation=Ledger.cancel_booking)
+                found.append((activity.in_activity(), _visitor.get()))
+        return found
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        *([restart(at=at)] for at in (1, 2, 3)),
+        *([fault("first")] for fault in (bug_after, worker_lost, slow, delivered_twice, fails_once)),
+        [bug_after("first"), restart(at=3)],
+    ],
+    ids=str,
+)
+def test_no_context_is_shared(faults: list[Fault]) -> None:
+    """As on a worker: no workflow runs in an activity's context, and no activity in another's."""
+    visits: list[str] = []
+
+    @activity.defn
+    async def visit(name: str) -> None:
+        visits.append(_visitor.get())
+        _visitor.set(name)
+        await asyncio.sleep(1)
+
+    outside = _visitor.set("the worker")
+    try:
+        simulation = simulate(Visits.run, activities=[visit, Ledger().cancel_booking], faults=faults)
+    finally:
+        _visitor.reset(outside)
+    assert simulation.result() == [(False, "nobody")] * 3
+    assert set(visits) == {"the worker"}
+    assert simulation.replay_difference is None
+    assert simulation.check_replay() is None
+
+
+@workflow.defn
+class Refuses:
+    """Refuses in its own code, behind an activity."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with Saga(activity_options=OPTIONS) as saga:
+            await saga.execute_activity_method(Ledger.book, "flight", step="flight", compensation=Ledger.cancel_booking)
+            raise Declined("full")
+
+
+@pytest.mark.parametrize("fault", [bug_after("flight"), restart(at=2), worker_lost("flight")], ids=str)
+def test_what_a_workflow_raises_is_the_same_in_a_replay(fault: Fault) -> None:
+    """The mark of an error says what an activity proves; in a workflow there is no activity to prove anything."""
+    ledger = Ledger()
+    simulation = simulate(Refuses.run, activities=[ledger.book, ledger.cancel_booking], faults=[fault])
+    assert simulation.status == "failed"
+    assert simulation.replay_difference is None
+    assert simulation.check_replay() is None
+
+
 def test_signals_and_updates_come_where_they_are_put() -> None:
     simulation, _ = trip(signal("note", "early", at=1), update("noted", "later", at=3))
     assert simulation.result() == "done early later"
     assert [event.kind for event in simulation.trace if event.kind in ("signal", "update")] == ["signal", "update"]
+
+
+def test_updates_of_one_name_do_not_meet() -> None:
+    """Each update has its own answer: updates of one activation, and those of two handles of one workflow."""
+    answers: list[int] = []
+
+    async def client(handle: Any) -> None:
+        another = handle.get_workflow_handle(handle.id)
+        both = (handle.execute_update("noted", "c"), another.execute_update("noted", "d"))
+        answers.extend(await asyncio.gather(*both))
+
+    ledger = Ledger()
+    faults = [update("noted", "a", at=2), update("noted", "b", at=2)]
+    activities = [ledger.book, ledger.cancel_booking]
+    simulation = simulate(Trip.run, activities=activities, client=client, faults=faults)
+    assert sorted(simulation.result().split()) == ["a", "b", "c", "d", "done"]
+    assert len(set(answers)) == 2
+    assert [event.detail for event in simulation.trace if event.kind == "update_ended"] == ["completed"] * 4
+    assert simulation.check_replay() is None
 
 
 def test_a_client_that_a_fault_disappoints_is_no_error() -> None:

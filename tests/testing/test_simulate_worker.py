@@ -212,7 +212,7 @@ def test_dynamic_handlers_and_two_updates_at_once() -> None:
 
 def changed(statement: str, environment: Mapping[str, str]) -> str:
     """Return what the import of the simulator says after a change of the SDK, in a process of its own."""
-    code = f"{statement}\nimport temporal_saga.testing._sdk"
+    code = f"{statement}\nimport temporal_saga.testing.simulator._sdk"
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=dict(environment)
     )

@@ -13,15 +13,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
 
-from temporalio.exceptions import ApplicationError
-
-if TYPE_CHECKING:
-    from ._simulation import Simulation
-    from ._trace import TraceEvent
+from ._trace import Call, TraceEvent
 
 # Left out: what says nothing that its neighbours do not. A schedule shows up as its attempt.
 _QUIET = frozenset({"scheduled", "timer_cancelled", "child_scheduled"})
@@ -54,18 +49,18 @@ _FAULTS = frozenset({"cancel", "cancel_with", "cancel_scope", "restart", "task_f
 _BAD = frozenset({"failed", "timed_out", "retrying", "cancelled"})
 
 
-def timeline(simulation: Simulation[Any]) -> str:
-    """Return what happened in a run, one line for each event that a person wants to see."""
+def timeline(trace: Sequence[TraceEvent], calls: Sequence[Call], ending: str = "") -> str:
+    """Return what happened in a run, one line for each event that a person wants to see, and one for how it ended."""
     ends = {
         (call.label, attempt.number): call.phase
-        for call in simulation.calls
+        for call in calls
         for attempt in call.attempts
         if attempt.ran and not attempt.late
     }
     rows: list[tuple[str, str, str, str]] = []
-    attempts = {call.label: call.attempts[-1].number for call in simulation.calls if call.attempts}
+    attempts = {call.label: call.attempts[-1].number for call in calls if call.attempts}
     last = ""
-    for event in simulation.trace:
+    for event in trace:
         if event.kind in _QUIET or event.kind == "attempt":
             continue
         said, left_out = _said(event, ends), attempts.get(event.label, 0) - _FIRST - _LAST
@@ -83,10 +78,8 @@ def timeline(simulation: Simulation[Any]) -> str:
     label = max((len(row[2]) for row in rows), default=8)
     lines = [f"{'time':>{max(wide, 4)}}  task"]
     lines += [f"{when:>{max(wide, 4)}}  {task:>4}  {name:<{label}}  {said}".rstrip() for when, task, name, said in rows]
-    if simulation.status == "waiting":
-        lines.append(f"never ends: {simulation.waiting_for}")
-    elif simulation.status == "failed":
-        lines.append(f"failed with {why(simulation)}")
+    if ending:
+        lines.append(ending)
     return "\n".join(lines)
 
 
@@ -106,22 +99,6 @@ def _said(event: TraceEvent, ends: Mapping[tuple[str, int], str | None]) -> str:
         word += f" (at={event.activation + 1})"
     attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
     return f"{word}{attempt}: {event.detail}" if event.detail else f"{word}{attempt}"
-
-
-def why(simulation: Simulation[Any]) -> str:
-    """Return the error of a run and its causes, in one line."""
-    try:
-        simulation.result()
-    except Exception as error:
-        chain: list[str] = []
-        cause: BaseException | None = error.__cause__ or getattr(error, "cause", None)
-        while cause is not None:
-            name = getattr(cause, "type", None) if isinstance(cause, ApplicationError) else None
-            message = getattr(cause, "message", None) or str(cause)
-            chain.append(f"{name or type(cause).__name__}: {message}")
-            cause = cause.__cause__
-        return ", because of ".join(chain)
-    return "no error"
 
 
 def _time(time: timedelta) -> str:

@@ -1,11 +1,11 @@
 """Which plans are worth a run: where a fault can strike, what to add to a plan, and what shows nothing new.
 
-The points of a run are its calls of activities and its activations. A plan of one fault is learned from the run without
-any, a plan of two from the run of its first fault: only there are the compensations that the second may hit.
+The points of a run are its calls of activities and its activations. Plans of one fault come from the run without any.
+Plans of two faults come from the run of the first: only that run has the compensations that the second may hit.
 
     points of the happy path ──> plans of one fault ──> their runs' points ──> plans of two faults ──> ...
 
-Not every plan is tried. What is left out is counted, with the reason (`PRUNED_*`).
+Not every plan is tried. Those left out are counted, by the reason (`PRUNED_*`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ._faults import ActivationFault, ActivationFaultKind, ActivityFault, ActivityFaultKind, Fault
-
-if TYPE_CHECKING:
-    from ._simulation import Simulation
-    from ._trace import Call
+from temporal_saga.testing.simulator import (
+    ActivationFault,
+    ActivationFaultKind,
+    ActivityFault,
+    ActivityFaultKind,
+    Call,
+    Fault,
+    Simulation,
+)
 
 FaultKind = Literal[ActivityFaultKind, ActivationFaultKind]
 Plan = tuple[Fault, ...]
@@ -35,15 +39,15 @@ _STEP: tuple[ActivityFaultKind, ...] = (
     "fails_once",
     "delivered_twice",
 )
-# An undo is called by the library, so no bug of the body meets it. One that ends too late has failed for good.
+# The library calls an undo, so no bug of the body meets it. An undo that ends too late has failed for good.
 _UNDO: tuple[ActivityFaultKind, ...] = ("fails_before", "fails_after", "worker_lost", "fails_once", "delivered_twice")
 _ACTIVATION: tuple[ActivationFaultKind, ...] = ("cancel", "cancel_scope", "restart")
 
 KINDS: tuple[FaultKind, ...] = (*_STEP, *_ACTIVATION, "cancel_with", "delivered_late")
-"""What is tried unless told otherwise. Signals and updates come with the ones to send."""
+"""The kinds that are tried by default. Signals and updates are tried when given."""
 
 UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice", "delivered_late"})
-"""What the workflow cannot see. Alone it must change nothing, which is checked; so it is not combined with more."""
+"""Faults that the workflow cannot see. Alone they must change nothing, which is checked; so none is combined."""
 
 _ALIKE = {
     "fails_before": "fails",
@@ -128,7 +132,7 @@ def _ran(call: Call) -> bool:
 def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[Event] = ()) -> Iterator[Fault]:
     """Yield each fault that may be added to a plan: those at or after the last one that struck, earliest first.
 
-    A repeat after all else, which the workflow cannot see, may be one of a call before it.
+    `delivered_late`, a repeat after all else, may strike an earlier call too.
 
     Args:
         plan: The faults so far.
@@ -167,9 +171,9 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
 
 
 def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
-    """Tell whether a fault strikes after the slow call that the plan ends with: then it is a plan without it.
+    """Tell whether a fault strikes after the slow call that the plan ends with: then the slow call changes nothing.
 
-    Not if anything is undone: the call may have outlasted a deadline, and be why.
+    Not so if the run undid anything: the slow call may have outlasted a deadline.
     """
     last = plan[-1] if plan else None
     if not isinstance(last, ActivityFault) or last.kind != "slow":
@@ -180,30 +184,17 @@ def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
 
 
 def kinds_alike(plan: Plan) -> tuple[str, ...]:
-    """Return the kinds of a plan's faults, those taken for one that have the same effect on a workflow."""
+    """Return the kinds of a plan's faults; kinds that have the same effect on a workflow become one."""
     return tuple(_ALIKE.get(fault.kind, fault.kind) for fault in plan)
 
 
 def in_any_order(plan: Plan) -> tuple[str, ...]:
-    """Return what two plans of the same faults have in common. As text: what a signal carries may have no hash."""
+    """Return what two plans of the same faults have in common. As text: a signal's arguments may have no hash."""
     return tuple(sorted(map(repr, plan)))
 
 
-def check_faults(name: str, faults: Sequence[Fault]) -> list[Fault]:
-    """Return the faults; raise if the argument of that name is no list of them, or one can strike nowhere."""
-    if isinstance(faults, Fault):
-        raise TypeError(f"{name}={faults!r} is one fault: give a list, {name}=[{faults!r}]")
-    faults = list(faults)
-    for fault in faults:
-        if isinstance(fault, ActivationFault) and fault.at < 1:
-            raise ValueError(f"{fault!r}: at counts the activations from 1")
-        if isinstance(fault, ActivityFault) and fault.nth < 1:
-            raise ValueError(f"{fault!r}: nth counts the calls from 1")
-    return faults
-
-
 def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:
-    """Raise if there are fewer faults than none, kinds that do not exist, or a bound that is no time."""
+    """Raise if the number of faults is negative, a kind does not exist, or the bound is not a timedelta."""
     if not isinstance(faults, int):
         raise TypeError(f"faults={faults!r} is no number: how many at once, faults=2 say (plan=[...] says which)")
     if within is not None and not isinstance(within, timedelta):

@@ -1,4 +1,4 @@
-"""Fault plans for Hypothesis, which shrinks a failing one to a shortest."""
+"""Fault plans for Hypothesis, which shrinks a failing plan to a shortest one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ._errors import UnusedFaultsError
-from ._explore import Explorer
+from temporal_saga.testing.simulator import Fault, UnusedFaultsError
+
+from ._explore import check_options
 from ._plans import KINDS, FaultKind, check_choice, events_of, longer, points_of
+from ._runner import Runner
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
-
-    from ._faults import Fault
 
 
 def fault_plans(
@@ -48,13 +48,14 @@ def fault_plans(
     from hypothesis import strategies as st
 
     check_choice(faults, kinds)
-    explorer: Explorer[Any, Any] = Explorer(workflow_run, args, setup, None, faults, options)
+    check_options(options)
+    runner: Runner[Any, Any] = Runner(workflow_run, args, setup, options=options)
     events = events_of(signals, updates)
 
     @st.composite
     def plans(draw: Any) -> list[Fault]:
         plan: tuple[Fault, ...] = ()
-        run, _ = explorer.run(plan)
+        run, _ = runner.run(plan)
         for _ in range(faults):
             found = list(longer(plan, points_of(run), kinds, events))
             # None comes first: Hypothesis shrinks towards what comes first in a list.
@@ -62,16 +63,16 @@ def fault_plans(
             if fault is None:
                 break
             try:
-                run, _ = explorer.run((*plan, fault))
+                run, _ = runner.run((*plan, fault))
             except UnusedFaultsError:  # as `explore(plan=...)` would say
                 break
             plan = (*plan, fault)
-        # Now and then some are taken out again, and 0 is what Hypothesis shrinks to: a fault in front that was not
-        # needed goes, while those behind it, which were drawn from the points of its run, stay.
+        # Now and then a fault is taken out again: on 0, to which Hypothesis shrinks. So shrinking can drop a fault that
+        # was not needed, and keep those behind it, which were drawn from the points of its run.
         shorter = [fault for fault in plan if draw(st.integers(0, 9))]
         if len(shorter) < len(plan):
             with suppress(UnusedFaultsError):
-                explorer.run(tuple(shorter))
+                runner.run(tuple(shorter))
                 return shorter
         return list(plan)
 

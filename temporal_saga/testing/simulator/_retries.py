@@ -25,7 +25,7 @@ def seconds(duration: Any) -> float:
 
 
 def effective(policy: RetryPolicy) -> common.RetryPolicy:
-    """Return the policy with the server's defaults for what it leaves open."""
+    """Return the policy, with the server's defaults where it says nothing."""
     first = policy.initial_interval.ToTimedelta() or timedelta(seconds=1)
     return common.RetryPolicy(
         initial_interval=first,
@@ -46,7 +46,7 @@ def retry_delay(
         attempt: The attempt that has failed, from 1.
         failure: How.
         left: The seconds until the schedule-to-close (or execution) timeout; None without one.
-        of_workflow: Whether this is a workflow's policy: its maximum interval holds for an asked delay too.
+        of_workflow: Whether this is a workflow's policy: its maximum interval bounds `next_retry_delay` too.
     """
     if not is_retryable(failure, policy.non_retryable_error_types):
         timeout = failure.timeout_failure_info.timeout_type if failure.HasField("timeout_failure_info") else 0

@@ -14,4 +14,4 @@ class UnusedFaultsError(SimulationError, ValueError):
 
 
 class UnsupportedError(SimulationError):
-    """The workflow, or an activity, uses what the simulator does not have."""
+    """The workflow, or an activity, uses something that the simulator does not have."""

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 from ._faults import ActivationFault, ActivityFault, Fault
 from ._trace import Call
 
-F = TypeVar("F", ActivityFault, ActivationFault)
+
+def check_faults(name: str, faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults; raise if the argument of that name is not a list of them, or one can strike nowhere."""
+    if isinstance(faults, Fault):
+        raise TypeError(f"{name}={faults!r} is one fault: give a list, {name}=[{faults!r}]")
+    faults = list(faults)
+    for fault in faults:
+        if isinstance(fault, ActivationFault) and fault.at < 1:
+            raise ValueError(f"{fault!r}: at counts the activations from 1")
+        if isinstance(fault, ActivityFault) and fault.nth < 1:
+            raise ValueError(f"{fault!r}: nth counts the calls from 1")
+    return faults
 
 
-class Plan:
+class PendingFaults:
     """Finds the faults of a call and of an activation; each comes once."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
@@ -27,18 +37,18 @@ class Plan:
                 place = self._inside if fault.kind == "cancel_with" else self._in_front
                 place.setdefault(fault.at, []).append(fault)
 
-    def of_call(self, call: Call) -> list[ActivityFault]:
+    def of_call(self, call: Call) -> CallFaults:
         """Return the faults of a call."""
-        return self._calls.get((call.label, call.nth), [])
+        return CallFaults(self, self._calls.get((call.label, call.nth), []))
 
     def due(self, activation: int) -> bool:
         """Whether faults that have not come yet are to come in front of an activation."""
         return bool(self._in_front) and min(self._in_front) <= activation
 
     def take(self, activation: int, *, inside: bool = False) -> list[ActivationFault]:
-        """Return the faults that come in front of an activation, or inside, or should have; they have come now.
+        """Return the faults that are due in front of an activation, or inside it; they have come now.
 
-        In front of one that core makes in the same workflow task nothing can come, nor in it.
+        Nothing can come in front of an activation that core makes in the same workflow task, or inside it.
         """
         place = self._inside if inside else self._in_front
         if not place:
@@ -61,3 +71,19 @@ class Plan:
     def unused(self) -> list[Fault]:
         """The faults that have not come."""
         return list(self._open)
+
+
+class CallFaults:
+    """The faults that lie on one call."""
+
+    def __init__(self, pending: PendingFaults, faults: Sequence[ActivityFault]) -> None:
+        self._pending = pending
+        self._faults = faults
+
+    def has(self, kind: str) -> bool:
+        """Whether a fault of that kind lies on the call."""
+        return any(fault.kind == kind for fault in self._faults)
+
+    def use(self, kind: str) -> bool:
+        """Whether a fault of that kind lies on the call and has not come yet; it has now."""
+        return any(fault.kind == kind and self._pending.use(fault) for fault in self._faults)

@@ -1,35 +1,32 @@
 """What must hold after every run, whatever went wrong in it.
 
 An effect is known by the key in its activity's id, `"{step}:{phase}:{key}"`, so that nobody has to say what
-undoes what. It is there when its function has returned; one that raised (`Fenced`, `Declined`) refused it. Repeats
-under one key count once: that is what the key is for, and the user's own check sees whether it was honoured.
+undoes what. An effect exists when its function has returned; a function that raised (`Fenced`, `Declined`) refused the
+effect. Repeats under one key count once: the key is there for that, and the user's own check sees whether the key was
+honored.
 
     a saga ended badly   each effect undone once, newest first, after it; or its undo reported as failed
     a saga ended well    nothing undone, but for a step that failed and whose error the body swallowed
-    a bug                changes nothing: the fixed deployment ends as if it had not been
+    a bug                changes nothing: the fixed deployment ends as if the bug had never been there
     any run              ends; replays to the same commands; its error is true
 
-Whether a step has a compensation is not always to be seen in the run at hand: by hand, none may have run. What any run
-has shown of a label holds for all (`Known`), and what depends on it is decided when the exploration has ended.
+One run does not always show whether a step has a compensation: in code by hand, none may have run. What any run has
+shown about a label holds for all runs (`Known`). An objection that depends on more is decided at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from ._faults import ActivationFault, ActivityFault, Fault
+from temporal_saga import SagaReport, StepReport
+from temporal_saga.testing.simulator import ActivationFault, ActivityFault, Call, Fault, Simulation
+
 from ._plans import UNSEEN
-
-if TYPE_CHECKING:
-    from temporal_saga._report import SagaReport, StepReport
-
-    from ._simulation import Simulation
-    from ._trace import Call
 
 _CLOSED_BADLY = ("failed", "cancelled")
 _REPORTED = ("FAILED", "PARKED", "BY_HAND", "GIVEN_UP")
@@ -40,9 +37,9 @@ class Objection:
     """What is wrong with a run.
 
     Attributes:
-        kind: In two or three words: what stands for the same hazard has the same.
+        kind: In two or three words: the same hazard always has the same kind.
         message: In a sentence.
-        if_compensated: The label on whose having a compensation it depends.
+        if_compensated: The objection holds only if this label has a compensation.
     """
 
     kind: str
@@ -79,7 +76,7 @@ class _Effect:
 
     @property
     def applied_at(self) -> int | None:
-        """When the function first returned, late runs aside."""
+        """When the function first returned; late runs do not count."""
         return _ran_at(self.do, late=False)
 
     @property
@@ -88,7 +85,7 @@ class _Effect:
 
 
 def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> list[Objection]:
-    """Return what is wrong with a run, the user's own check aside; note what it shows."""
+    """Return what is wrong with a run, without the user's own check; note what the run shows."""
     effects = _effects(simulation)
     for effect in effects.values():
         armed = effect.step is not None and effect.step.undo is not None
@@ -110,13 +107,13 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
 
 
 def undo_failed(simulation: Simulation[Any]) -> bool:
-    """Tell whether compensations failed for good, each by a fault: then effects stand, and it has to be said."""
+    """Tell whether compensations failed for good, each by a fault: then their effects stand."""
     failed = _failed_undos(simulation)
     return bool(failed) and all(_was_struck(simulation, call) for call in failed)
 
 
 def check_replay(simulation: Simulation[Any]) -> list[Objection]:
-    """Return what a replay of the whole history does otherwise."""
+    """Return what a replay of the whole history does differently."""
     difference = simulation.check_replay()
     return [Objection("replay differs", f"a replay gives other commands: {difference}")] if difference else []
 
@@ -144,7 +141,7 @@ def _hangs(simulation: Simulation[Any], plan: tuple[Fault, ...]) -> Iterator[Obj
 
 def _sagas_left_open(simulation: Simulation[Any]) -> Iterator[Objection]:
     if simulation.status in ("waiting", "terminated"):
-        return  # it is said above, or somebody wanted no workflow code to run any more
+        return  # another check says so, or somebody stopped all workflow code on purpose
     for report in simulation.reports:
         undo_states = {step.name: step.undo_state for step in report.steps if step.undo_state is not None}
         failed = [name for name, state in undo_states.items() if state in _REPORTED]
@@ -261,7 +258,7 @@ def _overtaken(effects: dict[str, _Effect]) -> Iterator[Objection]:
 
 
 def _late(effects: dict[str, _Effect]) -> Iterator[Objection]:
-    """What applies after its undo stands, unless something refuses it."""
+    """An effect that comes after its undo stands, unless something refuses it."""
     for effect in effects.values():
         late = _ran_at(effect.do, late=True)
         if effect.applied_at is not None:
@@ -310,7 +307,7 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
 
 
 def _same_as_without(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> Iterator[Objection]:
-    """What the workflow cannot see, and a bug that was fixed, change nothing."""
+    """Faults that the workflow cannot see change nothing; neither does a bug that was fixed."""
     rest = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
     if len(rest) == len(plan) or any(isinstance(fault, ActivationFault) for fault in rest):
         return  # a bug adds an activation, so that the rest would strike elsewhere
@@ -370,7 +367,7 @@ def _was_struck(simulation: Simulation[Any], call: Call) -> bool:
 
 
 def _own_keys(simulation: Simulation[Any]) -> set[str]:
-    """Return the keys of the steps that the workflow itself began, and not a child of it."""
+    """Return the keys of the steps that the workflow itself began; those of its children are not among them."""
     return {
         call.forward_key
         for call in simulation.calls
@@ -379,7 +376,7 @@ def _own_keys(simulation: Simulation[Any]) -> set[str]:
 
 
 def _last_reports(simulation: Simulation[Any]) -> list[SagaReport]:
-    """Return the sagas as they ended: a detached one only if no other took it over."""
+    """Return the sagas as they ended: first the detached ones, so that a saga which took over their steps wins."""
     return sorted(simulation.reports, key=lambda report: report.state != "DETACHED")
 
 
@@ -388,7 +385,7 @@ def _states(simulation: Simulation[Any]) -> dict[str, str]:
 
 
 def _ran_at(call: Call | None, *, late: bool | None = False) -> int | None:
-    """Return when the function of a call first returned: of its late runs, of the others, or of all (None)."""
+    """Return when the function of a call first returned, counting late runs only, the others only, or all (None)."""
     if call is None:
         return None
     ran = [each.ran_order for each in call.attempts if each.ran and (late is None or each.late is late)]
@@ -400,7 +397,7 @@ def _began_at(call: Call) -> int:
 
 
 def _ended_at(call: Call) -> int | None:
-    """Return when the last attempt of a call ended, late runs aside; None if one has not."""
+    """Return when the last attempt of a call ended, without late runs; None if one has not ended."""
     ends = [each.ended_order for each in call.attempts if not each.late]
     return None if None in ends else max((end for end in ends if end is not None), default=0)
 

@@ -10,7 +10,7 @@ from temporalio.bridge.proto.workflow_activation import NotifyHasPatch, Workflow
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
-from ._sdk import WorkerParts
+from ._converter import Converter
 
 Command = tuple[Any, ...]
 
@@ -27,10 +27,10 @@ class Activation:
 def as_replayed(
     history: Sequence[Activation],
 ) -> Iterator[tuple[Activation, WorkflowActivation, WorkflowActivationCompletion]]:
-    """Yield the activations that core makes of this history, and what must come of them.
+    """Yield the activations that core makes of this history, and the answers that they must have.
 
-    Flags of the whole workflow task are known from its start on, and so are the patches that it marks. An update has
-    been validated, and one that was rejected is not in history.
+    The flags and patches of a workflow task are known from its start. An update that is in history has been validated;
+    one that was rejected is not in history.
     """
     flags: set[int] = set()
     flags_of: dict[int, set[int]] = {}
@@ -82,7 +82,7 @@ def _answers_update(command: WorkflowCommand) -> bool:
 
 
 def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCompletion:
-    """Return it without what may differ between a run and its replay: stack traces and flags used."""
+    """Return a completion without what may differ between a run and its replay: stack traces and flags used."""
     result = WorkflowActivationCompletion()
     result.CopyFrom(completion)
     del result.successful.used_internal_flags[:]
@@ -101,15 +101,15 @@ def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCo
     return result
 
 
-def readable(history: Iterable[Activation], parts: WorkerParts) -> list[list[Command]]:
+def readable(history: Iterable[Activation], converter: Converter) -> list[list[Command]]:
     """Return the commands of each activation as tuples that a test can compare."""
-    reader = _Reader(parts)
+    reader = _Reader(converter)
     return [reader.read(activation.completion) for activation in history]
 
 
 class _Reader:
-    def __init__(self, parts: WorkerParts) -> None:
-        self._converter = parts.converter
+    def __init__(self, converter: Converter) -> None:
+        self._converter = converter
         self._names: dict[tuple[str, int], Any] = {}
 
     def read(self, completion: WorkflowActivationCompletion) -> list[Command]:

@@ -1,4 +1,3 @@
-# pyright: reportPrivateUsage=false
 """One attempt of an activity, as the worker runs it, and the faults that lie on it. Read in temporalio 1.35."""
 
 from __future__ import annotations
@@ -6,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from temporalio import activity, exceptions
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 
 from ._errors import SimulationError, UnsupportedError
+from ._pending import CallFaults
 from ._retries import reason
 from ._sdk import ActivityRun, activity_args, completes_async
-from ._trace import Attempt
-
-if TYPE_CHECKING:
-    from ._activities import ActivityTask
-    from ._server import Server
+from ._trace import Attempt, Call
+from ._world import World
 
 # A worker gives an attempt that has timed out on the server this long before it cancels the function by itself
 # (`local_timeout_buffer_for_activities` in the SDK's core).
@@ -34,17 +31,50 @@ SLOW_MARGIN = 0.001
 FAILURE_TYPE = "SimulatedFailure"
 
 
-class Attempting:
+class Task(Protocol):
+    """An activity, as the worker that runs its attempts sees it."""
+
+    call: Call
+    command: ScheduleActivity
+    definition: Any
+    faults: CallFaults
+    total: float
+    to_close: float
+    heartbeat_timeout: float
+
+    def info(self, attempt: int) -> activity.Info:
+        """Return what the attempt's `activity.info()` is."""
+        ...
+
+    def heartbeat(self, attempt: AttemptRun, details: Sequence[Payload]) -> activity.ActivityCancellationDetails | None:
+        """Take a heartbeat; return the server's answer if the activity should stop."""
+        ...
+
+    def report(self, attempt: AttemptRun, kind: str, result: Payload | Failure | None) -> None:
+        """Take how an attempt ended."""
+        ...
+
+    def time_out(self, timeout: TimeoutType.ValueType) -> None:
+        """A timeout has passed."""
+        ...
+
+    def stop_timers(self) -> None:
+        """Let no timeout come any more."""
+        ...
+
+
+class AttemptRun:
     """One attempt, on the worker."""
 
-    def __init__(self, task: ActivityTask, number: int) -> None:
+    def __init__(self, world: World, task: Task, number: int) -> None:
+        self._world = world
         self._task = task
-        self._server: Server = task.server
+        self._faults = task.faults
         self.pending_heartbeat: Sequence[Payload] | None = None
-        self.applies_late: bool = number == 1 and task.faulty("applies_late")
-        self.record: Attempt = self._new_record(number, late=False)
+        self.applies_late: bool = number == 1 and task.faults.has("applies_late")
+        self.record: Attempt = world.journal.begin_attempt(task.call, number)
         self._info = task.info(number)
-        self._converter = self._server.parts.converter.of_activity(self._info, self._info.task_queue)
+        self._converter = world.parts.converter.of_activity(self._info, self._info.task_queue)
         self._run: ActivityRun | None = None
         self._done = False
         self._throttled_until = -1.0
@@ -52,58 +82,49 @@ class Attempting:
         self._is_slow = False
         self._again = ""
 
-    def _new_record(self, number: int, *, late: bool) -> Attempt:
-        server = self._server
-        record = Attempt(number, timedelta(seconds=server.time()), late=late, began_order=server.next_order())
-        self._task.call.attempts.append(record)
-        return record
-
     def end(self, outcome: str) -> None:
-        """The server takes the attempt for ended."""
-        if self.record.ended is None:
-            self.record.ended = timedelta(seconds=self._server.time())
-            self.record.outcome = outcome
-            self.record.ended_order = self._server.next_order()
+        """The attempt has ended for the server."""
+        self._world.journal.end_attempt(self.record, outcome)
 
     def start(self) -> None:
-        """Take the attempt; then run the function, as far as the faults of the call let it."""
-        server = self._server
-        server.record("attempt", self._task.call.label, "", attempt=self.record.number)
+        """Take the attempt; then run the function, unless a fault of the call prevents that."""
+        world = self._world
+        world.journal.record("attempt", self._task.call.label, "", attempt=self.record.number)
         # Behind the faults that come in front of the next activation: they find it started.
-        server.loop.call_soon(self._begin)
+        world.loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        task, server = self._task, self._server
-        if task.use("fails_before") or (self.record.number == 1 and task.use("fails_once")):
-            lasting = task.faulty("fails_before")
+        task, faults, world = self._task, self._faults, self._world
+        if faults.use("fails_before") or (self.record.number == 1 and faults.use("fails_once")):
+            lasting = faults.has("fails_before")
             error = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=lasting)
-            self._report("failed", server.parts.converter.to_failure(error))
+            self._report("failed", world.parts.converter.to_failure(error))
             return
-        if self.applies_late and task.use("applies_late"):
+        if self.applies_late and faults.use("applies_late"):
             if not (task.command.start_to_close_timeout.ByteSize() or task.total):
-                server.loop.call_soon(task.time_out, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+                world.loop.call_soon(task.time_out, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
             return
-        if self.record.number == 1 and task.use("slow"):
+        if self.record.number == 1 and faults.use("slow"):
             limits = [limit for limit in (task.to_close, task.heartbeat_timeout, task.total) if limit]
             self._is_slow = True
-            server.loop.call_later(max(min(limits, default=10.0) - SLOW_MARGIN, 0.0), self._go_slowly)
+            world.loop.call_later(max(min(limits, default=10.0) - SLOW_MARGIN, 0.0), self._go_slowly)
             return
         self._go()
 
     def _go_slowly(self) -> None:
-        # A function that waits by itself may take the time that it needs: it is the last moment that counts.
-        self._task.clear_timers()
+        # A function that waits by itself may take as long as it needs: only its start had to be late.
+        self._task.stop_timers()
         self._go()
 
     def run_late(self) -> None:
-        """Run the function after all else: the call timed out meanwhile, or another attempt has done it."""
+        """Run the function after all else: its call has timed out, or another attempt has done the work."""
         self.run_again("late" if self.applies_late else "again")
 
     def run_again(self, kind: str) -> None:
-        """Run the function again, and tell no one."""
-        self.record = self._new_record(self.record.number, late=True)
+        """Run the function again, without a report to the server."""
+        self.record = self._world.journal.begin_attempt(self._task.call, self.record.number, late=True)
         self._again = kind
-        # What runs again is another run to a fence, which tells them apart by this object.
+        # To a fence this is another run: a fence tells runs apart by this object.
         self._info = copy.copy(self._info)
         self._done = False
         self._go(silent=True)
@@ -111,29 +132,25 @@ class Attempting:
     def cancel_later(self) -> None:
         """The server has timed the attempt out: the worker cancels the function on its own in a while."""
         details = activity.ActivityCancellationDetails(timed_out=True)
-        self._server.loop.call_later(LOCAL_TIMEOUT_BUFFER, self._cancel, details)
+        self._world.loop.call_later(LOCAL_TIMEOUT_BUFFER, self._cancel, details)
 
     def _go(self, *, silent: bool = False) -> None:
         if self._done or (self._run is not None and not silent):
             return
-        lost = self.record.number == 1 and not silent and self._task.use("worker_lost")
-        after = not silent and self._task.use("fails_after")
-        coroutine = self._execute(report=not silent and not lost, lose_reply=after)
-        running = self._server.loop.create_task(coroutine)
-        self._server.functions.add(running)
-        running.add_done_callback(self._server.function_ended)
+        lost = self.record.number == 1 and not silent and self._faults.use("worker_lost")
+        after = not silent and self._faults.use("fails_after")
+        self._world.start_function(self._execute(report=not silent and not lost, lose_reply=after))
 
     async def _execute(self, *, report: bool, lose_reply: bool) -> None:
-        task, server, record = self._task, self._server, self.record
+        task, world, record = self._task, self._world, self.record
         kind: str
         result: Payload | Failure | None = None
 
         def on_return() -> None:
-            record.ran = True
-            record.ran_order = server.next_order()
+            world.journal.note_ran(record)
 
         run = self._run = ActivityRun(
-            server.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return
+            world.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return
         )
         try:
             try:
@@ -145,12 +162,12 @@ class Attempting:
             kind = "completed"
         except BaseException as error:
             self._done = True
-            if isinstance(error, (KeyboardInterrupt, SystemExit, SimulationError)) or server.stopping:
-                if not server.stopping:
-                    server.fail(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit, SimulationError)) or world.is_stopping:
+                if not world.is_stopping:
+                    world.fail(error)
                 return
             if completes_async(error):
-                server.fail(
+                world.fail(
                     UnsupportedError(
                         f"activity {task.call.label!r} completes asynchronously (raise_complete_async), "
                         "which cannot be simulated: there is no client that could complete it"
@@ -168,7 +185,7 @@ class Attempting:
             why = f": {reason(result)}" if isinstance(result, Failure) else ""
             self.end(f"{kind}, late{why}")
             said = "its function ran" if record.ran else f"its function raised{why.removeprefix(':')}"
-            server.record(self._again, task.call.label, said, attempt=record.number)
+            world.journal.record(self._again, task.call.label, said, attempt=record.number)
 
     def _kind_of(self, error: BaseException, run: ActivityRun) -> tuple[str, BaseException]:
         if isinstance(error, (asyncio.CancelledError, exceptions.CancelledError)):
@@ -200,7 +217,7 @@ class Attempting:
             self._heartbeat_error = error
             self._cancel(activity.ActivityCancellationDetails())
             return
-        if self._server.time() >= self._throttled_until:
+        if self._world.time() >= self._throttled_until:
             self._send()
 
     def _send(self) -> None:
@@ -209,11 +226,11 @@ class Attempting:
         details, self.pending_heartbeat = self.pending_heartbeat, None
         timeout = self._task.heartbeat_timeout
         throttle = min(timeout * 0.8, MAX_HEARTBEAT_THROTTLE) if timeout else HEARTBEAT_THROTTLE
-        self._throttled_until = self._server.time() + throttle
-        self._server.loop.call_later(throttle, self._send)
+        self._throttled_until = self._world.time() + throttle
+        self._world.loop.call_later(throttle, self._send)
         answer = self._task.heartbeat(self, details)
         if answer is not None:
-            self._server.loop.call_soon(self._cancel, answer)
+            self._world.loop.call_soon(self._cancel, answer)
 
     def _cancel(self, details: activity.ActivityCancellationDetails) -> None:
         if self._run is not None and not self._done and not self._is_slow and self._task.definition.is_async:

@@ -9,8 +9,8 @@ by hand, and the activity's type where no saga started it. `nth` counts the call
 they were scheduled.
 
 `at` counts the activations of the workflow from 1, the further runs of a continue-as-new included and its children not.
-The fault comes in front of that activation, as soon as the one before it is over: a worker has taken what that one
-scheduled, and none of it has run yet. `at=1` is in the first activation itself, and `cancel_with` in any.
+The fault comes in front of that activation, as soon as the activation before it is over: a worker has taken what that
+activation scheduled, and has not run any of it. `at=1` is in the first activation itself, and `cancel_with` in any.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-# pyright: reportPrivateUsage=false
 """An asyncio event loop on virtual time: when nothing is ready, the clock jumps to the next event.
 
 Activities and the client's function run on it; so does the server, as plain callbacks. There are no threads and no
-sockets: what blocks takes no virtual time, and what needs a socket is an error that says so.
+sockets: blocking code takes no virtual time, and code that needs a socket gets an error that says so.
 """
 
 from __future__ import annotations
@@ -22,25 +21,37 @@ from ._errors import SimulationError, UnsupportedError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# More than this is taken for a loop that never ends.
+# A loop whose clock moves more often than this counts as endless.
 MAX_JUMPS = 1_000_000
 
 _logger = logging.getLogger("asyncio")
+
+
+class _Handle(asyncio.Handle):
+    def run(self) -> None:
+        """Call back."""
+        self._run()
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    def run(self) -> None:
+        """Call back."""
+        self._run()
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs what is ready in order of arrival; with nothing ready, moves its clock to the next timer."""
 
     def __init__(self) -> None:
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[_Handle | _TimerHandle] = deque()
         # The count keeps timers that are due together in the order in which they were set.
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _TimerHandle]] = []
         self._count = self._jumps = 0
         self._now = 0.0
         self._running = False
         self._failure: BaseException | None = None
         self.refused: UnsupportedError | None = None
-        """The first use of what does not work here: a library may catch the error, and go on without."""
+        """The first use of something that does not work here: a library may catch that error and go on."""
 
     def run(self, on_idle: Callable[[], bool] = lambda: False) -> None:
         """Run until nothing is left to happen, or `stop` is called.
@@ -58,8 +69,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 while self._running:
                     if ready:
                         handle = ready.popleft()
-                        if not handle._cancelled:
-                            handle._run()
+                        if not handle.cancelled():
+                            handle.run()
                             if self._failure is not None:
                                 failure, self._failure = self._failure, None
                                 raise failure
@@ -114,7 +125,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.Handle:
         arguments: Any = args
-        handle = asyncio.Handle(callback, arguments, self, context)
+        handle = _Handle(callback, arguments, self, context)
         self._ready.append(handle)
         return handle
 
@@ -129,7 +140,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.TimerHandle:
         arguments: Any = args
-        handle = asyncio.TimerHandle(when, callback, arguments, self, context)
+        handle = _TimerHandle(when, callback, arguments, self, context)
         self._count += 1
         heapq.heappush(self._timers, (when, self._count, handle))
         return handle
@@ -219,15 +230,16 @@ class running_loop:  # noqa: N801
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
 
+    # asyncio exports these two names (they are in its `__all__`) to those who write an event loop.
     def __enter__(self) -> None:
-        self._before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self._loop)
+        self._before = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
+        asyncio._set_running_loop(self._loop)  # pyright: ignore[reportPrivateUsage]
 
     def __exit__(self, *_: object) -> None:
-        asyncio._set_running_loop(self._before)
+        asyncio._set_running_loop(self._before)  # pyright: ignore[reportPrivateUsage]
 
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
-    """Call a function that blocks where it finds no event loop, as in a thread of its own."""
+    """Call a function that may block, without a running event loop, as in a thread of its own."""
     with running_loop(None):
         return func(*args)

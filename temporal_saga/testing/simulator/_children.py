@@ -1,11 +1,10 @@
-# pyright: reportPrivateUsage=false
-"""The child workflows of a run: their start, end and cancellation, and what becomes of them after their parent."""
+"""The child workflows of one run: their start, end and cancellation, and what happens when their parent closes."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from temporalio import common
 from temporalio.api.enums.v1 import RetryState, TimeoutType
@@ -25,11 +24,9 @@ from temporalio.bridge.proto.workflow_commands import StartChildWorkflowExecutio
 
 from ._errors import UnsupportedError
 from ._jobs import Job
+from ._run_state import RunState
 from ._trace import Call, step_of
-
-if TYPE_CHECKING:
-    from ._run import Run
-    from ._server import Execution, Server
+from ._workflows import Workflow, Workflows
 
 _ALREADY_EXISTS = StartChildWorkflowExecutionFailedCause.Value(
     "START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS"
@@ -37,7 +34,7 @@ _ALREADY_EXISTS = StartChildWorkflowExecutionFailedCause.Value(
 
 
 @dataclasses.dataclass(eq=False)
-class Child:
+class _Child:
     """A child workflow, as its parent's run knows it."""
 
     seq: int
@@ -45,49 +42,60 @@ class Child:
     task: int
     event: int
     call: Call | None = None
-    execution: Execution | None = None
+    workflow: Workflow | None = None
     started_event: int = 0
     cancel_requested: bool = False
     cancel_reason: str = ""
 
+    @property
+    def label(self) -> str:
+        """Its name in the trace."""
+        return self.call.label if self.call else self.command.workflow_type
+
 
 class Children:
-    """The children that one run has started."""
+    """Takes a run's commands for children."""
 
-    def __init__(self, run: Run) -> None:
-        self.pending: dict[int, Child] = {}
+    def __init__(self, run: RunState, workflows: Workflows) -> None:
         self._run = run
-        self._server: Server = run.server
-        self._abandoned: list[Child] = []
+        self._world = run.world
+        self._workflows = workflows
+        self._pending: dict[int, _Child] = {}
+        self._abandoned: list[_Child] = []
+
+    @property
+    def waits_for(self) -> list[str]:
+        """What the workflow waits for, for people."""
+        return [f"child workflow {child.command.workflow_id!r}" for child in self._pending.values()]
 
     def close(self) -> None:
         """The run has closed: apply the parent close policies."""
-        for child in (*self.pending.values(), *self._abandoned):
+        for child in (*self._pending.values(), *self._abandoned):
             self._apply_close_policy(child)
 
     def start(self, command: Any) -> None:
         """Take the command that starts a child."""
         self._run.events += 1
-        child = Child(command.seq, command, self._run.task, self._run.events)
-        self.pending[command.seq] = child
+        child = _Child(command.seq, command, self._run.task, self._run.events)
+        self._pending[command.seq] = child
         if command.cron_schedule:
-            self._server.fail(UnsupportedError("a child workflow with a cron schedule cannot be simulated"))
+            self._world.fail(UnsupportedError("a child workflow with a cron schedule cannot be simulated"))
         if step_of(command.workflow_id) is not None:
-            child.call = self._server.new_call("child", command.workflow_type, command.workflow_id, self._run)
-        self._run.record(
-            "child_scheduled", child.call.label if child.call else command.workflow_type, command.workflow_id
-        )
-        self._server.loop.call_soon(self._start_now, child)
+            child.call = self._world.journal.new_call(
+                "child", command.workflow_type, command.workflow_id, self._run.start.run_id
+            )
+        self._run.record("child_scheduled", child.label, command.workflow_id)
+        self._world.loop.call_soon(self._start_now, child)
 
-    def _start_now(self, child: Child) -> None:
-        if self.pending.get(child.seq) is not child or self._run.status != "running":
+    def _start_now(self, child: _Child) -> None:
+        if self._pending.get(child.seq) is not child or not self._run.is_open:
             return
-        server, command = self._server, child.command
+        command = child.command
         start = ResolveChildWorkflowExecutionStart(seq=child.seq)
         proto = WorkflowActivationJob(resolve_child_workflow_execution_start=start)
-        existing = server.executions.get(command.workflow_id)
-        if existing is not None and not server.may_reuse(existing, command.workflow_id_reuse_policy):
-            del self.pending[child.seq]
+        existing = self._workflows.find(command.workflow_id)
+        if existing is not None and not _may_reuse(existing, command.workflow_id_reuse_policy):
+            del self._pending[child.seq]
             failed = proto.resolve_child_workflow_execution_start.failed
             failed.workflow_id, failed.workflow_type = command.workflow_id, command.workflow_type
             failed.cause = _ALREADY_EXISTS
@@ -98,7 +106,7 @@ class Children:
             return
         policy = common.RetryPolicy.from_proto(command.retry_policy) if command.HasField("retry_policy") else None
         root = self._run.start.root or (self._run.start.workflow_id, self._run.start.run_id)
-        execution = child.execution = server.start(
+        started = child.workflow = self._workflows.start(
             command.workflow_type,
             list(command.input),
             workflow_id=command.workflow_id,
@@ -113,68 +121,64 @@ class Children:
             retry_policy=policy,
         )
         if child.call:
-            server.begin_child_call(child.call)
-        proto.resolve_child_workflow_execution_start.succeeded.run_id = execution.run.start.run_id
-        self._run.record("child_started", child.call.label if child.call else command.workflow_type)
-        execution.on_close.append(lambda: self._closed(child))
-
+            self._world.journal.begin_child_call(child.call)
+        proto.resolve_child_workflow_execution_start.succeeded.run_id = started.first_run_id
+        self._run.record("child_started", child.label)
+        started.on_close.append(lambda: self._closed(child))
         self._run.enqueue(Job(proto, numbered=functools.partial(setattr, child, "started_event")))
         if child.cancel_requested:
-            server.request_cancel(execution, child.cancel_reason)
+            started.request_cancel(child.cancel_reason)
 
-    def _closed(self, child: Child) -> None:
-        execution = child.execution
-        assert execution is not None
-        run = execution.run
-        label = child.call.label if child.call else child.command.workflow_type
+    def _closed(self, child: _Child) -> None:
+        workflow = child.workflow
+        assert workflow is not None
         if child.call:
-            self._server.end_child_call(child.call, run.status)
-        if self.pending.get(child.seq) is not child or self._run.status != "running":
+            self._world.journal.end_child_call(child.call, workflow.status)
+        if self._pending.get(child.seq) is not child or not self._run.is_open:
             return
-        del self.pending[child.seq]
-        self._run.record("child_closed", label, run.status)
+        del self._pending[child.seq]
+        self._run.record("child_closed", child.label, workflow.status)
         result = ChildWorkflowResult()
-        if run.status == "completed":
-            assert run.result is not None
-            result.completed.result.CopyFrom(run.result)
-        elif run.status == "cancelled":
+        if workflow.status == "completed":
+            assert workflow.result is not None
+            result.completed.result.CopyFrom(workflow.result)
+        elif workflow.status == "cancelled":
             result.cancelled.failure.CopyFrom(self._failure(child, "Child Workflow execution cancelled", _cancelled()))
         else:
-            message, cause = _close_failure(run)
+            message, cause = _close_failure(workflow)
             result.failed.failure.CopyFrom(self._failure(child, f"Child Workflow execution {message}", cause))
         resolve = ResolveChildWorkflowExecution(seq=child.seq, result=result)
         job = Job(WorkflowActivationJob(resolve_child_workflow_execution=resolve))
         if child.call:
-            job.delivered = functools.partial(self._run.note_resolved, child.call)
+            job.delivered = functools.partial(self._world.journal.note_resolved, child.call)
         self._run.enqueue(job)
 
-    def _failure(self, child: Child, message: str, cause: Failure) -> Failure:
+    def _failure(self, child: _Child, message: str, cause: Failure) -> Failure:
         failure = Failure(message=message, cause=cause)
         info = failure.child_workflow_execution_failure_info
         info.namespace = "default"
         info.workflow_execution.workflow_id = child.command.workflow_id
-        if child.execution is not None:
-            info.workflow_execution.run_id = child.execution.runs[0].start.run_id
+        if child.workflow is not None:
+            info.workflow_execution.run_id = child.workflow.first_run_id
         info.workflow_type.name = child.command.workflow_type
         info.initiated_event_id = child.event
         info.started_event_id = child.started_event
         info.retry_state = (
-            child.execution.retry_state if child.execution else RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE
+            child.workflow.retry_state if child.workflow else RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE
         )
         return failure
 
     def cancel(self, command: Any) -> None:
         """Take the command that cancels a child."""
-        child = self.pending.get(command.child_workflow_seq)
+        child = self._pending.get(command.child_workflow_seq)
         if child is None:
             return
-        label = child.call.label if child.call else child.command.workflow_type
         kind = child.command.cancellation_type
         if child.task == self._run.task:
-            del self.pending[child.seq]
+            del self._pending[child.seq]
             if child.call:
-                self._server.forget_call(child.call)
-            self._run.record("child_closed", label, "cancelled, never sent")
+                self._world.journal.forget_call(child.call)
+            self._run.record("child_closed", child.label, "cancelled, never sent")
             start = ResolveChildWorkflowExecutionStart(seq=child.seq)
             message = f"Child Workflow Execution cancelled before scheduled: {command.reason}"
             failure = self._failure(child, message, _cancelled())
@@ -185,39 +189,50 @@ class Children:
         if kind != ChildWorkflowCancellationType.ABANDON and not child.cancel_requested:
             self._run.events += 1
             child.cancel_requested, child.cancel_reason = True, command.reason
-            self._run.record("cancel_requested", label)
-            if child.execution is not None:
-                self._server.loop.call_soon(self._server.request_cancel, child.execution, command.reason)
+            self._run.record("cancel_requested", child.label)
+            if child.workflow is not None:
+                self._world.loop.call_soon(child.workflow.request_cancel, command.reason)
         # Core 1.35 does not tell the two apart: both wait for the child's end (seen on server 1.32).
         if kind in (
             ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
             ChildWorkflowCancellationType.WAIT_CANCELLATION_REQUESTED,
         ):
             return
-        if child.execution is None:
-            self._server.fail(
+        if child.workflow is None:
+            self._world.fail(
                 UnsupportedError(
                     "a child workflow is cancelled while it starts, and its cancellation type does not wait: "
                     "what the server does is a race, which cannot be simulated"
                 )
             )
-        del self.pending[child.seq]
+        del self._pending[child.seq]
         if child.call:
             child.call.state = "cancelled"
         result = ChildWorkflowResult()
         result.cancelled.failure.CopyFrom(self._failure(child, "Child Workflow execution cancelled", _cancelled()))
         resolve = ResolveChildWorkflowExecution(seq=child.seq, result=result)
         self._run.at_once.append(Job(WorkflowActivationJob(resolve_child_workflow_execution=resolve), events=0))
-        self._abandoned.append(child)  # its parent close policy holds still
+        self._abandoned.append(child)  # its parent close policy still applies
 
-    def _apply_close_policy(self, child: Child) -> None:
-        execution, policy = child.execution, child.command.parent_close_policy
-        if execution is None or not execution.is_open or policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
+    def _apply_close_policy(self, child: _Child) -> None:
+        workflow, policy = child.workflow, child.command.parent_close_policy
+        if workflow is None or not workflow.is_open or policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
             return
         if policy == ParentClosePolicy.PARENT_CLOSE_POLICY_REQUEST_CANCEL:
-            self._server.loop.call_soon(self._server.request_cancel, execution, "")
+            self._world.loop.call_soon(workflow.request_cancel, "")
         else:
-            self._server.loop.call_soon(execution.run.terminate, "by parent close policy")
+            self._world.loop.call_soon(workflow.terminate, "by parent close policy")
+
+
+def _may_reuse(existing: Workflow, policy: int) -> bool:
+    """Whether a child may start under the id of a workflow, which is terminated if the policy says so."""
+    if policy == common.WorkflowIDReusePolicy.TERMINATE_IF_RUNNING:
+        existing.terminate("by the id reuse policy of another")
+        return True
+    if existing.is_open or policy == common.WorkflowIDReusePolicy.REJECT_DUPLICATE:
+        return False
+    failed_only = policy == common.WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
+    return not (failed_only and existing.status == "completed")
 
 
 def _cancelled() -> Failure:
@@ -226,12 +241,12 @@ def _cancelled() -> Failure:
     return failure
 
 
-def _close_failure(run: Run) -> tuple[str, Failure]:
-    """Return how a run ended badly, in core's words, and the failure that says so."""
-    if run.status == "failed" and run.failure is not None:
-        return "failed", run.failure
+def _close_failure(workflow: Workflow) -> tuple[str, Failure]:
+    """Return how a workflow ended badly, in core's words, and the failure that says so."""
+    if workflow.status == "failed" and workflow.failure is not None:
+        return "failed", workflow.failure
     failure = Failure()
-    if run.status == "timed out":
+    if workflow.status == "timed out":
         failure.message = "Timed out"
         failure.timeout_failure_info.timeout_type = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
         return "timed out", failure

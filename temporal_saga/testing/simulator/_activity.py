@@ -1,4 +1,3 @@
-# pyright: reportPrivateUsage=false
 """One activity, as the server knows it: timeouts, retries, cancellation.
 
 The rules were read in the server's source, version 1.31 (`timer_queue_active_task_executor`, `mutable_state_impl`).
@@ -7,68 +6,87 @@ The rules were read in the server's source, version 1.31 (`timer_queue_active_ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from temporalio import activity, common
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure
 from temporalio.bridge.proto.activity_result import ActivityResolution
-from temporalio.bridge.proto.workflow_commands import ActivityCancellationType, ScheduleActivity
+from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 from temporalio.converter import DefaultPayloadConverter
 
-from ._attempts import Attempting
+from ._attempt import AttemptRun
 from ._errors import SimulationError
+from ._pending import CallFaults
 from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
-from ._sdk import BUG_TYPE, activity_info, priority_of
+from ._run_state import RunState
+from ._sdk import activity_info, priority_of
 from ._trace import Call, CallState
+from ._world import World
 
-if TYPE_CHECKING:
-    from ._run import Run
-    from ._server import Server
-
-# An activity without a schedule-to-close timeout that fails more often than this is taken to fail for ever.
+# An activity without a schedule-to-close timeout that has failed this often counts as one that fails for ever.
 MAX_ATTEMPTS = 1_000
 # What the server says of an activity that it cancels while no worker has it in hand.
 _NOT_STARTED = DefaultPayloadConverter().to_payloads_wrapper(["ACTIVITY_ID_NOT_STARTED"])
 
 
-class ActivityTask:
-    """An activity that a workflow has scheduled."""
+@dataclasses.dataclass(frozen=True)
+class ActivityEnd:
+    """How an activity ended on the server."""
 
-    def __init__(self, run: Run, command: ScheduleActivity, call: Call, scheduled_event: int) -> None:
-        self.run = run
-        self.server: Server = run.server
+    state: CallState
+    resolution: ActivityResolution
+    events: int
+    """How many events of history record the end."""
+    is_bug: bool = False
+    """Whether the workflow's `await` is to raise a bug first."""
+
+
+class ActivityTask:
+    """An activity that a run has scheduled."""
+
+    def __init__(
+        self, run: RunState, command: ScheduleActivity, on_end: Callable[[ActivityTask, ActivityEnd], None]
+    ) -> None:
+        world = run.world
         self.command = command
-        self.call = call
+        self.call: Call = world.journal.new_call(
+            "activity", command.activity_type, command.activity_id, run.start.run_id
+        )
+        self.faults: CallFaults = world.faults.of_call(self.call)
         self.task: int = run.task
-        self.scheduled_event = scheduled_event
         self.cancel_requested: bool = False
-        self.sent = True
-        self.closed: bool = False
+        self.sent: bool = True
+        self._run = run
+        self._world = world
+        self._on_end = on_end
+        self._scheduled_event = run.events
+        self._closed = False
         self._attempt = 1
-        self._running: Attempting | None = None
+        self._running: AttemptRun | None = None
         self._heartbeat: Sequence[Payload] = ()
         self._last_failure: Failure | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._first_scheduled = self._scheduled = self.server.time()
-        self._faults = self.server.faults.of_call(call)
-        definition = self.server.parts.activity(command.activity_type)
-        self._is_served = command.task_queue not in self.server.unserved
+        self._timers = _Timers(world)
+        self._first_scheduled = self._scheduled = self._world.time()
+        definition = self._world.parts.activity(command.activity_type)
+        self._is_served = command.task_queue not in self._world.unserved
         if definition is None and self._is_served:
-            self.server.fail(
+            self._world.fail(
                 SimulationError(
                     f"activity {command.activity_type!r} is not registered; registered: "
-                    f"{', '.join(sorted(map(str, self.server.parts.activities))) or 'none'}. "
+                    f"{', '.join(sorted(map(str, self._world.parts.activities))) or 'none'}. "
                     "Give it with activities=[...] "
                     "(a real worker would fail each attempt, and the server would retry for ever)"
                 )
             )
         self.definition: Any = definition
-        # As the server does: what is not given is the next wider one, and none is longer than that.
+        # As on the server: a timeout that is not given is the next wider one, and none is longer than that one.
         limit = run.start.run_timeout or run.start.execution_timeout
         widest = limit.total_seconds() if limit else 0.0
         self.total: float = _within(seconds(command.schedule_to_close_timeout), widest)
@@ -105,47 +123,44 @@ class ActivityTask:
         if self.total:
             self._set_timer("total", self.total, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
         if self._is_served:
-            self.server.loop.call_soon(self._dispatch)
+            self._world.loop.call_soon(self._dispatch)
 
     def request_cancel(self) -> None:
         """Take note of the workflow's wish; what no worker has in hand ends at once."""
         self.cancel_requested = True
         self._record("cancel_requested")
-        if self._running is None and not self.closed:
+        if self._running is None and not self._closed:
             cause = Failure()
             cause.canceled_failure_info.details.CopyFrom(_NOT_STARTED)
             self._close("cancelled", self._cancelled_failure(cause, started=False), events=1)
 
     def drop(self) -> None:
-        """The run has closed: the server knows this activity no more."""
-        self.closed = True
-        self.clear_timers()
+        """The run has closed: the server forgets this activity."""
+        self._closed = True
+        self._timers.clear()
 
-    def heartbeat(self, attempt: Attempting, details: Sequence[Payload]) -> activity.ActivityCancellationDetails | None:
+    def heartbeat(self, attempt: AttemptRun, details: Sequence[Payload]) -> activity.ActivityCancellationDetails | None:
         """Record a heartbeat; return what the server answers if the activity should stop."""
-        if self.closed or attempt is not self._running:
+        if self._closed or attempt is not self._running:
             return activity.ActivityCancellationDetails(not_found=True)
         self._heartbeat = details
         if self.heartbeat_timeout:
             self._set_timer("heartbeat", self.heartbeat_timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
         return activity.ActivityCancellationDetails(cancel_requested=True) if self.cancel_requested else None
 
-    def report(self, attempt: Attempting, kind: str, result: Payload | Failure | None) -> None:
+    def report(self, attempt: AttemptRun, kind: str, result: Payload | Failure | None) -> None:
         """Take what the worker reports of an attempt."""
-        if self.closed or attempt is not self._running:
+        if self._closed or attempt is not self._running:
             return
         attempt.end(f"failed: {reason(result)}" if isinstance(result, Failure) and kind == "failed" else kind)
         if attempt.pending_heartbeat is not None:
             self._heartbeat = attempt.pending_heartbeat
         if kind == "completed":
-            if self.use("bug_after"):
-                self._close("completed", result, bug=True)
-            else:
-                self._close("completed", result)
-            if self.use("delivered_twice"):
+            self._close("completed", result, is_bug=self.faults.use("bug_after"))
+            if self.faults.use("delivered_twice"):
                 attempt.run_again("again")
-            if self.use("delivered_late"):
-                self.server.late.append(attempt)
+            if self.faults.use("delivered_late"):
+                self._world.late.append(attempt.run_late)
         elif kind == "cancelled" and self.cancel_requested:
             assert isinstance(result, Failure)
             self._close("cancelled", self._cancelled_failure(result))
@@ -156,10 +171,10 @@ class ActivityTask:
                 self._close("failed", self._failure("Activity task failed", result, state))
 
     def _dispatch(self) -> None:
-        if self.closed or self._running is not None:
+        if self._closed or self._running is not None:
             return
-        self._cancel_timer("to start")
-        attempt = self._running = Attempting(self, self._attempt)
+        self._timers.cancel("to start")
+        attempt = self._running = AttemptRun(self._world, self, self._attempt)
         if self.to_close:
             self._set_timer("to close", self.to_close, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
         if self.heartbeat_timeout:
@@ -191,7 +206,7 @@ class ActivityTask:
             events=2 if started else 1,
         )
         if running is not None and running.applies_late:
-            self.server.late.append(running)
+            self._world.late.append(running.run_late)
 
     def _retry(self, failure: Failure) -> RetryState.ValueType | None:
         """Wait for the next attempt and return None, or return why there is none."""
@@ -200,31 +215,31 @@ class ActivityTask:
         if self.cancel_requested:
             return RetryState.RETRY_STATE_CANCEL_REQUESTED
         policy = self.command.retry_policy
-        left = self._first_scheduled + self.total - self.server.time() if self.total else None
+        left = self._first_scheduled + self.total - self._world.time() if self.total else None
         delay, state = retry_delay(policy, self._attempt, failure, left)
         if state is not None:
             return state
         self._last_failure = failure
         self._running = None
-        self._cancel_timer("to close")
-        self._cancel_timer("heartbeat")
+        self._timers.cancel("to close")
+        self._timers.cancel("heartbeat")
         if self._attempt >= MAX_ATTEMPTS and not self.total:
-            return None  # for ever, and nothing comes of it: `waits_for` says so
+            return None  # the server tries for ever: `waits_for` says so
         failed = self._attempt
         self._attempt += 1
         self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}", attempt=failed)
-        self._timers["backoff"] = self.server.loop.call_later(delay, self._again)
+        self._timers.set("backoff", delay, self._again)
         return None
 
     def _again(self) -> None:
-        self._scheduled = self.server.time()
+        self._scheduled = self._world.time()
         if self._to_start:
             self._set_timer("to start", self._to_start, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
         self._dispatch()
 
-    def _close(self, state: CallState, result: Any, *, events: int = 2, bug: bool = False) -> None:
-        self.closed = True
-        self.clear_timers()
+    def _close(self, state: CallState, result: Any, *, events: int = 2, is_bug: bool = False) -> None:
+        self._closed = True
+        self._timers.clear()
         resolution = ActivityResolution()
         if state == "completed":
             resolution.completed.result.CopyFrom(result)
@@ -232,7 +247,7 @@ class ActivityTask:
             resolution.cancelled.failure.CopyFrom(result)
         else:
             resolution.failed.failure.CopyFrom(result)
-        self.run.resolve_activity(self, state, resolution, events=events, bug=bug)
+        self._on_end(self, ActivityEnd(state, resolution, events, is_bug))
 
     def _failure(
         self,
@@ -246,9 +261,9 @@ class ActivityTask:
         info = failure.activity_failure_info
         info.activity_id = self.command.activity_id
         info.activity_type.name = self.command.activity_type
-        info.scheduled_event_id = self.scheduled_event
+        info.scheduled_event_id = self._scheduled_event
         # The next event: the server writes the start of an activity when it ends.
-        info.started_event_id = self.run.events + 1 if started else 0
+        info.started_event_id = self._run.events + 1 if started else 0
         info.retry_state = state
         info.identity = "simulation" if started else ""
         return failure
@@ -265,55 +280,33 @@ class ActivityTask:
         failure.activity_failure_info.scheduled_event_id = 0
         return failure
 
-    # --- timers ---
-
     def _set_timer(self, name: str, delay: float, timeout: TimeoutType.ValueType) -> None:
-        self._cancel_timer(name)
-        self._timers[name] = self.server.loop.call_later(delay, self.time_out, timeout)
+        self._timers.set(name, delay, functools.partial(self.time_out, timeout))
 
-    def _cancel_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
-    def clear_timers(self) -> None:
+    def stop_timers(self) -> None:
         """Let no timeout come any more."""
-        for timer in self._timers.values():
-            timer.cancel()
         self._timers.clear()
 
-    # --- faults ---
-
-    def faulty(self, kind: str) -> bool:
-        """Whether a fault of that kind lies on this call."""
-        return any(fault.kind == kind for fault in self._faults)
-
-    def use(self, kind: str) -> bool:
-        """Whether a fault of that kind lies on this call and has not come yet; it has now."""
-        return bool(self._faults) and any(
-            fault.kind == kind and self.server.faults.use(fault) for fault in self._faults
-        )
-
     def _record(self, kind: str, detail: str = "", *, attempt: int | None = None) -> None:
-        self.server.record(kind, self.call.label, detail, attempt=attempt)
+        self._world.journal.record(kind, self.call.label, detail, attempt=attempt)
 
     def info(self, attempt: int) -> activity.Info:
         """Return what the attempt's `activity.info()` is."""
-        command, start = self.command, self.run.start
+        command, start = self.command, self._run.start
         return activity_info(
             activity_id=command.activity_id,
             activity_type=command.activity_type,
             attempt=attempt,
-            current_attempt_scheduled_time=self.server.date(self._scheduled),
-            heartbeat_details=self.server.parts.converter.decode(self._heartbeat),
+            current_attempt_scheduled_time=self._world.date(self._scheduled),
+            heartbeat_details=self._world.parts.converter.decode(self._heartbeat),
             heartbeat_timeout=_optional(self.heartbeat_timeout),
             namespace="default",
             schedule_to_close_timeout=_optional(self.total),
-            scheduled_time=self.server.date(self._first_scheduled),
+            scheduled_time=self._world.date(self._first_scheduled),
             start_to_close_timeout=_optional(self.to_close),
-            started_time=self.server.date(self.server.time()),
+            started_time=self._world.date(self._world.time()),
             task_queue=command.task_queue or start.task_queue,
-            task_token=f"{start.run_id}:{self.scheduled_event}:{attempt}".encode(),
+            task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
             workflow_id=start.workflow_id,
             workflow_namespace="default",
             workflow_run_id=start.run_id,
@@ -323,22 +316,26 @@ class ActivityTask:
         )
 
 
-def bug_resolution() -> ActivityResolution:
-    """Return the resolution that makes the `await` of an activity raise TypeError."""
-    resolution = ActivityResolution()
-    resolution.failed.failure.message = "simulated bug"
-    resolution.failed.failure.application_failure_info.type = BUG_TYPE
-    return resolution
+class _Timers:
+    """The timeouts and the wait of one activity, by name."""
 
+    def __init__(self, world: World) -> None:
+        self._loop = world.loop
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
-def waits(command: ScheduleActivity) -> bool:
-    """Tell whether a cancelled activity is waited for."""
-    return command.cancellation_type == ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+    def set(self, name: str, delay: float, callback: Callable[[], None]) -> None:
+        self.cancel(name)
+        self._timers[name] = self._loop.call_later(delay, callback)
 
+    def cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
 
-def abandons(command: ScheduleActivity) -> bool:
-    """Tell whether a cancelled activity goes on, unknown to it."""
-    return command.cancellation_type == ActivityCancellationType.ABANDON
+    def clear(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
 
 def _within(timeout: float, widest: float) -> float:

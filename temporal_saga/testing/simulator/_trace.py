@@ -40,12 +40,12 @@ class Attempt:
     Attributes:
         number: As in `activity.info().attempt`.
         started: When the worker took it.
-        ended: When the server took it for ended; None if it never was.
-        ran: Whether the function returned: what it does has happened.
+        ended: When it ended for the server; None if it never did.
+        ran: Whether the function returned: its effect has happened.
         outcome: How it ended, for people.
         late: Whether this ran after its call had ended (`applies_late`), or once more (`delivered_twice` and
             `delivered_late`).
-        began_order: The place of its begin among all that happened in the simulation.
+        began_order: The place of its start among all that happened in the simulation.
         ran_order: The place of the function's return among the same; None if it did not return.
         ended_order: The place of its end for the server among the same; None if it never ended.
     """
@@ -109,7 +109,7 @@ class StepOf(NamedTuple):
 
 
 def step_of(activity_id: str) -> StepOf | None:
-    """Return what the id of an activity or child tells, or None if it is none of a saga's; cf. `current_step`."""
+    """Return what the id of an activity or child tells, or None if no saga made the id; cf. `current_step`."""
     name, phase, key = ["", "", *activity_id.rsplit(":", 2)][-3:]
     try:
         forward = UUID(key)

@@ -2,8 +2,8 @@
 """The one module that touches what the SDK keeps to itself; the rest of the simulator goes through here.
 
 It makes the workflow instance that a worker would make, feeds it activations, converts payloads and failures as a
-worker and a client do, and runs an activity behind its interceptors. Ways and names were read in temporalio 1.35;
-`_check` says which version came in between, should they change.
+worker and a client do, and runs an activity behind its interceptors. All of that was read in temporalio 1.35; should
+another version differ, `_check` names that version.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from functools import lru_cache
+from contextvars import Context
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import temporalio.service
-from temporalio import activity, client, common, converter, exceptions, testing, worker, workflow
+from temporalio import activity, client, common, converter, testing, worker, workflow
 from temporalio.api.common.v1 import Payload, Payloads, SearchAttributes
 from temporalio.api.failure.v1 import Failure
 
-from ._clock import call_as_in_a_thread, new_loop, running_loop
+from ._clock import call_as_in_a_thread, running_loop
+from ._converter import Converter, complete
 from ._errors import SimulationError, UnsupportedError
 
 MADE_FOR = "1.35"
-BUG_TYPE = "temporal_saga.testing.bug"
-CANCEL_SCOPE = "temporal_saga_testing_cancel_scope"
 
 _logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ _INFO = {
 
 
 class _NoClient:
-    """What a plugin that asks for the worker's client is given: it has no interceptors of its own."""
+    """Stands in for the worker's client, should a plugin ask for it; it has no interceptors."""
 
     def config(self, *, active_config: bool = False) -> dict[str, Any]:
         return {}
@@ -165,10 +164,23 @@ def configure(
     failure_exception_types: Sequence[type[BaseException]],
     data_converter: converter.DataConverter,
     task_queue: str,
-    simulate_bugs: bool,
-    simulate_cancelled_scopes: bool,
+    innermost: Sequence[worker.Interceptor],
+    adapt: Callable[[converter.DataConverter], converter.DataConverter],
 ) -> WorkerParts:
-    """Do with the options what a client and its worker do, the plugins' turns included."""
+    """Do with the options what a client and its worker do, the plugins' turns included.
+
+    Args:
+        workflows: As for a worker, as are the others.
+        activities: The activities.
+        interceptors: The interceptors.
+        plugins: The client's and the worker's plugins.
+        runner: The runner of sandboxed workflows.
+        failure_exception_types: The worker's `workflow_failure_exception_types`.
+        data_converter: The client's data converter.
+        task_queue: The worker's task queue.
+        innermost: Interceptors behind those of the plugins.
+        adapt: Changes the data converter that the plugins leave.
+    """
     config: Any = {
         "client": _NoClient(),
         "task_queue": task_queue,
@@ -184,17 +196,12 @@ def configure(
             client_config = plugin.configure_client(client_config)
         if isinstance(plugin, worker.Plugin):
             config = plugin.configure_worker(config)
-    data_converter = client_config.get("data_converter") or data_converter
-    if simulate_bugs:
-        bugs = _with_bugs(data_converter.failure_converter_class)
-        data_converter = dataclasses.replace(data_converter, failure_converter_class=bugs)
+    data_converter = adapt(client_config.get("data_converter") or data_converter)
     if data_converter.external_storage is not None:
         raise UnsupportedError("a data converter with external storage cannot be simulated: leave external_storage out")
     if config.get("nexus_service_handlers"):
         raise UnsupportedError("Nexus services cannot be simulated")
-    chain: list[worker.Interceptor] = list(config.get("interceptors") or ())
-    if simulate_cancelled_scopes:
-        chain.append(_CancelScopes())
+    chain: list[worker.Interceptor] = [*(config.get("interceptors") or ()), *innermost]
     runner = config.get("workflow_runner") or runner
     runner.set_worker_level_failure_exception_types(config.get("workflow_failure_exception_types") or [])
     by_class = {each: WorkflowDefinition.must_from_class(each) for each in config.get("workflows") or ()}
@@ -251,107 +258,6 @@ def update_name(update: str | Callable[..., Any]) -> tuple[str, type | None]:
     if definition is None:
         raise RuntimeError(f"{update!r} is no @workflow.update")
     return definition.name, definition.ret_type
-
-
-# --- payloads and failures ----------------------------------------------------------------------
-
-
-_PROBE = converter.WorkflowSerializationContext(namespace="default", workflow_id="probe")
-
-
-class Converter:
-    """A data converter without `await`: a payload codec, if there is one, runs to its end on a loop of its own."""
-
-    def __init__(self, data_converter: converter.DataConverter) -> None:
-        self.data = data_converter
-        self.has_codec: bool = data_converter.payload_codec is not None
-        self._knows_contexts = data_converter.with_context(_PROBE) is not data_converter
-
-    def of_workflow(self, workflow_id: str) -> Converter:
-        """Return the converter for what belongs to a workflow."""
-        if not self._knows_contexts:
-            return self
-        context = converter.WorkflowSerializationContext(namespace="default", workflow_id=workflow_id)
-        return Converter(self.data.with_context(context))
-
-    def of_activity(self, info: activity.Info, task_queue: str) -> Converter:
-        """Return the converter for what belongs to an activity."""
-        if not self._knows_contexts:
-            return self
-        context = converter.ActivitySerializationContext(
-            namespace="default",
-            workflow_id=info.workflow_id,
-            workflow_type=info.workflow_type,
-            activity_type=info.activity_type,
-            activity_id=info.activity_id,
-            activity_task_queue=task_queue,
-            is_local=False,
-        )
-        return Converter(self.data.with_context(context))
-
-    def encode(self, values: Sequence[Any]) -> Sequence[Payload]:
-        """Return the values as payloads."""
-        if self.has_codec:
-            encoded: list[Payload] = complete(self.data.encode(values))
-            return encoded
-        return self.data.payload_converter.to_payloads(values)
-
-    def decode(self, payloads: Sequence[Payload], types: list[Any] | None = None) -> list[Any]:
-        """Return the values behind payloads; the types count only if there are as many."""
-        if types is not None and len(types) != len(payloads):
-            types = None
-        if not payloads:
-            return []
-        if self.has_codec:
-            decoded: list[Any] = complete(self.data.decode(payloads, types))
-            return decoded
-        return self.data.payload_converter.from_payloads(payloads, types)
-
-    def to_failure(self, error: BaseException) -> Failure:
-        """Return the error as it travels."""
-        failure = Failure()
-        if self.has_codec:
-            complete(self.data.encode_failure(error, failure))
-        else:
-            self.data.failure_converter.to_failure(error, self.data.payload_converter, failure)
-        return failure
-
-    def to_exception(self, failure: Failure) -> BaseException:
-        """Return the error that comes out at the other end."""
-        if self.has_codec:
-            copy = Failure()
-            copy.CopyFrom(failure)
-            error: BaseException = complete(self.data.decode_failure(copy))
-            return error
-        return self.data.failure_converter.from_failure(failure, self.data.payload_converter)
-
-    def plain(self, payloads: Sequence[Payload]) -> list[Any]:
-        """Return the values behind payloads that no codec has encoded."""
-        return self.data.payload_converter.from_payloads(payloads)
-
-    def plain_exception(self, failure: Failure) -> BaseException:
-        """Return the error behind a failure that no codec has encoded."""
-        return self.data.failure_converter.from_failure(failure, self.data.payload_converter)
-
-
-def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end at once, outside of whatever runs now."""
-    return new_loop().run_until_complete(coroutine)
-
-
-@lru_cache(maxsize=64)
-def _with_bugs(base: Any) -> type[converter.FailureConverter]:
-    class WithBugs(base):  # type: ignore[misc]
-        """Turns the failure that marks a bug into the error that the bug would raise in workflow code."""
-
-        def from_failure(self, failure: Failure, payload_converter: converter.PayloadConverter) -> BaseException:
-            if failure.application_failure_info.type == BUG_TYPE:
-                return TypeError("simulated bug")
-            above: Any = super()
-            error: BaseException = above.from_failure(failure, payload_converter)
-            return error
-
-    return WithBugs
 
 
 # --- a workflow's instance ----------------------------------------------------------------------
@@ -438,7 +344,7 @@ class Instance:
                 parent=parent or None,
                 root=workflow.RootInfo(workflow_id=start.root[0], run_id=start.root[1]) if start.root else None,
                 priority=start.priority,
-                raw_memo=dict(start.memo) if not parts.converter.has_codec else _decoded(parts.converter, start.memo),
+                raw_memo=parts.converter.decoded(start.memo),
                 retry_policy=start.retry_policy,
                 run_id=start.run_id,
                 run_timeout=start.run_timeout,
@@ -460,9 +366,11 @@ class Instance:
             last_failure=start.last_failure,
         )
         runner = parts.runner if definition.sandboxed else worker.UnsandboxedWorkflowRunner()
+        # On a worker a workflow runs in a thread, whose context starts empty: it has nothing of any activity's context.
+        self._context = Context()
         # The SDK hangs its runtime on the loop that runs while it makes an instance.
         with running_loop(cast(asyncio.AbstractEventLoop, _Loop())):
-            self._instance = runner.create_instance(details)
+            self._instance = self._context.run(runner.create_instance, details)
 
     def activate(
         self, request: WorkflowActivation, *, decoded: bool = False
@@ -471,17 +379,17 @@ class Instance:
 
         Args:
             request: Jobs with payloads as they travel; decoded in place.
-            decoded: Whether that was done before: a replay.
+            decoded: Whether the payloads are decoded already, as in a replay.
 
         Returns:
-            What the workflow answered, as it made it and as it travels: the two are one without a codec.
+            The workflow's answer, first as the workflow made it, then as it travels. Without a codec the two are one.
         """
         plain = self._parts.converter.has_codec
         try:
             if plain and not decoded:
                 self._visit(decode_activation, request)
             with running_loop(None):
-                completion = self._instance.activate(request)
+                completion = self._context.run(self._instance.activate, request)
             if not plain or completion.HasField("failed"):
                 return completion, completion
             travels = WorkflowActivationCompletion()
@@ -520,7 +428,7 @@ class Instance:
         return answer.failed if answer.HasField("failed") else answer.succeeded.response
 
     def query_handler(self, name: str) -> Any:
-        """Return what answers a query, or None; of a sandboxed workflow it cannot be told."""
+        """Return what answers a query, or None; None too for a sandboxed workflow, whose handlers are out of reach."""
         definition = getattr(self._instance, "_queries", {}).get(name)
         return None if definition is None else definition.fn
 
@@ -530,7 +438,7 @@ class Instance:
         return not hasattr(self._instance, "_queries")
 
     def evict(self) -> None:
-        """Take the workflow out of memory as a worker does, so that none of its tasks is destroyed while pending.
+        """Take the workflow out of memory as a worker does, so that no task of the workflow is destroyed while pending.
 
         Raises:
             SimulationError: If tasks remain: the workflow cannot be evicted.
@@ -542,7 +450,7 @@ class Instance:
         request.jobs.add().remove_from_cache.message = "simulation"
         try:
             with running_loop(None):
-                self._instance.activate(request)
+                self._context.run(self._instance.activate, request)
         except RuntimeError as error:
             raise SimulationError(f"the workflow cannot be evicted from a worker's cache: {error}") from error
 
@@ -553,24 +461,6 @@ def _allow(_name: str) -> None:
 
 class _Loop:
     """What an instance is made on: the SDK only hangs an attribute on it."""
-
-
-def _decoded(converter: Converter, payloads: Mapping[str, Payload]) -> dict[str, Payload]:
-    codec: Any = converter.data.payload_codec
-    return {key: complete(codec.decode([payload]))[0] for key, payload in payloads.items()}
-
-
-def memo_of(converter: Converter, memo: Mapping[str, Any]) -> dict[str, Payload]:
-    """Return a memo as it travels."""
-    return {key: converter.encode([value])[0] for key, value in memo.items()}
-
-
-def search_attributes_of(attributes: common.TypedSearchAttributes | Mapping[str, Any] | None) -> SearchAttributes:
-    """Return search attributes as they travel."""
-    result = SearchAttributes()
-    if attributes:
-        converter.encode_search_attributes(cast(Any, attributes), result)
-    return result
 
 
 @contextmanager
@@ -584,45 +474,9 @@ def quiet() -> Generator[None, None, None]:
         log.disabled = before
 
 
-# --- cancelling a scope -------------------------------------------------------------------------
-
-
-class _CancelScopes(worker.Interceptor):
-    """Adds a signal that cancels the task inside of the innermost open saga: a signal, so that replays repeat it."""
-
-    def workflow_interceptor_class(
-        self, input: worker.WorkflowInterceptorClassInput
-    ) -> type[worker.WorkflowInboundInterceptor]:
-        return _CancelScope
-
-
-class _CancelScope(worker.WorkflowInboundInterceptor):
-    async def execute_workflow(self, input: worker.ExecuteWorkflowInput) -> Any:
-        main = asyncio.current_task()
-        cancelled: list[Any] = []
-
-        def cancel_scope() -> None:
-            registry: Any = cast(Any, workflow).get_query_handler("saga_report")
-            open_sagas: Any = getattr(registry, "open_sagas", list)
-            owners = [saga._owner for saga in open_sagas() if saga._owner is not None and not saga._owner.done()]
-            task = owners[-1] if owners else main
-            assert task is not None
-            cancelled.append(task)
-            task.cancel()
-
-        cast(Any, workflow).set_signal_handler(CANCEL_SCOPE, cancel_scope)
-        try:
-            return await self.next.execute_workflow(input)
-        except asyncio.CancelledError:
-            if main not in cancelled or workflow.cancellation_reason() is not None:
-                raise
-        # `asyncio.timeout` and its like turn the cancel that they cause into an error of their own.
-        raise exceptions.ApplicationError("the scope was cancelled", type="SimulatedTimeout", non_retryable=True)
-
-
 # --- activities ---------------------------------------------------------------------------------
 
-# What a sync activity's interceptors see; inline it runs all the same, so this never has a thread.
+# What a sync activity's interceptors see. The activity runs inline, so this executor never starts a thread.
 _executor = ThreadPoolExecutor(max_workers=1)
 
 
@@ -732,21 +586,16 @@ def priority_of(priority: Any) -> common.Priority:
     return common.Priority._from_proto(priority)
 
 
-def activity_args(converter: Converter, definition: ActivityDefinition, payloads: Sequence[Payload]) -> list[Any]:
+def activity_args(decoder: Converter, definition: ActivityDefinition, payloads: Sequence[Payload]) -> list[Any]:
     """Return the arguments for an activity's function."""
     if not definition.name:
-        return [converter.decode(payloads, [common.RawValue] * len(payloads))]
-    return converter.decode(payloads, definition.arg_types)
+        return [decoder.decode(payloads, [common.RawValue] * len(payloads))]
+    return decoder.decode(payloads, definition.arg_types)
 
 
 def completes_async(error: BaseException) -> bool:
     """Tell whether an activity wants to be completed by a client, later."""
     return isinstance(error, _CompleteAsyncError)
-
-
-def utc(time: datetime) -> datetime:
-    """Return a time as one in UTC; one without a zone is taken for that."""
-    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
 
 
 _check()

@@ -1,0 +1,39 @@
+"""How far an exploration is, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from ._exploration import Exploration
+
+
+class Bar:
+    """A bar on a terminal's stderr, once it takes long."""
+
+    def __init__(self, wanted: bool | None, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._wanted = self._stream.isatty() if wanted is None else wanted
+        self._started = time.perf_counter()
+        self._shown_at = 0.0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown_at:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def show(self, depth: int, done: int, of: int, exploration: Exploration) -> None:
+        """Show how far it is: at most five times a second, and from the second second on."""
+        now = time.perf_counter()
+        if not self._wanted or now - self._started < 1 or now - self._shown_at < 0.2:
+            return
+        self._shown_at = now
+        filled = 30 * done // max(of, 1)
+        bar = "#" * filled + "." * (30 - filled)
+        found = f", {len(exploration.violations)} ways to fail" if exploration.violations else ""
+        self._stream.write(f"\r\x1b[K{depth} of {exploration.faults} faults [{bar}] {exploration.tried} plans{found}")
+        self._stream.flush()

@@ -1,0 +1,119 @@
+"""Tries a failure and a cancel at every point of a workflow, and says which of them loses money.
+
+    def setup() -> Bank:
+        bank = Bank()                # a fresh world for each run
+        bank.open_account("A", 100)
+        return bank                  # with `bank.activities`
+
+    def test_no_fault_loses_money() -> None:
+        explore(MoneyTransfer.run, Transfer("A", "B", 30), setup=setup, check=lambda bank, _: bank.total() == 100)
+
+Shorter plans come before longer ones, so that the first that fails is a shortest.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporal_saga.testing.simulator import End, Fault, Simulation, check_faults, simulate
+
+from ._bar import Bar
+from ._exploration import Exploration, ViolationError
+from ._plans import KINDS, FaultKind, check_choice, events_of
+from ._runner import Runner, quiet
+from ._search import Search
+
+W = TypeVar("W")
+R = TypeVar("R")
+
+
+def explore(
+    workflow_run: Callable[..., Awaitable[R]],
+    *args: Any,
+    setup: Callable[[], W],
+    check: Callable[[W, Simulation[R]], object] | None = None,
+    ends: End = "completed",
+    faults: int = 1,
+    plan: Sequence[Fault] | None = None,
+    within: timedelta | None = None,
+    kinds: Collection[FaultKind] = KINDS,
+    signals: Sequence[Any] = (),
+    updates: Sequence[Any] = (),
+    first: bool = False,
+    fail: bool = True,
+    progress: bool | None = None,
+    **options: Any,
+) -> Exploration:
+    """Run a workflow once for each combination of up to `faults` faults, and check each run.
+
+    Args:
+        workflow_run: The workflow's run method, as in `client.execute_workflow`.
+        args: Its arguments.
+        setup: Makes the world of a run: an object whose `activities` are a list, or that list itself. If it has a
+            `client`, an async function of the workflow's handle, that plays the client. If it has a `close`, that is
+            called after the run.
+        check: Is called with the world and the simulation after each run; it raises or returns False to object. It is
+            not called after a run in which faults made compensations fail for good: their effects stand, and the
+            explorer checks instead that the run reports the failed compensations.
+        ends: How the run without any fault ends. Another end is a violation, and then no fault is tried.
+        faults: Up to how many faults at once.
+        plan: Run these faults only.
+        within: The longest real time to take. The result tells how much was left untried.
+        kinds: The kinds of faults to try; all of them by default.
+        signals: Signals to try at every point: names, or tuples of a name and arguments.
+        updates: Updates, in the same way.
+        first: Stop at the first violation; by default the explorer looks for one of each kind.
+        fail: Raise if there is a violation.
+        progress: Show a bar on stderr; by default on a terminal only.
+        options: For `simulate`.
+
+    Returns:
+        What was tried and found.
+
+    Raises:
+        ViolationError: A plan broke a rule. It is an AssertionError.
+        TypeError: An argument has a wrong type.
+        ValueError: An argument has a wrong value, or faults of `plan` found nothing to strike.
+    """
+    __tracebackhide__ = True
+    check_choice(faults, kinds, within)
+    check_faults("plan", plan or ())
+    events = events_of(signals, updates)
+    check_options(options)
+    runner = Runner(workflow_run, args, setup, options=options, check=check, ends=ends)
+    search = Search(runner, faults)
+    started = time.perf_counter()
+    with quiet():
+        if plan is not None:
+            search.one(tuple(plan))
+        else:
+            deadline = None if within is None else started + within.total_seconds()
+            with Bar(progress) as bar:
+                search.all(frozenset(kinds), events, deadline, first, bar)
+    exploration = search.exploration
+    exploration.violations.sort(key=lambda violation: len(violation.plan))
+    exploration.seconds = time.perf_counter() - started
+    if exploration.violations and fail:
+        raise ViolationError(exploration)
+    return exploration
+
+
+def check_options(options: Collection[str]) -> None:
+    """Raise if an option belongs neither to `explore` nor to `simulate`, which gets the rest of the options."""
+    own = {"workflow_run", "args", "activities", "faults"}
+    known = inspect.signature(simulate).parameters.keys() - own
+    of_explore = inspect.signature(explore).parameters
+    for name in options:
+        if name in of_explore:
+            raise TypeError(f"{name}= is an option of explore, not of fault_plans")
+        if name not in known:
+            near = difflib.get_close_matches(name, [*of_explore, *known], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see explore and simulate"
+            if name == "activities":
+                hint = "they are those of the world that setup makes"
+            raise TypeError(f"explore has no option {name!r}: {hint}")

@@ -1,0 +1,141 @@
+"""One plan in a fresh world: run, and checked."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from temporalio.exceptions import TemporalError
+
+from temporal_saga.testing.simulator import End, Simulation, SimulationError, simulate, why
+
+from ._checks import Known, Objection, check_run, undo_failed
+from ._plans import Plan
+
+W = TypeVar("W")
+R = TypeVar("R")
+
+
+class Runner(Generic[W, R]):
+    """Makes a world, runs a plan in it, and checks the run. It keeps what runs show, and no run."""
+
+    def __init__(
+        self,
+        workflow_run: Callable[..., Awaitable[R]],
+        args: tuple[Any, ...],
+        setup: Callable[[], W],
+        *,
+        options: dict[str, Any],
+        check: Callable[[W, Simulation[R]], object] | None = None,
+        ends: End = "completed",
+    ) -> None:
+        if not callable(setup):
+            raise TypeError(f"setup={setup!r} is no function: give one that makes a fresh world for each run")
+        self.name: str = getattr(workflow_run, "__qualname__", str(workflow_run))
+        self.known: Known = Known()
+        self._workflow_run = workflow_run
+        self._args = args
+        self._setup = setup
+        self._check = check
+        self._options = options
+        self._ends = ends
+
+    def run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
+        """Run one plan in a fresh world and check it."""
+        with quiet():
+            return self._run(plan)
+
+    def _run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
+        world: Any = self._setup()
+        if world is None or _is_unfinished(world):
+            raise TypeError("setup has to be a plain function that returns the world: not async, and without yield")
+        raised: list[Objection] = []
+        try:
+            simulation = self._simulate(world, plan, raised)
+            ended = [] if plan else self.check_end(simulation)
+            objections = [*raised, *ended, *check_run(simulation, plan, self.known)]
+            if self._check is not None and not undo_failed(simulation):
+                objections += self._users(world, simulation)
+        finally:
+            close = getattr(world, "close", None)
+            if close is not None:
+                close()
+        return simulation, objections
+
+    def _simulate(self, world: Any, plan: Plan, raised: list[Objection]) -> Simulation[R]:
+        activities: Any = getattr(world, "activities", world)
+        if not hasattr(activities, "__iter__"):
+            raise TypeError(
+                f"the world that setup returned, {type(world).__name__}, has no list of activities: "
+                "give it one as its attribute `activities`, or return such a list"
+            )
+        options = dict(self._options)
+        client = options.get("client") or getattr(world, "client", None)
+        if client is not None:
+            options["client"] = _noting_errors(client, plan, raised)
+        workflow_run: Any = self._workflow_run
+        return simulate(workflow_run, *self._args, activities=activities, faults=plan, **options)
+
+    def check_end(self, happy: Simulation[R]) -> list[Objection]:
+        """Object if the run without any fault ended in another way than expected: then other runs show nothing."""
+        if happy.status in (self._ends, "waiting"):  # a run that never ends is objected to as such
+            return []
+        because = f": {why(happy)}" if happy.status == "failed" else ""
+        hint = f'if it is to end so, say ends="{happy.status}"'
+        return [Objection("ends otherwise", f"it ended {happy.status}, and not {self._ends}{because} ({hint})")]
+
+    def _users(self, world: W, simulation: Simulation[R]) -> list[Objection]:
+        assert self._check is not None
+        try:
+            answer: object = self._check(world, simulation)
+        except AssertionError as error:
+            return [Objection("the check objects", _first_line(error) or "an assertion")]
+        except Exception as error:
+            return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)}")]
+        if _is_unfinished(answer):
+            raise TypeError("check has to be a plain function: not async, and without yield; it has not run")
+        return [Objection("the check objects", "the check returned False")] if answer is False else []
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _is_unfinished(answer: object) -> bool:
+    """Tell whether a function has only begun: it was async, or a generator."""
+    if inspect.iscoroutine(answer):
+        answer.close()  # else Python warns that nobody awaited it
+    return inspect.isawaitable(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer)
+
+
+def _noting_errors(
+    client: Callable[[Any], Awaitable[object]], plan: Plan, raised: list[Objection]
+) -> Callable[[Any], Awaitable[object]]:
+    """Return the client's function, its errors turned into objections, except those that `simulate` allows."""
+
+    async def noting(handle: Any) -> object:
+        try:
+            return await client(handle)
+        except SimulationError:
+            raise
+        except Exception as error:
+            if plan and isinstance(error, TemporalError):
+                raise
+            raised.append(Objection("the client raises", f"{type(error).__name__}: {_first_line(error)}"))
+            return None
+
+    return noting
+
+
+@contextmanager
+def quiet() -> Generator[None, None, None]:
+    """Log nothing: thousands of runs would warn of faults that were put there on purpose."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

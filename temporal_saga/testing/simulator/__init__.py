@@ -1,0 +1,87 @@
+"""The simulator: one run of a workflow in this process, on virtual time. What stands here is its door.
+
+Imports inside point down this list:
+
+    _simulation                     `simulate`
+    _handle _result _outcome        what the client's function sees, and what is seen afterwards
+    _server                         workflow ids and their chains of runs
+    _run                            one run: its begin, its commands, its end
+    _activities _children ...       what takes the commands of one kind: _timers, _externals, _messages
+    _activity _attempt              one activity on the server, one attempt on the worker
+    _tasks                          the workflow tasks of one run
+    _cached                         the workflow's instance, its history, replays
+    _run_state _jobs _workflows     what the parts of a run share
+    _world _journal _pending        what all workflows share: the clock, the faults, what has been seen
+    _sagas                          the library's insides
+    _sdk                            the SDK's insides
+    _clock _converter _trace ...    data and small tools
+"""
+
+from __future__ import annotations
+
+from ._errors import SimulationError, UnsupportedError, UnusedFaultsError
+from ._faults import (
+    ActivationFault,
+    ActivationFaultKind,
+    ActivityFault,
+    ActivityFaultKind,
+    Fault,
+    applies_late,
+    bug_after,
+    cancel,
+    cancel_scope,
+    cancel_with,
+    delivered_late,
+    delivered_twice,
+    fails_after,
+    fails_before,
+    fails_once,
+    restart,
+    signal,
+    slow,
+    update,
+    worker_lost,
+)
+from ._handle import SimulatedHandle, SimulatedUpdate
+from ._pending import check_faults
+from ._result import End, Simulation, Status, inputs_of, why
+from ._simulation import simulate
+from ._trace import Attempt, Call, TraceEvent
+
+__all__ = [
+    "ActivationFault",
+    "ActivationFaultKind",
+    "ActivityFault",
+    "ActivityFaultKind",
+    "Attempt",
+    "Call",
+    "End",
+    "Fault",
+    "SimulatedHandle",
+    "SimulatedUpdate",
+    "Simulation",
+    "SimulationError",
+    "Status",
+    "TraceEvent",
+    "UnsupportedError",
+    "UnusedFaultsError",
+    "applies_late",
+    "bug_after",
+    "cancel",
+    "cancel_scope",
+    "cancel_with",
+    "check_faults",
+    "delivered_late",
+    "delivered_twice",
+    "fails_after",
+    "fails_before",
+    "fails_once",
+    "inputs_of",
+    "restart",
+    "signal",
+    "simulate",
+    "slow",
+    "update",
+    "why",
+    "worker_lost",
+]

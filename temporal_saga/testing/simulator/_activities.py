@@ -1,0 +1,111 @@
+"""The activities that one run has scheduled, and how their ends reach the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from temporalio.bridge.proto.activity_result import ActivityResolution
+from temporalio.bridge.proto.workflow_activation import ResolveActivity, WorkflowActivationJob
+from temporalio.bridge.proto.workflow_commands import ActivityCancellationType
+
+from ._activity import ActivityEnd, ActivityTask
+from ._bugs import bug_resolution
+from ._errors import SimulationError
+from ._jobs import Job
+from ._retries import reason
+from ._run_state import RunState
+
+
+class Activities:
+    """Takes a run's commands for activities."""
+
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+        self._pending: dict[int, ActivityTask] = {}
+        self._left: list[ActivityTask] = []  # the server runs these on, unknown to the workflow
+
+    @property
+    def waits_for(self) -> list[str]:
+        """What the workflow waits for, for people."""
+        return [task.waits_for for task in self._pending.values()]
+
+    def schedule(self, command: Any) -> None:
+        """Take the command that schedules an activity."""
+        run = self._run
+        if any(task.activity_id == command.activity_id for task in self._pending.values()):
+            run.world.fail(
+                SimulationError(
+                    f"the workflow schedules an activity with the id {command.activity_id!r} while one is pending: the "
+                    "server refuses that, and the workflow task fails for ever"
+                )
+            )
+        run.events += 1
+        task = ActivityTask(run, command, self._ended)
+        self._pending[command.seq] = task
+        run.record("scheduled", task.call.label)
+        task.schedule()
+
+    def request_cancel(self, command: Any) -> None:
+        """Take the command that cancels an activity."""
+        task = self._pending.get(command.seq)
+        if task is None:  # it has ended meanwhile
+            return
+        kind = task.command.cancellation_type
+        if task.task == self._run.task:
+            task.sent = False
+            self._run.world.journal.forget_call(task.call)
+            task.drop()
+            self._end_at_once(task)
+            return
+        if kind == ActivityCancellationType.ABANDON:
+            self._end_at_once(task)
+            self._left.append(task)
+            return
+        self._run.events += 1
+        if kind != ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:
+            self._end_at_once(task)
+            self._left.append(task)
+        task.request_cancel()
+
+    def _end_at_once(self, task: ActivityTask) -> None:
+        del self._pending[task.command.seq]
+        task.call.state = "cancelled"
+        self._run.record("cancelled", task.call.label, "never sent" if not task.sent else "not waited for")
+        resolution = ActivityResolution()
+        resolution.cancelled.failure.CopyFrom(task.failure_of_core())
+        resolve = ResolveActivity(seq=task.command.seq, result=resolution)
+        self._run.at_once.append(Job(WorkflowActivationJob(resolve_activity=resolve), events=0))
+
+    def _ended(self, task: ActivityTask, end: ActivityEnd) -> None:
+        """An activity has ended on the server."""
+        seq, label = task.command.seq, task.call.label
+        if task in self._left:
+            self._left.remove(task)
+        if self._pending.get(seq) is not task:
+            self._run.record(end.state.replace(" ", "_"), label, "the workflow does not wait for it")
+            return
+        del self._pending[seq]
+        task.call.state = end.state
+        if end.state != "timed out":  # a timeout was recorded when it happened
+            number = task.call.attempts[-1].number if task.call.attempts else None
+            self._run.record(end.state, label, _reason(end.resolution), attempt=number)
+        proto = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=end.resolution))
+        journal = self._run.world.journal
+        job = Job(proto, events=end.events, delivered=lambda: journal.note_resolved(task.call))
+        if end.is_bug:
+            self._run.record("bug", label, "the await of it raises TypeError")
+            bug = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=bug_resolution()))
+            job = dataclasses.replace(job, proto=bug, instead=proto)
+        self._run.enqueue(job)
+
+    def close(self) -> None:
+        """The run has closed: the server forgets its activities."""
+        for task in (*self._pending.values(), *self._left):
+            task.drop()
+
+
+def _reason(resolution: ActivityResolution) -> str:
+    if not resolution.HasField("failed"):
+        return ""
+    return reason(resolution.failed.failure.cause)

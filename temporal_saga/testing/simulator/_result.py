@@ -1,0 +1,142 @@
+"""What happened in a simulation."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.exceptions import ApplicationError
+
+from temporal_saga import SagaReport
+
+from ._errors import SimulationError
+from ._faults import Fault
+from ._history import Command, readable
+from ._outcome import outcome_of
+from ._pending import PendingFaults
+from ._sagas import reports_of
+from ._server import Execution, Server
+from ._timeline import timeline
+from ._trace import Call, TraceEvent
+
+End = Literal["completed", "failed", "cancelled", "terminated", "timed out"]
+Status = Literal[End, "waiting"]
+
+R = TypeVar("R")
+
+
+class Simulation(Generic[R]):
+    """What happened in a simulated run of a workflow, its further runs and its children included.
+
+    Attributes:
+        status: How the workflow ended; `"waiting"` if it never does.
+        waiting_for: What it waits for, for people; empty if it ended.
+        trace: All that happened, in order.
+        calls: The calls of activities, and of the children that sagas started, in order.
+        run_ids: The ids of the workflow's runs, without those of its children.
+        activations: How many activations the workflow had, its further runs included.
+        duration: How long it took, on the virtual clock.
+        reports: The report of each saga, those of further runs and of children included.
+        task_failures: Why workflow tasks failed: a bug, or a replay that differs.
+        replay_difference: Where a replay after `restart` gave other commands; None if nowhere. See `check_replay`.
+        client_error: What the client's function raised because of a fault.
+        cancel_requested: Whether anyone asked for the workflow's cancellation.
+        faults: The faults as they were given.
+    """
+
+    def __init__(self, server: Server, main: Execution, faults: PendingFaults, result_type: type | None) -> None:
+        world, journal = server.world, server.world.journal
+        self._server = server
+        self._parts = world.parts
+        self._main = main
+        self._result_type = result_type
+        self.status: Status = cast("Status", "waiting" if main.is_open else main.status)
+        self.waiting_for: str = main.run.waits_for if main.is_open else ""
+        self.trace: list[TraceEvent] = journal.trace
+        self.calls: list[Call] = journal.calls
+        self.run_ids: list[str] = [run.start.run_id for run in main.runs]
+        self.activations: int = journal.activation
+        self.duration: timedelta = timedelta(seconds=world.time())
+        self.reports: list[SagaReport] = [
+            report
+            for execution in server.executions
+            for run in execution.runs
+            if run.cached.activations
+            for report in reports_of(run.cached.instance, world.parts.converter)
+        ]
+        self.task_failures: list[str] = journal.task_failures
+        self.faults: list[Fault] = faults.faults
+        self.cancel_requested: bool = any(run.messages.cancel_requested for run in main.runs)
+        self.replay_difference: str | None = journal.differences[0] if journal.differences else None
+        self.client_error: BaseException | None = None
+
+    def result(self) -> R:
+        """Return what the workflow returned, in its last run.
+
+        Raises:
+            WorkflowFailureError: If it failed, was cancelled, was terminated or timed out; see its `cause`.
+            SimulationError: If it never ends.
+        """
+        if self.status == "waiting":
+            raise SimulationError(f"the workflow never ends: it waits for {self.waiting_for}")
+        return cast(R, outcome_of(self._main.run, self._parts.converter, self._result_type))
+
+    @property
+    def commands(self) -> list[Command]:
+        """The commands of the workflow: `("schedule_activity", id, type, args)`, `("complete", result)`, and so on."""
+        return [
+            command
+            for run in self._main.runs
+            for commands in readable(run.cached.activations, self._parts.converter)
+            for command in commands
+        ]
+
+    def check_replay(self) -> str | None:
+        """Replay the histories of all runs on fresh instances; return where their commands differ, or None."""
+        for execution in self._server.executions:
+            for run in execution.runs:
+                difference = run.cached.check_replay()
+                if difference is not None:
+                    return difference
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Simulation of {self._main.runs[0].start.workflow_type}: {self.status}>"
+
+    def __str__(self) -> str:
+        ending = ""
+        if self.status == "waiting":
+            ending = f"never ends: {self.waiting_for}"
+        elif self.status == "failed":
+            ending = f"failed with {why(self)}"
+        return timeline(self.trace, self.calls, ending)
+
+
+def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
+    """Return what each activation told the workflow: results, failures, signals, cancels, without the time."""
+
+    def told(request: WorkflowActivation) -> bytes:
+        timeless = WorkflowActivation()
+        timeless.CopyFrom(request)
+        timeless.ClearField("timestamp")
+        return timeless.SerializeToString(deterministic=True)
+
+    runs = simulation._main.runs  # pyright: ignore[reportPrivateUsage]  # a friend: users need no such method
+    return tuple(told(done.request) for run in runs for done in run.cached.activations)
+
+
+def why(simulation: Simulation[Any]) -> str:
+    """Return the error of a run and its causes, in one line."""
+    try:
+        simulation.result()
+    except Exception as error:
+        chain: list[str] = []
+        cause: BaseException | None = error.__cause__ or getattr(error, "cause", None)
+        while cause is not None:
+            name = getattr(cause, "type", None) if isinstance(cause, ApplicationError) else None
+            message = getattr(cause, "message", None) or str(cause)
+            chain.append(f"{name or type(cause).__name__}: {message}")
+            cause = cause.__cause__
+        return ", because of ".join(chain)
+    return "no error"

@@ -1,0 +1,57 @@
+"""What the parts of one run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from ._jobs import Inbox, Job
+from ._sdk import RunStart
+from ._world import World
+
+Status = Literal["running", "completed", "failed", "cancelled", "terminated", "timed out", "continued as new"]
+
+
+class RunState:
+    """How far a run has come, and what is on its way to it.
+
+    Attributes:
+        world: The world in which it runs.
+        start: What it started with.
+        is_main: Whether it is one of the main workflow's.
+        status: Whether it is open, or how it has ended.
+        task: How many workflow tasks it has had.
+        events: How many events its history has.
+        inbox: The jobs that wait for the next workflow task.
+        at_once: Core's own answers, which come in the same workflow task.
+    """
+
+    def __init__(self, world: World, start: RunStart, *, is_main: bool, on_job: Callable[[], None]) -> None:
+        self.world = world
+        self.start = start
+        self.is_main = is_main
+        self.status: Status = "running"
+        self.task = 0
+        self.events = 1  # the start
+        self.inbox = Inbox()
+        self.at_once: list[Job] = []
+        self._on_job = on_job
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has not ended."""
+        return self.status == "running"
+
+    def enqueue(self, job: Job) -> None:
+        """Take a job; it is delivered in its turn."""
+        if self.is_open:
+            self.inbox.put(job)
+            self._on_job()
+        else:
+            job.drop()
+
+    def record(self, kind: str, label: str, detail: str = "", *, attempt: int | None = None) -> None:
+        """Note an event; of a child, with its name."""
+        if not self.is_main:
+            detail = f"{detail} ({self.start.workflow_id})".strip()
+        self.world.journal.record(kind, label, detail, attempt=attempt)

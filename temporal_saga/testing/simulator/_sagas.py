@@ -1,0 +1,83 @@
+"""The one module of the kit that knows the library's insides: reports, owners, ids of runs.
+
+Everything else here goes by what any workflow does: its commands, and the ids of its activities.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+from typing import Any, cast
+from uuid import NAMESPACE_OID, uuid5
+
+from temporalio import exceptions, worker, workflow
+from temporalio.api.failure.v1 import Failure
+
+from temporal_saga import SagaReport
+from temporal_saga._run import QUERY, Run
+from temporal_saga._seed import seed_of
+
+from ._converter import Converter
+from ._sdk import Instance
+
+CANCEL_SCOPE = "temporal_saga_testing_cancel_scope"
+
+
+@lru_cache
+def run_id_and_seed(workflow_id: str, number: int) -> tuple[str, int]:
+    """Return the id of a workflow's run, the same in each simulation, and the seed that core derives from the id.
+
+    The library tells by the seed whether a run was reset, so the seed has to be core's.
+    """
+    run_id = str(uuid5(NAMESPACE_OID, f"{workflow_id}/{number}"))
+    return run_id, seed_of(run_id)
+
+
+def reports_of(instance: Instance, converter: Converter) -> list[SagaReport]:
+    """Return the report of each saga that a run has entered."""
+    if not instance.is_sandboxed:
+        # Called directly, which is quicker than a query. A workflow may have a handler of that name itself.
+        handler = instance.query_handler(QUERY)
+        return handler() if isinstance(handler, Run) else []
+    answer = instance.query(QUERY, ())
+    if isinstance(answer, Failure):
+        return []  # no saga was entered
+    return cast("list[SagaReport]", converter.decode([answer], [list[SagaReport]])[0])
+
+
+def _innermost_owner() -> asyncio.Task[Any] | None:
+    """Return the task inside of the innermost open saga; None if there is no such saga."""
+    run = Run.find()
+    owners = [saga.owner for saga in run.open_sagas()] if run else []
+    return next((owner for owner in reversed(owners) if not owner.done()), None)
+
+
+class CancelScopes(worker.Interceptor):
+    """Adds a signal that cancels the task inside of the innermost open saga: a signal, so that replays repeat it."""
+
+    def workflow_interceptor_class(
+        self, input: worker.WorkflowInterceptorClassInput
+    ) -> type[worker.WorkflowInboundInterceptor]:
+        """Return the interceptor of a workflow."""
+        return _CancelScope
+
+
+class _CancelScope(worker.WorkflowInboundInterceptor):
+    async def execute_workflow(self, input: worker.ExecuteWorkflowInput) -> Any:
+        main = asyncio.current_task()
+        cancelled: list[Any] = []
+
+        def cancel_scope() -> None:
+            task = _innermost_owner() or main
+            assert task is not None
+            cancelled.append(task)
+            task.cancel()
+
+        cast(Any, workflow).set_signal_handler(CANCEL_SCOPE, cancel_scope)
+        try:
+            return await self.next.execute_workflow(input)
+        except asyncio.CancelledError:
+            if main not in cancelled or workflow.cancellation_reason() is not None:
+                raise
+        # `asyncio.timeout` and its like turn the cancel that they cause into an error of their own.
+        raise exceptions.ApplicationError("the scope was cancelled", type="SimulatedTimeout", non_retryable=True)

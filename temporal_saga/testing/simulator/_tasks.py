@@ -1,0 +1,157 @@
+"""The workflow tasks of one run: jobs go in, commands come out.
+
+Each job is delivered in an activation of its own, in the order in which things happened. Core's own answers come in the
+same workflow task: an activity that is cancelled in the task that scheduled it never leaves the worker, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+
+from ._cached import CachedRun
+from ._faults import ActivationFault
+from ._jobs import Job
+from ._messages import Messages
+from ._run_state import RunState
+
+
+class WorkflowTasks:
+    """Makes workflow tasks of what comes, lets faults come in front of them, and tries again what failed."""
+
+    def __init__(
+        self, state: RunState, cached: CachedRun, messages: Messages, *, take: Callable[[WorkflowCommand], None]
+    ) -> None:
+        self.on_begin: list[Callable[[], None]] = []
+        """Called once the next workflow task is over."""
+        self._state = state
+        self._world = state.world
+        self._cached = cached
+        self._messages = messages
+        self._take_command = take
+        self._began = False
+        self._pumping = False
+        self._failures: list[str] = []
+        self._failing: list[Job] = []
+
+    @property
+    def failure(self) -> str:
+        """Why the current workflow task fails; empty if it does not."""
+        return self._failures[-1] if self._failing else ""
+
+    def begin(self, job: Job) -> None:
+        """Make the first workflow task. The job that starts the run comes before all that has come already."""
+        self._began = True
+        self._state.inbox.put_first(job)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make a workflow task soon: a job has come."""
+        if self._began and not self._pumping:
+            self._pumping = True
+            self._world.loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        jobs = self._state.inbox.take()
+        if not jobs:
+            return
+        if not self._cached.activations:  # a fault in front of the first activation comes in it
+            jobs += self._messages.of_faults(self._take_faults())
+        jobs += self._messages.of_faults(self._take_faults(inside=True))
+        self._deliver(jobs)
+        if self._state.inbox:
+            self.wake()
+
+    def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:
+        if not self._state.is_main:
+            return []
+        return self._world.faults.take(self._world.journal.activation + 1, inside=inside)
+
+    def _inject_if_due(self) -> None:
+        """Let the faults come that are due in front of the next activation."""
+        if not self._state.is_open or not self._world.faults.due(self._world.journal.activation + 1):
+            return
+        faults = self._take_faults()
+        if any(fault.kind == "restart" for fault in faults):
+            self._state.record("restart", "worker")
+            self._restart()
+        if jobs := self._messages.of_faults(faults):
+            self._deliver(jobs)
+
+    def _restart(self) -> None:
+        difference = self._cached.restart()
+        if difference is not None:
+            self._world.journal.differences.append(difference)
+
+    def _deliver(self, jobs: list[Job]) -> None:
+        state = self._state
+        jobs = [*self._failing, *jobs]
+        if self._failing:
+            self._failing = []
+            self._restart()
+        state.task += 1
+        for job in jobs:
+            state.events += job.events
+            if job.numbered:
+                job.numbered(state.events)
+            if job.kind:
+                state.record(job.kind, job.label)
+        state.events += 2  # the workflow task scheduled and started
+        pending = jobs
+        while pending and state.is_open:
+            failed = self._activate(pending)
+            for job in pending:
+                if job.delivered:
+                    job.delivered()
+                    job.delivered = None
+            if failed:
+                self._cached.forget(state.task)
+                self._task_failed(jobs, failed)
+                return
+            pending, state.at_once = state.at_once, []
+        state.at_once = []
+        begun, self.on_begin = self.on_begin, []
+        for callback in begun:
+            callback()
+        if state.is_main and state.is_open:
+            # Behind the begin of what has been scheduled, before any of it runs.
+            self._world.loop.call_soon(self._inject_if_due)
+
+    def _activate(self, jobs: Sequence[Job]) -> Failure | None:
+        """Deliver one activation; return the failure of the workflow task, if it failed."""
+        state, world = self._state, self._world
+        world.count_activation(of_main=state.is_main)
+        completion = self._cached.activate(
+            [job.proto for job in jobs], task=state.task, events=state.events, nanoseconds=world.nanoseconds()
+        )
+        if completion.HasField("failed"):
+            return completion.failed.failure
+        state.events += 1  # the workflow task completed
+        for command in completion.successful.commands:
+            if not state.is_open:
+                break
+            self._take_command(command)
+        return None
+
+    def _task_failed(self, jobs: Sequence[Job], failure: Failure) -> None:
+        message = f"{failure.application_failure_info.type}: {failure.message}"
+        self._failures.append(message)
+        self._world.journal.task_failures.append(message)
+        self._state.record("task_failed", self._state.start.workflow_type, message)
+        self._state.events += 1
+        self._failing = list(jobs)
+        is_bug = any(job.instead for job in jobs)
+        for job in jobs:
+            if job.instead is not None:
+                job.proto, job.instead = job.instead, None
+            job.kind, job.events = "", 0
+        # The next deployment fixes a bug; else the server tries again, for ever: here once.
+        if is_bug or len(self._failures) == 1:
+            self._world.loop.call_soon(self._try_again)
+
+    def _try_again(self) -> None:
+        if self._failing and self._state.is_open:
+            self._deliver([])

@@ -1,0 +1,131 @@
+"""What all workflows of one simulation share: the clock, the worker, the faults, and what has been seen."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Collection, Coroutine
+from contextvars import copy_context
+from datetime import datetime, timedelta, timezone
+from typing import Any, NoReturn
+
+from ._clock import VirtualLoop
+from ._errors import SimulationError
+from ._journal import Journal
+from ._pending import PendingFaults
+from ._sagas import run_id_and_seed
+from ._sdk import WorkerParts
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class World:
+    """The world in which workflows and activities run. It knows none of them."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        loop: VirtualLoop,
+        *,
+        start_time: datetime,
+        faults: PendingFaults,
+        unserved: Collection[str],
+        max_activations: int,
+    ) -> None:
+        self.parts = parts
+        self.loop = loop
+        self.faults = faults
+        self.unserved = unserved
+        self.journal = Journal(loop.time)
+        self.late: list[Callable[[], None]] = []
+        """These run when nothing else is left to happen."""
+        self.error: BaseException | None = None
+        """What stopped the simulation."""
+        self.is_stopping: bool = False
+        self._start_time = start_time
+        self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
+        self._max_activations = max_activations
+        self._activations = 0
+        self._run_numbers: dict[str, int] = {}
+        self._functions: set[asyncio.Task[Any]] = set()
+        self._context = copy_context()
+
+    # --- time ---
+
+    def time(self) -> float:
+        """Return the seconds since the start."""
+        return self.loop.time()
+
+    def date(self, time: float) -> datetime:
+        """Return the date at so many seconds since the start."""
+        return self._start_time + timedelta(seconds=time)
+
+    def nanoseconds(self) -> int:
+        """Return the time in nanoseconds since 1970."""
+        return (self._since_1970 + timedelta(seconds=self.loop.time())) // _MICROSECOND * 1_000
+
+    # --- the workflows that there are ---
+
+    def definition(self, workflow_type: str) -> Any:
+        """Return the workflow of that name."""
+        found = self.parts.workflow(workflow_type)
+        if found is None:
+            self.fail(
+                SimulationError(
+                    f"workflow {workflow_type!r} is not registered; registered: "
+                    f"{', '.join(sorted(map(str, self.parts.workflows)))}. Give it with workflows=[...] "
+                    "(a real worker would fail the workflow task, and the server would retry for ever)"
+                )
+            )
+        return found
+
+    def new_run(self, workflow_id: str) -> tuple[str, int]:
+        """Return the id and the seed of the next run of a workflow: the same in each simulation."""
+        number = self._run_numbers[workflow_id] = self._run_numbers.get(workflow_id, 0) + 1
+        return run_id_and_seed(workflow_id, number)
+
+    def count_activation(self, *, of_main: bool) -> None:
+        """Count an activation, the main workflow's or another's; too many of them are an endless loop."""
+        if of_main:
+            self.journal.activation += 1
+        self._activations += 1
+        if self._activations > self._max_activations:
+            self.fail(
+                SimulationError(f"no end after {self._max_activations} activations: does the workflow loop for ever?")
+            )
+
+    # --- functions: activities, and the client ---
+
+    def start_function(self, function: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
+        """Run a function beside all else; the function deals with its own errors."""
+        # As on a worker, each function has its own context: no function sees what another has set there.
+        context = self._context.copy()
+        task: asyncio.Task[Any] = context.run(functools.partial(self.loop.create_task, function, name=name))
+        self._functions.add(task)
+        task.add_done_callback(self._function_ended)
+        return task
+
+    def _function_ended(self, task: asyncio.Task[Any]) -> None:
+        self._functions.discard(task)
+        if self.is_stopping and not self._functions:
+            self.loop.stop()
+        if not task.cancelled():
+            task.exception()
+        if self.loop.refused is not None and not self.is_stopping:
+            self.fail(self.loop.refused)
+
+    # --- the end ---
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Stop the simulation with this error."""
+        self.error = self.error or error
+        self.loop.stop()
+        raise error
+
+    def stop(self) -> None:
+        """End the functions that still run: they wait for something that never comes."""
+        self.is_stopping = True
+        for task in list(self._functions):
+            task.cancel()
+        if self._functions:
+            self.loop.run()
