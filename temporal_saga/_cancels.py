@@ -59,7 +59,7 @@ class Gate:
     def begin(self, main: asyncio.Task[Any]) -> None:
         """Let the cancels in that came before the main method began: a task cancelled so early would never begin."""
         self._main = main
-        self._hand_on()
+        self.hand_on()
 
     def arrive(self, msg: Any) -> None:
         """Take the workflow's cancel, and hand it on within the call unless a saga holds it.
@@ -70,25 +70,19 @@ class Gate:
         if self.came_at is None:
             self.came_at = workflow.info().get_current_history_length()
         self._waiting.append(msg)
-        self._hand_on()
+        self.hand_on()
 
     def hold(self) -> None:
         """Hold the workflow's cancel for a saga that has passed its pivot."""
         self._holders += 1
 
-    def release(self) -> bool:
-        """Stop holding for a saga; return whether a cancel that had to wait is handed on, in the next turn of the loop.
-
-        The saga's owner may be the main method's task, which runs now: the cancel would be in its count at once, and
-        would look like one that the task has had.
-        """
+    def release(self) -> asyncio.Task[Any] | None:
+        """Stop holding for a saga; return the task that gets the cancel which had to wait for it, if any."""
         self._holders -= 1
-        hands_on = not self._holders and self.is_closed
-        if hands_on:
-            asyncio.get_running_loop().call_soon(self._hand_on)
-        return hands_on
+        return self._main if self.is_closed and not self._holders else None
 
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
+        """Cancel the main method, unless a saga holds that."""
         if self._main is None or self._holders:
             return
         waiting, self._waiting = self._waiting, []
@@ -105,8 +99,25 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.gate = gates.get()
-        self.owed: dict[asyncio.Task[Any], int] = {}  # by the task that gets one back: what it had counted before that
+        self.owed: dict[
+            asyncio.Task[Any], int
+        ] = {}  # by the task that gets one in this turn: what it had counted before
         self._seen_at: int | None = None  # without the plugin
+        self._watcher: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        """Without the plugin: look for the workflow's cancel from now on."""
+
+        async def look() -> None:
+            await workflow.wait_condition(lambda: self.came_at() is not None)
+
+        if self.gate is None and self._watcher is None:
+            self._watcher = asyncio.create_task(look())
+
+    def owe(self, task: asyncio.Task[Any], count: int) -> None:
+        """Note that a task is about to get a cancel, which is not among the `count` that it has had."""
+        self.owed[task] = count
+        asyncio.get_running_loop().call_soon(self.owed.pop, task, None)
 
     def came_at(self) -> int | None:
         """Return the length of the history when the workflow's cancel came; without the plugin, when it was seen."""
@@ -121,8 +132,9 @@ class Pivot:
     """The point of no return of one saga, and what becomes of the workflow's cancel behind it.
 
     Args:
-        gate: The run's gate; None without the plugin.
-        main_task: The task that entered the saga; None if it is a handler's, which the workflow's cancel never reaches.
+        arrivals: The cancels of the run.
+        main_task: The task that entered the saga, if it may be told from a handler's, which the workflow's cancel never
+            reaches. Without the plugin only the main method's own task may.
     """
 
     is_passed = False
@@ -130,8 +142,9 @@ class Pivot:
     _cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
     _went_no_further = False  # True iff the cancel was held before a task that the main method waits for could get it
 
-    def __init__(self, gate: Gate | None, main_task: asyncio.Task[Any] | None) -> None:
-        self._gate = gate
+    def __init__(self, arrivals: Arrivals, main_task: asyncio.Task[Any] | None) -> None:
+        self._arrivals = arrivals
+        self._gate = arrivals.gate
         self._main_task = main_task
 
     @property
@@ -155,7 +168,13 @@ class Pivot:
         """Note that the saga has ended; return whether the workflow's cancel had waited for it."""
         if self._gate is None or self._main_task is None or not self.is_passed:
             return False
-        return self._gate.release()
+        main = self._gate.release()
+        if main is None:
+            return False
+        # The main method's task may run now. The cancel is in its count at once, and reaches it at its next await.
+        self._arrivals.owe(main, _count(main))
+        self._gate.hand_on()
+        return True
 
     def holds(self, cancel: BaseException) -> bool:
         """Hold the workflow's own cancel, if this is it and it came after the pivot. Only without the plugin."""
@@ -221,7 +240,7 @@ class Cancels:
         self._arrivals = arrivals
         self._is_main = is_main
         self._came_before = arrivals.came_at() is not None
-        self._count = owner.cancelling() if sys.version_info >= (3, 11) else 0  # those of the time before the scope
+        self._count = _count(owner)  # those of the time before the scope
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 
@@ -229,6 +248,7 @@ class Cancels:
         """Cancel the owner when the time is over."""
         loop = asyncio.get_running_loop()
         self.expires_at = loop.time() + seconds
+        self._arrivals.watch()
         self._timer = loop.call_later(max(seconds, 0.001), self._expire)
 
     def stop_deadline(self) -> None:
@@ -264,9 +284,8 @@ class Cancels:
             return
         self._unwound_at = workflow.info().get_current_history_length()
         self._arrivals.came_at()
-        if sys.version_info >= (3, 11):
-            # A saga inside, whose error began this unwind, may be giving one back just now.
-            self._count_at_unwind = self._arrivals.owed.get(self._owner, self._owner.cancelling())
+        # A saga inside, whose error began this unwind, may be giving one back just now.
+        self._count_at_unwind = self._arrivals.owed.get(self._owner, _count(self._owner))
 
     def keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that must not interrupt the unwind."""
@@ -279,16 +298,15 @@ class Cancels:
         the timeout has taken its cancel back.
         """
         if sys.version_info >= (3, 11):
-            owner, count, owed = self._owner, self._count_at_unwind, self._arrivals.owed
-            owed[owner] = count
+            owner, count = self._owner, self._count_at_unwind
 
             def deliver() -> None:
-                owed.pop(owner, None)
                 if not owner.done() and owner.cancelling() > count:
                     owner.uncancel()
                     owner.cancel()
 
             asyncio.get_running_loop().call_soon(deliver)
+            self._arrivals.owe(owner, count)
             return
         came_at = self._arrivals.came_at()
         came = came_at is not None and not self._came_before and came_at >= self._unwound_at
@@ -307,3 +325,7 @@ class Cancels:
         came_at = self._arrivals.came_at()
         swallowed = self._is_main and not self._came_before and came_at is not None and came_at < self._expired_at
         return self._count + swallowed
+
+
+def _count(task: asyncio.Task[Any]) -> int:
+    return task.cancelling() if sys.version_info >= (3, 11) else 0

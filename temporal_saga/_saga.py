@@ -301,7 +301,9 @@ class Saga(Steps):
             )
         if shared.misuse is not None:
             raise shared.misuse
-        steps, options = write_steps(armed, self._compensation_options)
+        options: list[dict[str, Any]] = []
+        steps = write_steps(armed, self._compensation_options, options)
+        failed = write_steps(scope.stack.failed, self._compensation_options, options)
         expires_at = scope.cancels.expires_at
         state = SagaState(
             version=VERSION,
@@ -317,6 +319,7 @@ class Saga(Steps):
             repeats=shared.may_repeat(),
             steps=steps,
             options=options,
+            failed=failed,
             cancelled=shared.pivot.is_holding_a_cancel(),
         )
         if state.size > max_bytes:

@@ -34,7 +34,7 @@ from ._report import SagaReport, show
 from ._run import Run, in_main_method
 from ._shared import Shared, in_use
 from ._stack import Called, Stack
-from ._state import SagaState, steps_of
+from ._state import SagaState
 from ._step import Step
 from ._typing import Kind, Order
 from ._unwind import Todo, Undoing, undo
@@ -120,7 +120,6 @@ class Scope:
         self.shared = shared
         self.parent = parent
         self.stack = Stack(shared, activity_options)
-        self.failed: list[Step] = []  # those whose undo failed for good, here or in a savepoint
         self.cancels = Cancels(owner, shared.run.arrivals, is_main=in_main_method.get())
         self._order: Order = order
         self._activity_options = activity_options
@@ -149,7 +148,7 @@ class Scope:
             raise RuntimeError(in_use(state.name))
         in_handler = _is_in_handler(run)
         _warn(name, run, in_handler)
-        pivot = Pivot(run.arrivals.gate, None if in_handler else asyncio.current_task())
+        pivot = Pivot(run.arrivals, _main_task(run, in_handler))
         shared = Shared(run, name, pivot, state)
         scope = cls(shared, None, order, activity_options, compensation_options)
         seconds = None if deadline is None else deadline.total_seconds()
@@ -164,9 +163,7 @@ class Scope:
         return scope
 
     def _go_on_with(self, state: SagaState) -> None:
-        steps = steps_of(state)
-        self.stack.take(steps)
-        self.shared.steps += steps
+        self.stack.join(state, ())
         if state.past_pivot:
             self.shared.pivot.pass_()
         if state.cancelled:
@@ -296,6 +293,8 @@ class Scope:
 
     async def leave(self, error: BaseException | None) -> BaseException | None:
         """Leave the scope with what left its body; return what goes on: the same, another error, or None."""
+        if not workflow.in_workflow() or asyncio.current_task() is not self.owner:
+            return error  # the garbage collector closes what is left of another run
         self._has_left = True
         failure = None if error is None else saga_failure(error)
         if error is not None and failure is None:
@@ -345,15 +344,16 @@ class Scope:
             return self._deadline_error(although_swallowed=True)
         swallowed = stack.give_swallowed()
         if swallowed:
-            failed = len(self.failed)
+            failed = len(self.stack.failed)
             await self._unwind(swallowed, cause=swallowed[-1].error)
             # Ending well has failed: what the scope did goes the way of every saga that ends badly.
-            if len(self.failed) > failed:
-                return self.failed[failed].error or swallowed[-1].error or asyncio.CancelledError()
-            if self._takes_all:
+            if len(self.stack.failed) > failed:
+                return self.stack.failed[failed].error or swallowed[-1].error or asyncio.CancelledError()
+            if self.cancels.kept is not None:
                 return self.cancels.kept
-        if self.parent is None and self.failed:
-            return self._failed_for or asyncio.CancelledError()  # whoever caught it in a savepoint
+        if self.parent is None and self.stack.failed:
+            # Whoever caught the error of a savepoint: what stands is the whole saga's.
+            return self._failed_for or self._compensation_error(self.stack.failed, None)
         self._close(State.COMPLETED if self.parent is None else State.MERGED)
         self._release()
         return None
@@ -361,7 +361,7 @@ class Scope:
     async def _end_badly(self, failure: BaseException) -> BaseException:
         """Unwind; return what the scope raises."""
         await self._unwind_all(failure)
-        error = self._compensation_error(self.failed, failure) if self.failed else failure
+        error = self._compensation_error(self.stack.failed, failure) if self.stack.failed else failure
         if isinstance(error, asyncio.CancelledError):
             return error
         cancels, pivot = self.cancels, self.shared.pivot
@@ -392,10 +392,10 @@ class Scope:
         cancel: BaseException | None = self.cancels.kept
         if self.parent is None:
             cancel = cancel or self.shared.pivot.held
-        if self.failed:
+        if self.stack.failed:
             if cancel is not None:
                 self.cancels.give_back()
-            raise self._compensation_error(self.failed, cancel or self.shared.newest_error())
+            raise self._compensation_error(self.stack.failed, cancel or self.shared.newest_error())
         if cancel is not None:
             raise cancel
 
@@ -428,7 +428,7 @@ class Scope:
     async def _unwind_all(self, cause: BaseException | None) -> None:
         self._takes_all = True
         await self._unwind([], cause)
-        self._close(State.INCOMPLETE if self.failed else State.COMPENSATED)
+        self._close(State.INCOMPLETE if self.stack.failed else State.COMPENSATED)
         self._release()
 
     async def _unwind(self, steps: list[Step], cause: BaseException | None) -> None:
@@ -453,7 +453,7 @@ class Scope:
         self._note(how, cause)
 
     def _how(self) -> Undoing:
-        return Undoing(self._order, self._compensation_options, self.shared.run.room, self._show_some)
+        return Undoing(self._order, self._compensation_options, self.shared.run.room, self._on_change)
 
     async def _undo(self, todo: Todo, how: Undoing, *, drain: bool = False) -> None:
         """Undo steps in a task that nobody else cancels."""
@@ -498,23 +498,28 @@ class Scope:
 
     def _keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that comes during an unwind."""
-        if self.shared.pivot.holds(cancel):
-            return
-        self.cancels.keep(cancel)
+        if not self.shared.pivot.holds(cancel):
+            self.cancels.keep(cancel)
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Undo the rest as well, each at its place in the order: the scope cannot end well any more."""
         if not self._takes_all and self._todo is not None:
-            self._takes_all = True  # the scope cannot end well any more; the rest takes its place in the order
+            self._takes_all = True
             self._todo.add(self.stack.give())
 
     def _note(self, how: Undoing, cause: BaseException | None) -> None:
         """Note the undos that failed for good. They are the whole saga's."""
         if not how.failed:
             return
-        if not self.failed:
+        if not self.stack.failed:
             self._failed_for = cause or how.failed[0].undo_error
-        self.failed += how.failed
+        self.stack.failed += how.failed
 
-    def _show_some(self) -> None:
-        if len(self.shared.steps) <= _MOST_SHOWN:
+    def _on_change(self, step: Step) -> None:
+        if step.undo_state == "FAILED":
+            self._take_all()
+        elif len(self.shared.steps) <= _MOST_SHOWN:
             self._show()
 
     def _show(self) -> None:
@@ -559,7 +564,8 @@ class Scope:
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
-        return any(scope.stack.armed or scope.state is State.UNWINDING for scope in (self, *self._open_savepoints()))
+        scopes = (self, *self._open_savepoints())
+        return any(scope.stack.armed or scope.stack.failed or scope.state is State.UNWINDING for scope in scopes)
 
     def report(self) -> SagaReport:
         """Return what people see of the whole saga."""
@@ -584,26 +590,26 @@ class Scope:
             return
         if state is State.MERGED:
             parent.stack.take(self.stack.give())
-        if self.failed:
-            if not parent.failed:
+        if self.stack.failed:
+            if not parent.stack.failed:
                 parent._failed_for = self._failed_for
-            parent.failed += self.failed
+            parent.stack.failed += self.stack.failed
         parent._savepoints.pop(self).set_result(None)
 
     def _log_end(self) -> None:
         name = self.shared.name
-        if not self.failed:
+        if not self.stack.failed:
             workflow.logger.info("Saga %s has unwound", name, extra={"saga": name})
             return
-        failed = [f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in self.failed]
+        failed = [f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in self.stack.failed]
         workflow.logger.error(
             "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s",
             name,
             "; ".join(failed),
             extra={
                 "saga": name,
-                "steps": [step.name for step in self.failed],
-                "keys": [step.key for step in self.failed],
+                "steps": [step.name for step in self.stack.failed],
+                "keys": [step.key for step in self.stack.failed],
             },
         )
 
@@ -689,10 +695,7 @@ class Scope:
                 "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
                 "or leave the scope first"
             )
-        elif isinstance(error, GeneratorExit):
-            # In another task, or in none, it is the garbage collector's.
-            if not workflow.in_workflow() or asyncio.current_task() is not self.owner or not self.holds_compensations():
-                return None
+        elif isinstance(error, GeneratorExit) and self.holds_compensations():
             failure = RuntimeError(
                 "the generator around a saga was closed: let it run to its end, so that the saga ends"
             )
@@ -754,6 +757,14 @@ def _is_in_handler(run: Run) -> bool:
     in_handler = name.startswith(("signal: ", "update: ")) or workflow.current_update_info() is not None
     in_main_method.set(not in_handler)
     return in_handler
+
+
+def _main_task(run: Run, in_handler: bool) -> asyncio.Task[Any] | None:
+    """Return the current task if the workflow's cancel may have to wait for it."""
+    task = asyncio.current_task()
+    # Without the plugin only the main method's own task can be told to get that cancel. The SDK names it so.
+    is_main = not in_handler if run.arrivals.gate is not None else task is not None and task.get_name() == "run"
+    return task if is_main else None
 
 
 def _warn(name: str, run: Run, in_handler: bool) -> None:

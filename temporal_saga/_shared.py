@@ -114,7 +114,7 @@ class Shared:
         self.misuse = error = RuntimeError(message)
         return error
 
-    def join(self, state: SagaState) -> None:
+    def claim(self, state: SagaState) -> None:
         """Note that the entries of a child's saga are this one's from now on."""
         if self.run.is_in_use(state.identity):
             raise self.refuse(in_use(state.name))

@@ -15,7 +15,7 @@ from ._outcome import Outcome, StepOutcome
 from ._shared import Shared
 from ._state import SagaState, steps_of
 from ._step import Step
-from ._typing import Kind
+from ._typing import Kind, Moment
 
 __all__ = ["Called", "Stack"]
 
@@ -45,6 +45,7 @@ class Stack:
         called: What has been called and has not begun, each with its coroutine.
         in_flight: The steps whose call has not ended, in order of their start.
         armed: The steps that an unwind undoes. In order of their start, but for those of savepoints.
+        failed: Those whose undo failed for good, here or in a savepoint.
     """
 
     def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
@@ -53,6 +54,7 @@ class Stack:
         self.called: dict[Step | Called, Coroutine[Any, Any, Any]] = {}
         self.in_flight: dict[Step, None] = {}
         self.armed: dict[Step, None] = {}
+        self.failed: list[Step] = []
 
     def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
         """Arm a step, then give its command."""
@@ -117,16 +119,24 @@ class Stack:
         elif isinstance(chosen, Compensation):
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
-            self._shared.join(chosen)
-            joined = steps_of(chosen, step.began)
-            step.join(joined)
-            self.take(joined)
-            self._shared.steps += joined
+            self._shared.claim(chosen)
+            step.join(self.join(chosen, step.began))
         else:
             raise refuse(
                 f"compensation_from= of step {step.name!r} returned {type(chosen).__name__}: "
                 "return a Compensation, a SagaState or None"
             )
+
+    def join(self, state: SagaState, within: Moment) -> list[Step]:
+        """Take the entries of a state in, and return them."""
+        joined = steps_of(state.steps, state.options, within)
+        failed = steps_of(state.failed, state.options, within)
+        for step in failed:
+            step.undo_state = "FAILED"
+        self.take(joined)
+        self.failed += failed
+        self._shared.steps += sorted([*joined, *failed], key=lambda step: step.began)
+        return joined
 
     def take(self, steps: Iterable[Step]) -> None:
         """Take armed steps in."""

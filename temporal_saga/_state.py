@@ -86,6 +86,7 @@ class SagaState:
     repeats: bool = False
     steps: list[StepState] = field(default_factory=list[StepState])
     options: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    failed: list[StepState] = field(default_factory=list[StepState])
     cancelled: bool = False
 
     @property
@@ -100,9 +101,9 @@ class SagaState:
 
 
 def write_steps(
-    steps: Iterable[Step], activity_options: dict[str, Any]
-) -> tuple[list[StepState], list[dict[str, Any]]]:
-    """Return armed steps as data, and the options that they share.
+    steps: Iterable[Step], activity_options: dict[str, Any], options: list[dict[str, Any]]
+) -> list[StepState]:
+    """Return steps as data.
 
     The arguments of a compensation are the payloads that its receiver will get: any converter works, and nothing
     changes its type.
@@ -110,12 +111,12 @@ def write_steps(
     Args:
         steps: Steps that have settled; none holds a callback.
         activity_options: The saga's own options of compensations that are activities.
+        options: The options that entries share; new ones are added.
 
     Raises:
         ValueError: If an option of a compensation cannot be written down.
     """
-    places: dict[str, int] = {}
-    options: list[dict[str, Any]] = []
+    places = {json.dumps(each): place for place, each in enumerate(options)}
     written: list[StepState] = []
     for step in steps:
         compensation = step.undo
@@ -141,16 +142,15 @@ def write_steps(
                 CompensationState(compensation.kind, compensation.name, arguments, place),
             )
         )
-    return written, options
+    return written
 
 
-def steps_of(state: SagaState, within: Moment = ()) -> list[Step]:
-    """Return the armed steps of a state; those of a child's saga lie within the moment at which its step began."""
+def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within: Moment) -> list[Step]:
+    """Return steps that were written down; those of a child's saga lie within the moment at which its step began."""
     steps: list[Step] = []
-    for written in state.steps:
-        step = Step(
-            written.name, written.key, cast(Phase, written.phase), compensation=_read(written.compensation, state)
-        )
+    for written in states:
+        compensation = _read(written.compensation, options)
+        step = Step(written.name, written.key, cast(Phase, written.phase), compensation=compensation)
         step.began = (*within, *written.place)
         step.ended = (*within, *written.ended)
         step.outcome = Outcome(written.outcome)
@@ -159,9 +159,9 @@ def steps_of(state: SagaState, within: Moment = ()) -> list[Step]:
     return steps
 
 
-def _read(written: CompensationState, state: SagaState) -> Compensation:
+def _read(written: CompensationState, shared: list[dict[str, Any]]) -> Compensation:
     args = [RawValue(Payload.FromString(base64.b64decode(text))) for text in written.arguments]
-    encoded = written.options if isinstance(written.options, dict) else state.options[written.options]
+    encoded = written.options if isinstance(written.options, dict) else shared[written.options]
     options = {name: _decode(name, value) for name, value in cast("dict[str, Any]", encoded).items()}
     make = Compensation.child_workflow if written.kind == "child" else Compensation
     return make(written.name, args=args, **options)

@@ -86,14 +86,14 @@ class Undoing:
         order: One after another, or as they overlapped.
         options: The saga's options of compensations that are activities.
         room: What the whole run may ask of the server at once.
-        on_change: Called when an undo begins.
+        on_change: Called when an undo begins, and when it has failed for good.
         failed: The steps whose undo failed for good.
     """
 
     order: Order
     options: dict[str, Any]
     room: Room
-    on_change: Callable[[], None]
+    on_change: Callable[[Step], None]
     failed: list[Step] = field(default_factory=list[Step])
 
 
@@ -155,7 +155,7 @@ async def _undo_as_they_overlapped(todo: Todo, how: Undoing) -> None:
 async def _undo(step: Step, how: Undoing) -> None:
     """Run one compensation, to success or to its failure for good."""
     step.undo_state = "RUNNING"
-    how.on_change()
+    how.on_change(step)
     compensation = step.undo
     try:
         if isinstance(compensation, Callback):
@@ -179,6 +179,7 @@ async def _undo(step: Step, how: Undoing) -> None:
         step.undo_state = "FAILED"
         step.undo_error = error
         how.failed.append(step)
+        how.on_change(step)
     else:
         step.undo_state = "DONE"
     finally:

@@ -42,6 +42,7 @@ import dataclasses
 import logging
 import random
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -176,8 +177,15 @@ class Activation:
     request: WorkflowActivation
     completion: WorkflowActivationCompletion
     task: int
-    run: Run = dataclasses.field(repr=False)
+    run_reference: weakref.ref[Run] = dataclasses.field(repr=False)  # a circle would leave the run to the collector
     evictable: bool = True
+
+    @property
+    def run(self) -> Run:
+        """The run that it belongs to."""
+        run = self.run_reference()
+        assert run is not None, "the run is gone"
+        return run
 
     @property
     def protos(self) -> Sequence[WorkflowCommand]:
@@ -747,7 +755,7 @@ class Run:
             request = self._request(self._at_once)
             self._at_once = []
             completion = _activate(self._instance, request)
-            self.activations.append(Activation(request, completion, self._task, self))
+            self.activations.append(Activation(request, completion, self._task, weakref.ref(self)))
             self._take(completion)
 
     def _take(self, completion: WorkflowActivationCompletion) -> None:
@@ -963,7 +971,7 @@ class Run:
         return f"{closed}; activities {self.names}, children {[c.name for c in self.children]}"
 
     def _difference(self, done: Activation, completion: WorkflowActivationCompletion) -> str:
-        new = Activation(done.request, completion, done.task, self)
+        new = Activation(done.request, completion, done.task, weakref.ref(self))
         return f"workflow task {done.task} gave {done.commands}, and replayed {new.commands}"
 
 
