@@ -1,0 +1,2 @@
+"""Later."""
+def main(minutes: float, start: int | None) -> int: return 0
