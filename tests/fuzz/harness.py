@@ -40,6 +40,10 @@ Time = tuple[int, int, int]
 """Number of the activation, 0 for its events and 1 for its commands, position."""
 
 _LIMIT = 400
+"""Activations of a run; more is an endless one."""
+
+_EVICTIONS = 8
+"""At about so many points of a run a copy is evicted."""
 
 
 @dataclass
@@ -74,8 +78,8 @@ class World:
     ledger: dict[str, Entry] = field(default_factory=dict)
     notes: list[dict[str, Any]] = field(default_factory=list)
     objections: list[str] = field(default_factory=list)
-    cancelled: bool = False
-    """Whether the workflow's cancel was delivered."""
+    cancelled: tuple[int, int] | None = None
+    """The activation that delivered the workflow's cancel, and which run (by continue-as-new) it was."""
     closed: Command | None = None
     story: list[str] = field(default_factory=list)
 
@@ -102,7 +106,7 @@ class Run(driver.Run):
         def create_task(coroutine: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
             nonlocal created
             task = _Task(coroutine, loop=instance) if context is None else _Task(coroutine, loop=instance, context=context)
-            created += 1
+            created += not (name or "").startswith("query")  # no replay has those
             task.number = created if not salt else hash((salt, created))
             instance._register_task(task, name=name)
             return task
@@ -204,6 +208,8 @@ class Harness:
         lengths = [done.request.history_length for done in self.run.activations]
         for note in notes:
             note["activation"] = self.offset + lengths.index(note["length"])
+            if "since" in note:
+                note["since"] = self.offset + lengths.index(note["since"])
         self.world.notes += notes
         self.world.objections += objections
 
@@ -220,7 +226,7 @@ class Harness:
             # asyncio's own words, when an error reaches a `gather` that was given up.
             if "exception was never retrieved" not in str(error):
                 self.world.objections.append(f"replay: {_short(error)}")
-        for count in range(len(run.activations)):
+        for count in range(0, len(run.activations), 1 + len(run.activations) // _EVICTIONS):
             try:
                 run.evict_copy(count)
             except (AssertionError, RuntimeError) as error:
@@ -283,7 +289,7 @@ class Harness:
 
     def _cancel(self) -> list[Event]:
         self.cancel_at = None
-        self.world.cancelled = True
+        self.world.cancelled = self._next_events()[0], self.generation
         return [cancel()]
 
     def _end_of(self, activity: Activity) -> tuple[datetime, Callable[[], list[Event]]]:

@@ -53,6 +53,11 @@ def kind_of(error: BaseException) -> str:
     return f"bug {type(error).__name__}: {error}"
 
 
+def history_length() -> int:
+    """How long history is: the same within a workflow task."""
+    return workflow.info().get_current_history_length() if workflow.in_workflow() else 0
+
+
 @dataclass(eq=False)
 class Sender:
     """Somebody who may cancel a task."""
@@ -61,6 +66,10 @@ class Sender:
     has_sent: Callable[[], bool]
     insists: bool = False
     """Whether the next await of the task must raise it."""
+    sent_at: int | None = None
+    """How long history was then, if that is known."""
+    is_counted_out: bool = False
+    """Whether a cancel of its that was swallowed does not count: a scope around takes its own back."""
 
 
 @dataclass(eq=False)
@@ -74,29 +83,38 @@ class Book:
     """The senders of the last CancelledError."""
     got: set[Sender] = field(default_factory=set)
     """All whose cancel has arrived at an await."""
-    spent: set[Sender] = field(default_factory=set)
-    """All whose cancel the user's code has swallowed."""
+    spent: dict[Sender, int] = field(default_factory=dict)
+    """Whose cancel is over and done with, and how long history was then."""
+    onlookers: list[Book] = field(default_factory=list)
+    """Tasks that await it, and do not hand their cancel on."""
     ended_cancelled: bool = False
     task: asyncio.Task[Any] | None = None
 
     def ever_sent(self) -> set[Sender]:
         """Who has cancelled this task, or one that awaits it."""
+        if not workflow.in_workflow():  # a coroutine that was given up
+            return set()
         result = {sender for sender in self.senders if sender.has_sent()}
         for waiter in self.waiters:
             result |= waiter.ever_sent()
         return result
 
     def sent(self) -> set[Sender]:
-        """The same, without those whose cancel was swallowed."""
-        return self.ever_sent() - self.spent
+        """The same, without those that are over and done with.
+
+        Not in this workflow task: what comes in one activation may arrive in several turns of the loop.
+        """
+        now = history_length()
+        return {sender for sender in self.ever_sent() if self.spent.get(sender, now) >= now}
 
     def awaits(self, other: Book) -> bool:
         """Whether this task awaits the other, perhaps through a third."""
-        return any(waiter is self or self.awaits(waiter) for waiter in other.waiters)
+        return any(waiter is self or self.awaits(waiter) for waiter in (*other.waiters, *other.onlookers))
 
     def swallow(self) -> None:
         """The user's code has swallowed the last CancelledError."""
-        self.spent |= self.seen
+        for sender in self.seen:
+            self.spent.setdefault(sender, history_length())
 
     def excuse(self) -> None:
         """Python, or a documented case, may have swallowed whatever was sent so far."""
@@ -148,6 +166,18 @@ class Env:
         return replace(self, book=book)
 
 
+if COUNTS:
+
+    class Timeout(asyncio.Timeout):
+        """`asyncio.timeout`, which notes when it expires."""
+
+        sender: Sender
+
+        def _on_timeout(self) -> None:
+            self.sender.sent_at = history_length()
+            super()._on_timeout()  # type: ignore[misc]
+
+
 @workflow.defn
 class DetachingChild:
     """A child whose result is the state of a saga that goes on in its parent."""
@@ -190,15 +220,15 @@ class Interpreter:
     async def run(self, program: dict[str, Any], state: SagaState | None = None, carried: bool = False) -> str:
         self.program = program
         self.main.task = asyncio.current_task()
-        self.main.senders.append(Sender("the workflow", self._workflow_was_cancelled, insists=True))
+        self.main.senders.append(Sender("the workflow", self._workflow_was_cancelled, insists=True, is_counted_out=True))
         if carried:
             self.main.senders.append(Sender("the workflow, in the run before", lambda: True))
         env = Env(self.main)
         how = "ok"
         try:
             if state is not None:
-                await self.scope(program["saga"], Saga(state=state, activity_options=OPTIONS), program["main"], env)
-                await self.body(program["rest"], env)
+                again = Saga(state=state, activity_options=OPTIONS)
+                await self.scope(program["saga"], again, program["main"], env, deadline=program["left"])
             else:
                 await self.body(program["main"], env)
             if carried and not any(sender.label.endswith("before") for sender in self.main.got):
@@ -246,10 +276,13 @@ class Interpreter:
         for op in body:
             await getattr(self, f"op_{op['op']}")(op, env)
 
+    def is_alive(self) -> bool:
+        """Whether this runs in its own run; the garbage collector closes coroutines anywhere."""
+        return workflow.in_workflow() and workflow.instance() is self
+
     def note(self, what: str, **more: Any) -> None:
-        # An eviction ends every task, and nobody reads what it leaves.
-        if workflow.in_workflow():
-            self.notes.append({"what": what, "length": workflow.info().get_current_history_length(), **more})
+        if self.is_alive():
+            self.notes.append({"what": what, "length": history_length(), **more})
 
     def objects(self, text: str) -> None:
         self.objections.append(text)
@@ -268,6 +301,10 @@ class Interpreter:
             result.add(Sender("an unwind", lambda: True))
         return result
 
+    def is_past(self, sender: Sender, book: Book) -> bool:
+        """Whether a timeout or deadline inside has taken its cancel back."""
+        return sender in book.spent and sender.is_counted_out and sender.label != "the workflow"
+
     def sighted(self, env: Env, where: str, *, task_ended: bool = False) -> None:
         """A CancelledError came out of an await."""
         senders = self.plausible(env)
@@ -283,13 +320,14 @@ class Interpreter:
         else:
             held = set()
         for sender in env.book.senders:
-            if sender.insists and sender not in env.book.got and sender.label not in held and sender.has_sent():
+            is_open = sender not in env.book.got and sender not in env.book.spent
+            if is_open and sender.insists and sender.label not in held and sender.has_sent():
                 return sender.label
         return None
 
     async def leaf(self, env: Env, where: str, awaitable: Any, *, must: bool = True) -> Any:
         """Await; look at what cancels do."""
-        owed = self.owed(env) if must else None
+        owed, since = self.owed(env) if must else None, history_length()
         try:
             result = await awaitable
         except BaseException as error:
@@ -299,9 +337,20 @@ class Interpreter:
             elif owed and kind == "failure":
                 self.objects(f"{env.book.name} goes on at {where}, though {owed} had cancelled it before")
             raise
+        owed = owed or self.overdue(env)
         if owed:
             self.objects(f"{env.book.name} goes on at {where}, though {owed} had cancelled it before")
+        if env.book is self.main and must:
+            self.note("went on", name=where, since=since)
         return result
+
+    def overdue(self, env: Env) -> str | None:
+        """Which timeout has cancelled this await in an earlier workflow task."""
+        for sender in env.book.senders:
+            is_open = sender not in env.book.got and sender not in env.book.spent
+            if is_open and sender.sent_at is not None and sender.sent_at < history_length():
+                return sender.label
+        return None
 
     # --- leaves ---
 
@@ -436,8 +485,10 @@ class Interpreter:
 
     async def op_timeout(self, op: Op, env: Env) -> None:
         book = env.book
-        manager = asyncio.timeout(op["seconds"])  # type: ignore[attr-defined,unused-ignore]
-        mine = Sender(f"a timeout of {op['seconds']} s", manager.expired, insists=True)
+        manager = Timeout(asyncio.get_running_loop().time() + op["seconds"])
+        mine = manager.sender = Sender(
+            f"a timeout of {op['seconds']} s", manager.expired, insists=True, is_counted_out=True
+        )
         book.senders.append(mine)
         inside = outside = "ok"
         try:
@@ -452,9 +503,9 @@ class Interpreter:
             raise
         finally:
             if inside == outside == "cancel" and manager.expired() and not self.ending:
-                if not book.ever_sent() - {mine}:
+                if not {each for each in book.ever_sent() if each is not mine and not self.is_past(each, book)}:
                     self.objects(f"a timeout in {book.name} has expired, and a CancelledError leaves it")
-            book.senders.remove(mine)
+            book.spent[mine] = -1  # its cancel is taken back here; another task that it had cancelled may get it later
 
     async def op_wait_for(self, op: Op, env: Env) -> None:
         due = asyncio.get_running_loop().time() + op["seconds"]
@@ -494,6 +545,7 @@ class Interpreter:
 
     async def op_shield(self, op: Op, env: Env) -> None:
         task, book = self.start(f"{env.book.name}/shield", op["body"], env, waiter=None)
+        book.onlookers.append(env.book)
         task.add_done_callback(retrieve)
         try:
             await asyncio.shield(task)
@@ -508,9 +560,6 @@ class Interpreter:
         try:
             try:
                 await self.body(op["body"], env)
-            except GeneratorExit:
-                op = {**op, "last": []}
-                raise
             except BaseException as error:
                 inside = error
                 if not is_caught(error, op["catches"]):
@@ -520,7 +569,8 @@ class Interpreter:
                     env.book.swallow()
                 await self.body(op["handler"], env)
             finally:
-                await self.body(op["last"], env)
+                if self.is_alive():
+                    await self.body(op["last"], env)
         except BaseException as outside:
             if inside is not None and outside is not inside:
                 self.note("caught", how=kind_of(inside))
@@ -547,10 +597,10 @@ class Interpreter:
             await self.scope(f"{op['step']}'s", Saga(state=state, activity_options=OPTIONS), op["body"], env)
 
     async def scope(
-        self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: int | None = None
+        self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
     ) -> None:
         scope = Scope(name, made, parent, asyncio.current_task(), env.book)
-        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS)
+        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, is_counted_out=True)
         entered = False
         inside = outside = "ok"
         first: BaseException | None = None
@@ -559,7 +609,8 @@ class Interpreter:
             async with made:
                 entered = True
                 self.scopes.append(scope)
-                self.note("enter", name=name, parent=None if parent is None else parent.name)
+                outer = None if parent is None else parent.name
+                self.note("enter", name=name, parent=outer, book=env.book.name)
                 if deadline is not None:
                     scope.due = asyncio.get_running_loop().time() + deadline
                     env.book.senders.append(own)
@@ -581,23 +632,27 @@ class Interpreter:
                 env.book.got |= env.book.sent() - {own}
             raise
         finally:
-            if entered and workflow.in_workflow():
+            # What an eviction throws through the scope has not ended it.
+            if entered and self.is_alive() and not outside.startswith("bug"):
                 self.look_at_the_end(scope, env, own, inside, outside)
                 scope.left = True
                 self.note("left", name=name, how=outside, same=first is last, report=made.report().state)
-                if own in env.book.senders:
-                    env.book.senders.remove(own)
+                env.book.spent[own] = -1
 
     def look_at_the_end(self, scope: Scope, env: Env, own: Sender, inside: str, outside: str) -> None:
         """What a scope makes of a cancel."""
         book = env.book
-        of_workflow = {sender for sender in book.seen if sender.label == "the workflow"} - book.spent
-        others = book.ever_sent() - {own} - {sender for sender in book.spent if sender.label == "the workflow"}
+        of_workflow = {sender for sender in book.seen if sender.label == "the workflow"} - book.spent.keys()
+        others = {
+            sender
+            for sender in book.ever_sent()
+            if sender is not own and not (sender in book.spent and sender.is_counted_out)
+        }
         around = any(each.exiting for each in env.scopes) or self.ending
         if inside == outside == "cancel" and own in book.seen and not others and not around:
             self.objects(f"the cancel of its own deadline leaves {scope.name}")
         if outside == "deadline":
-            book.got -= book.seen - {own} - book.spent
+            book.got -= book.seen - {own} - book.spent.keys()
         if scope.parent is not None and outside == "incomplete" and of_workflow and inside in ("cancel", "cancelled call"):
             self.objects(f"{scope.name}, cancelled by the workflow, raises CompensationError and no cancel")
 
@@ -707,7 +762,8 @@ class Interpreter:
         scope.closed = True
         of_workflow = self.main.senders[0]
         carried = of_workflow.has_sent() and of_workflow not in self.main.got
-        program = {**self.program, "main": op["body"], "rest": [], "saga": scope.name}
+        left = None if scope.due is None else scope.due - asyncio.get_running_loop().time()
+        program = {**self.program, "main": op["body"], "saga": scope.name, "left": left}
         workflow.continue_as_new(args=[program, state, carried])
 
 

@@ -52,7 +52,12 @@ PROGRAMS: dict[str, Program] = {
         [
             saga(
                 "order",
-                [group([[savepoint(f"way {x}", [step(x), step(f"then {x}", fate="error")])] for x in "abcdefgh"])],
+                [
+                    group([
+                        *([savepoint(f"way {x}", [step(x), wait("never")])] for x in "abcdefgh"),
+                        [step("long", takes=3, fate="error")],
+                    ])
+                ],
             )
         ],
         hashes=7,
@@ -173,7 +178,15 @@ PROGRAMS: dict[str, Program] = {
             "order",
             [
                 attempt(
-                    [gather([[savepoint("way", [step("a", takes=5), sleep(5)])], [sleep(9)]])],
+                    [
+                        gather(
+                            [
+                                [savepoint("a", [step("a", takes=5)])],
+                                [savepoint("b", [attempt([sleep(9)], catches="cancel")])],
+                            ],
+                            settles=True,
+                        )
+                    ],
                     catches="cancel",
                 )
             ],

@@ -20,6 +20,8 @@ class Part:
 
     name: str
     parent: str | None
+    book: str = "main"
+    """The task that entered it."""
     inside: str | None = None
     """How its body ended."""
     outside: str | None = None
@@ -68,6 +70,7 @@ class Oracle:
         self.main: str | None = None
         self.handlers: list[tuple[int, str, str]] = []
         self.caught: set[str] = set()
+        self.went_on: list[tuple[int, str, int, int]] = []
         for index, note in enumerate(world.notes):
             self._read(index, note)
         self._take_children_in()
@@ -79,7 +82,7 @@ class Oracle:
                 self.parts[name].outside = self.parts[name].inside = None
                 self.parts[name].detached = False
             else:
-                self.parts[name] = Part(name, note["parent"], entered_at=index)
+                self.parts[name] = Part(name, note["parent"], note["book"], entered_at=index)
         elif what == "end":
             self.parts[name].inside = how
         elif what == "left":
@@ -105,6 +108,8 @@ class Oracle:
             self.items[name].undo_how = how
         elif what == "callback":
             self.callbacks[name] = how or ""
+        elif what == "went on":
+            self.went_on.append((index, name, note["since"], note["activation"]))
         elif what == "caught":
             self.caught.add(how or "")
         elif what == "main":
@@ -241,6 +246,7 @@ class Oracle:
         result += self._out_of_order()
         result += self._not_drained()
         result += self._scopes()
+        result += self._went_on()
         result += self._close()
         return result
 
@@ -331,7 +337,7 @@ class Oracle:
             ]
             inside, outside = part.inside, part.outside
             if outside is None:
-                has_ended = part.detached or part.compensated is not None
+                has_ended = part.parent is not None or part.detached or part.compensated is not None
                 if self.plugin and self.world.closed is not None and not has_ended:
                     yield f"scope left open: the run closed over {part.name}"
                 continue
@@ -360,6 +366,16 @@ class Oracle:
             return {"COMPENSATED"}
         return set()
 
+    def _went_on(self) -> Iterator[str]:
+        """An await of the main method's that does not get the workflow's cancel."""
+        if self.world.cancelled is None:
+            return
+        cancel, _ = self.world.cancelled
+        for index, where, since, now in self.went_on:
+            pivots = (pivot for part in self.parts.values() for pivot in part.pivots)
+            if since < cancel < now and not any(pivot < index for pivot in pivots):
+                yield f"went on: the main method at {where}, though the workflow was cancelled meanwhile"
+
     def _close(self) -> Iterator[str]:
         world, closed = self.world, self.world.closed
         if closed is None:
@@ -367,6 +383,13 @@ class Oracle:
         how = closed[0]
         if how == "cancel" and not world.cancelled:
             yield "close: the run ended Cancelled, and nobody has cancelled it"
+        lost = [
+            part.name
+            for part in self.parts.values()
+            if part.parent is None and part.outside == "incomplete" and part.book.startswith(("main", "signal"))
+        ]
+        if how == "cancel" and self.plugin and "incomplete" not in self.caught and any("/" not in self.parts[name].book for name in lost):
+            yield f"close: the run ended Cancelled, over {lost[0]}, which had raised CompensationError"
         signals = [handler for _, kind, handler in self.handlers if kind == "signal" and handler != "ok"]
         if signals:
             if self.plugin and self.main == "incomplete" and how != "fail":

@@ -10,6 +10,7 @@ import copy
 import inspect
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -539,15 +540,14 @@ def may_hash_otherwise(program: Program) -> bool:
 # --- shrinking -------------------------------------------------------------------------------------------------------
 
 
-def shrink(program: Program, still_fails: Callable[[Program], bool], *, tries: int = 1500) -> Program:
-    """The smallest program found that fails in the same way."""
-    progress = True
-    while progress and tries > 0:
+def shrink(program: Program, still_fails: Callable[[Program], bool], *, seconds: float = 60) -> Program:
+    """The smallest program found in so many seconds that fails in the same way."""
+    end, progress = time.monotonic() + seconds, True
+    while progress:
         progress = False
         for candidate in _smaller(program):
-            tries -= 1
-            if tries <= 0:
-                break
+            if time.monotonic() > end:
+                return program
             if still_fails(candidate):
                 program, progress = candidate, True
                 break
