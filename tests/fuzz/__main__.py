@@ -92,12 +92,13 @@ def main() -> int:
     parser.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--known", nargs="?", const="", help="the known programs (those whose name has this in it)")
     parser.add_argument("--without-sagas", action="store_true", help="the differential fuzz of SagaPlugin")
+    parser.add_argument("--strict", action="store_true", help="with --without-sagas: a close that comes later differs")
     options = parser.parse_args()
     _quiet()
     if options.known is not None:
         return _known(options.known or None)
     if options.without_sagas:
-        return without_sagas.main(options.minutes, options.start)
+        return without_sagas.main(options.minutes, options.start, strict=options.strict)
     if options.seed is not None:
         program = Generator(options.seed, plugin=options.plugin).program()
         if not objections_to(program):

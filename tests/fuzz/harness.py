@@ -81,6 +81,8 @@ class World:
     cancelled: tuple[int, int] | None = None
     """The activation that delivered the workflow's cancel, and which run (by continue-as-new) it was."""
     closed: Command | None = None
+    commands: list[list[Command]] = field(default_factory=list)
+    """By activation."""
     story: list[str] = field(default_factory=list)
 
 
@@ -95,7 +97,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class Run(driver.Run):
-    """A run whose tasks hash in the order of their creation; in a replay, by `hashes`, in another one."""
+    """A run in which a set of tasks has the order in which they joined it; by `hashes`, another one."""
 
     hashes = 0
 
@@ -106,8 +108,8 @@ class Run(driver.Run):
         def create_task(coroutine: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
             nonlocal created
             task = _Task(coroutine, loop=instance) if context is None else _Task(coroutine, loop=instance, context=context)
-            created += not (name or "").startswith("query")  # no replay has those
-            task.number = created if not salt else hash((salt, created))
+            created += 1
+            task.number = hash((salt, created)) if salt else 0
             instance._register_task(task, name=name)
             return task
 
@@ -377,6 +379,7 @@ class Harness:
             done = run.activations[number]
             for position, command in enumerate(done.commands):
                 self._read((self.offset + number, 1, position), command)
+            self.world.commands.append(done.commands)
             jobs = [job.WhichOneof("variant") for job in done.request.jobs]
             seconds = (run.now - self.epoch).total_seconds()
             self.world.story.append(f"{self.offset + number:3} at {seconds:3.0f} s: {', '.join(jobs)} -> {done.commands}")

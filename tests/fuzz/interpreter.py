@@ -236,8 +236,8 @@ class Interpreter:
             return "done"
         except BaseException as error:
             how = kind_of(error)
-            if how == "group" and not program["plugin"]:
-                raise leaf_of(error) from None
+            if how == "group" and not (program["plugin"] and self.scopes):
+                raise leaf_of(error) from None  # the SDK takes a group for a bug, and the plugin does not
             raise
         finally:
             self.ending = True
@@ -360,6 +360,9 @@ class Interpreter:
     async def op_wait(self, op: Op, env: Env) -> None:
         flag = op["flag"]
         self.waiting += 1
+        if self.program["single_batch"] and not self._workflow_was_cancelled():
+            # With that flag the SDK raises the workflow's cancel here in any task.
+            env.book.senders.append(Sender("wait_condition", self._workflow_was_cancelled))
         try:
             condition = workflow.wait_condition(lambda: self.released or flag in self.flags)
             await self.leaf(env, "wait", condition, must=False)
@@ -537,6 +540,7 @@ class Interpreter:
             raise
         finally:
             book.waiters.remove(env.book)
+            env.book.excuse()  # the cancel went to the task, which may have swallowed it
 
     async def op_cancel_task(self, op: Op, env: Env) -> None:
         task, book = self.tasks.get(op["task"], (None, env.book))
@@ -746,6 +750,9 @@ class Interpreter:
             raise
         finally:
             self.note("compensated", name=scope.name, how=how)
+
+    async def op_again(self, op: Op, env: Env) -> None:
+        workflow.continue_as_new(args=[{**self.program, "main": [], "events": []}])
 
     async def op_go_on(self, op: Op, env: Env) -> None:
         scope = self.owned(env)

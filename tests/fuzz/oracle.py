@@ -68,6 +68,7 @@ class Oracle:
         self.items: dict[str, Item] = {}
         self.callbacks: dict[str, str] = {}
         self.main: str | None = None
+        self.main_ended_at: int | None = None
         self.handlers: list[tuple[int, str, str]] = []
         self.caught: set[str] = set()
         self.went_on: list[tuple[int, str, int, int]] = []
@@ -113,7 +114,7 @@ class Oracle:
         elif what == "caught":
             self.caught.add(how or "")
         elif what == "main":
-            self.main = how
+            self.main, self.main_ended_at = how, index
         elif what == "handler":
             self.handlers.append((index, note["kind"], how or ""))
 
@@ -337,14 +338,16 @@ class Oracle:
             ]
             inside, outside = part.inside, part.outside
             if outside is None:
-                has_ended = part.parent is not None or part.detached or part.compensated is not None
+                # A task may go on, and enter one, in the activation that has closed the run.
+                too_late = self.main_ended_at is not None and part.entered_at > self.main_ended_at
+                has_ended = part.parent is not None or part.detached or part.compensated is not None or too_late
                 if self.plugin and self.world.closed is not None and not has_ended:
                     yield f"scope left open: the run closed over {part.name}"
                 continue
             if part.parent is None and failed and outside != "incomplete" and not part.detached:
                 if part.compensated != "incomplete":
                     yield f"incomplete in silence: {part.name} ended {outside}, though the undo of {failed[0]} had failed"
-            if outside == "incomplete" and not failed:
+            if outside == "incomplete" and inside != "incomplete" and not failed:
                 yield f"false CompensationError: out of {part.name}"
             if inside in ("failure", "timeout") and outside in ("failure", "timeout") and not part.same:
                 yield f"error replaced: {part.name} met {inside} and raised another {outside}"

@@ -177,6 +177,11 @@ def go_on(body: Body) -> Op:
     return {"op": "go_on", **locals()}
 
 
+def again() -> Op:
+    """Continue as new, with an empty main method: for programs without sagas."""
+    return {"op": "again"}
+
+
 def adopt(step: str, body: Body) -> Op:
     """Enter `Saga(state=...)` with the state that a child returned."""
     return {"op": "adopt", **locals()}
@@ -229,7 +234,7 @@ _MAKERS: dict[str, Callable[..., Op]] = {
     maker.__name__: maker
     for maker in (
         step, child, plain, sleep, wait, raise_flag, gather, group, timeout, wait_for, spawn, join, cancel_task, shield,
-        attempt, fail, saga, savepoint, pivot, push, callback, undo, compensate, go_on, adopt, event,
+        attempt, fail, saga, savepoint, pivot, push, callback, undo, compensate, go_on, again, adopt, event,
     )
 }  # fmt: skip
 BODIES = ("body", "handler", "last")
@@ -303,9 +308,10 @@ class Generator:
     MOST = 14
     """Operations that have an effect."""
 
-    def __init__(self, seed: int, *, plugin: bool | None = None) -> None:
+    def __init__(self, seed: int, *, plugin: bool | None = None, sagas: bool = True) -> None:
         self.random = random.Random(seed)
         self.plugin = plugin
+        self.sagas = sagas
         self.names = 0
         self.tasks: list[str] = []
         self.steps: list[str] = []
@@ -315,7 +321,9 @@ class Generator:
     def program(self) -> Program:
         """The program."""
         rnd = self.random
-        main = self.body(1, 0) if rnd.random() < 0.3 else []
+        if not self.sagas:
+            return self.without_sagas()
+        main = self.body(1, 1) if rnd.random() < 0.3 else []
         main += [self.saga(0)]
         if rnd.random() < 0.5:
             main = [attempt(main, catches=rnd.choice(["failure", "any", "cancel"]), last=self.body(1, 1, few=True))]
@@ -340,6 +348,32 @@ class Generator:
         if may_hash_otherwise(made):
             made["hashes"] = rnd.randint(1, 1000)
         return made
+
+    def without_sagas(self) -> Program:
+        """A program whose main method and handlers meet on flags, and end in every way."""
+        rnd = self.random
+        main = [*self.body(1, 1), *self.end()]
+        if rnd.random() < 0.3:
+            main = [attempt(main, catches=rnd.choice(["failure", "any", "cancel", ""]), last=self.body(2, 1, few=True))]
+        events = [
+            event(rnd.randrange(6), rnd.choice(["signal", "signal", "update"]), [*self.body(2, 1), *self.end()])
+            for _ in range(rnd.choice([1, 1, 2, 3]))
+        ]
+        return program(
+            main,
+            events=events,
+            cancel_at=rnd.choice([None, None, *range(8)]),
+            busy=[[0, rnd.randint(1, 6)]] if rnd.random() < 0.3 else [],
+            ties=rnd.choice(["one", "together", "reversed"]),
+            single_batch=rnd.random() < 0.3,
+            restarts=[rnd.randint(1, 6)] if rnd.random() < 0.2 else [],
+        )
+
+    def end(self) -> Body:
+        """How a method ends, perhaps when somebody else does."""
+        rnd = self.random
+        meets = rnd.choice([[], [wait("f")], [wait("f")], [raise_flag("f")]])
+        return [*meets, *rnd.choice([[], [], [fail()], [again()]])]
 
     def name(self, prefix: str) -> str:
         self.names += 1
@@ -378,6 +412,8 @@ class Generator:
             and (HAS_TIMEOUT or kind not in ("timeout", "group"))
             and (HAS_UNDO or kind != "undo")
             and not (outside and kind in _IN_SCOPE)
+            and (self.sagas or kind != "saga")
+            and (not self.sagas or kind != "again")
         }
         kinds = [kind for kind, weight in weights.items() if weight]
         if not kinds:
@@ -507,6 +543,9 @@ class Generator:
     def make_compensate(self, depth: int, outside: int) -> Op:
         return compensate()
 
+    def make_again(self, depth: int, outside: int) -> Op:
+        return again()
+
     def make_go_on(self, depth: int, outside: int) -> Op:
         return go_on(self.body(depth + 1, outside))
 
@@ -514,11 +553,11 @@ class Generator:
 _WEIGHTS = {
     "step": 12, "child": 2, "plain": 2, "sleep": 3, "wait": 1, "raise_flag": 0.6, "gather": 2, "group": 2, "timeout": 3,
     "wait_for": 0.7, "spawn": 2, "join": 0.7, "cancel_task": 0.5, "shield": 0.5, "attempt": 4, "fail": 1.5, "saga": 0.7,
-    "savepoint": 3, "pivot": 1, "push": 1, "callback": 0.5, "undo": 1, "compensate": 0.3, "go_on": 0.4,
+    "savepoint": 3, "pivot": 1, "push": 1, "callback": 0.5, "undo": 1, "compensate": 0.3, "go_on": 0.4, "again": 0.7,
 }  # fmt: skip
 _LEAVES = {
     "step", "child", "plain", "sleep", "wait", "raise_flag", "join", "cancel_task", "fail", "pivot", "push", "callback",
-    "undo", "compensate",
+    "undo", "compensate", "again",
 }  # fmt: skip
 _EFFECTS = {"step", "child", "plain", "spawn", "saga", "savepoint", "push", "callback"}
 _IN_SCOPE = {"step", "child", "savepoint", "pivot", "push", "callback", "undo", "compensate", "go_on"}
