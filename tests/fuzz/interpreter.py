@@ -29,6 +29,9 @@ OPTIONS: Any = {"start_to_close_timeout": timedelta(seconds=1000)}
 COUNTS = sys.version_info >= (3, 11)
 """Whether asyncio counts cancels."""
 
+TAKEN_BACK = -1
+"""When a cancel was spent that its sender has taken back: before all others."""
+
 _TimeoutError = asyncio.TimeoutError
 
 
@@ -68,8 +71,6 @@ class Sender:
     """Whether the next await of the task must raise it."""
     sent_at: int | None = None
     """How long history was then, if that is known."""
-    is_counted_out: bool = False
-    """Whether a cancel of its that was swallowed does not count: a scope around takes its own back."""
 
 
 @dataclass(eq=False)
@@ -220,7 +221,7 @@ class Interpreter:
     async def run(self, program: dict[str, Any], state: SagaState | None = None, carried: bool = False) -> str:
         self.program = program
         self.main.task = asyncio.current_task()
-        self.main.senders.append(Sender("the workflow", self._workflow_was_cancelled, insists=True, is_counted_out=True))
+        self.main.senders.append(Sender("the workflow", self._workflow_was_cancelled, insists=True))
         if carried:
             self.main.senders.append(Sender("the workflow, in the run before", lambda: True))
         env = Env(self.main)
@@ -302,8 +303,8 @@ class Interpreter:
         return result
 
     def is_past(self, sender: Sender, book: Book) -> bool:
-        """Whether a timeout or deadline inside has taken its cancel back."""
-        return sender in book.spent and sender.is_counted_out and sender.label != "the workflow"
+        """Whether a timeout or deadline has taken its cancel back, as `uncancel()` does."""
+        return book.spent.get(sender) == TAKEN_BACK
 
     def sighted(self, env: Env, where: str, *, task_ended: bool = False) -> None:
         """A CancelledError came out of an await."""
@@ -490,7 +491,7 @@ class Interpreter:
         book = env.book
         manager = Timeout(asyncio.get_running_loop().time() + op["seconds"])
         mine = manager.sender = Sender(
-            f"a timeout of {op['seconds']} s", manager.expired, insists=True, is_counted_out=True
+            f"a timeout of {op['seconds']} s", manager.expired, insists=True
         )
         book.senders.append(mine)
         inside = outside = "ok"
@@ -508,7 +509,7 @@ class Interpreter:
             if inside == outside == "cancel" and manager.expired() and not self.ending:
                 if not {each for each in book.ever_sent() if each is not mine and not self.is_past(each, book)}:
                     self.objects(f"a timeout in {book.name} has expired, and a CancelledError leaves it")
-            book.spent[mine] = -1  # its cancel is taken back here; another task that it had cancelled may get it later
+            book.spent[mine] = TAKEN_BACK  # its cancel is taken back here; another task that it had cancelled may get it later
 
     async def op_wait_for(self, op: Op, env: Env) -> None:
         due = asyncio.get_running_loop().time() + op["seconds"]
@@ -604,7 +605,7 @@ class Interpreter:
         self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
     ) -> None:
         scope = Scope(name, made, parent, asyncio.current_task(), env.book)
-        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, is_counted_out=True)
+        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS)
         entered = False
         inside = outside = "ok"
         first: BaseException | None = None
@@ -641,7 +642,7 @@ class Interpreter:
                 self.look_at_the_end(scope, env, own, inside, outside)
                 scope.left = True
                 self.note("left", name=name, how=outside, same=first is last, report=made.report().state)
-                env.book.spent[own] = -1
+                env.book.spent[own] = TAKEN_BACK
 
     def look_at_the_end(self, scope: Scope, env: Env, own: Sender, inside: str, outside: str) -> None:
         """What a scope makes of a cancel."""
@@ -650,7 +651,9 @@ class Interpreter:
         others = {
             sender
             for sender in book.ever_sent()
-            if sender is not own and not (sender in book.spent and sender.is_counted_out)
+            if sender is not own
+            and not self.is_past(sender, book)
+            and not (sender in book.spent and sender.label == "the workflow")
         }
         around = any(each.exiting for each in env.scopes) or self.ending
         if inside == outside == "cancel" and own in book.seen and not others and not around:
