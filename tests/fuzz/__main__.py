@@ -66,7 +66,9 @@ def _found(seeds: Iterator[int], options: argparse.Namespace) -> Iterator[tuple[
     with concurrent.futures.ProcessPoolExecutor(options.processes) as pool:
         while time.monotonic() < end:
             batch = list(itertools.islice(seeds, 200))
-            yield from zip(batch, pool.map(try_seed, batch, itertools.repeat(options.plugin), chunksize=20), strict=True)
+            yield from zip(
+                batch, pool.map(try_seed, batch, itertools.repeat(options.plugin), chunksize=20), strict=True
+            )
 
 
 def _known(name: str | None) -> int:
@@ -87,9 +89,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (1)")
     parser.add_argument("--seed", type=int, help="this program only, with its story")
     parser.add_argument("--start", type=int, help="the first seed; by default by the clock")
-    parser.add_argument("--plugin", action=argparse.BooleanOptionalAction, default=None, help="with SagaPlugin, or without")
+    yes_or_no = argparse.BooleanOptionalAction
+    parser.add_argument("--plugin", action=yes_or_no, default=None, help="with SagaPlugin, or without; both by default")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--shrink", action=yes_or_no, default=True)
     parser.add_argument("--known", nargs="?", const="", help="the known programs (those whose name has this in it)")
     parser.add_argument("--without-sagas", action="store_true", help="the differential fuzz of SagaPlugin")
     parser.add_argument("--strict", action="store_true", help="with --without-sagas: a close that comes later differs")

@@ -107,7 +107,8 @@ class Run(driver.Run):
 
         def create_task(coroutine: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
             nonlocal created
-            task = _Task(coroutine, loop=instance) if context is None else _Task(coroutine, loop=instance, context=context)
+            options: dict[str, Any] = {} if context is None else {"context": context}
+            task = _Task(coroutine, loop=instance, **options)
             created += 1
             task.number = hash((salt, created)) if salt else 0
             instance._register_task(task, name=name)
@@ -239,15 +240,13 @@ class Harness:
 
     def _agenda(self) -> list[tuple[datetime, Callable[[], list[Event]]]]:
         """What will happen, each with its time."""
-        run, agenda = self.run, []
-        for activity in run.activities:
-            agenda.append(self._end_of(activity))
-        for child in run.children:
-            agenda.append(self._end_of_child(child))
-        for due in sorted(run.timers, key=lambda each: (each.due, each.seq)):
-            agenda.append((due.due, lambda: [timer()]))
-        for index in self.events:
-            agenda.append((self._at(self.program["events"][index]["at"]), functools.partial(self._event, index)))
+        run = self.run
+        agenda: list[tuple[datetime, Callable[[], list[Event]]]] = [
+            *(self._end_of(activity) for activity in run.activities),
+            *(self._end_of_child(child) for child in run.children),
+            *((each.due, lambda: [timer()]) for each in sorted(run.timers, key=lambda each: (each.due, each.seq))),
+            *((self._at(self.program["events"][i]["at"]), functools.partial(self._event, i)) for i in self.events),
+        ]
         if self.cancel_at is not None:
             agenda.append((self._at(self.cancel_at), self._cancel))
         agenda.sort(key=lambda each: each[0])
@@ -276,7 +275,7 @@ class Harness:
 
     def _release(self) -> bool:
         """Nothing will happen: let those go on that wait for a flag."""
-        notes, _, waiting = self.run.query("seen")
+        _, _, waiting = self.run.query("seen")
         if not waiting or self.released > 2:
             return False
         self.released += 1
@@ -380,9 +379,9 @@ class Harness:
             for position, command in enumerate(done.commands):
                 self._read((self.offset + number, 1, position), command)
             self.world.commands.append(done.commands)
-            jobs = [job.WhichOneof("variant") for job in done.request.jobs]
+            jobs = ", ".join(str(job.WhichOneof("variant")) for job in done.request.jobs)
             seconds = (run.now - self.epoch).total_seconds()
-            self.world.story.append(f"{self.offset + number:3} at {seconds:3.0f} s: {', '.join(jobs)} -> {done.commands}")
+            self.world.story.append(f"{self.offset + number:3} at {seconds:3.0f} s: {jobs} -> {done.commands}")
         self.noted = len(run.activations)
         for activity in run.scheduled:
             key = (self.generation, activity.seq)
@@ -410,7 +409,7 @@ class Harness:
     def _read(self, now: Time, command: Command) -> None:
         ledger = self.world.ledger
         if command[0] == "schedule_activity":
-            _, id, kind, args = command
+            _, _, kind, args = command
             entry = ledger.setdefault(args[0], Entry(args[0]))
             if kind == "undo":
                 entry.undos.append(Undo(now))

@@ -169,14 +169,14 @@ class Env:
 
 if COUNTS:
 
-    class Timeout(asyncio.Timeout):
+    class Timeout(asyncio.Timeout):  # type: ignore[name-defined,misc,unused-ignore]
         """`asyncio.timeout`, which notes when it expires."""
 
         sender: Sender
 
         def _on_timeout(self) -> None:
             self.sender.sent_at = history_length()
-            super()._on_timeout()  # type: ignore[misc]
+            super()._on_timeout()
 
 
 @workflow.defn
@@ -461,9 +461,7 @@ class Interpreter:
 
     async def op_gather(self, op: Op, env: Env) -> None:
         name = env.book.name
-        started = [
-            self.start(f"{name}/{index}", body, env, waiter=env.book) for index, body in enumerate(op["bodies"])
-        ]
+        started = [self.start(f"{name}/{index}", body, env, waiter=env.book) for index, body in enumerate(op["bodies"])]
         try:
             await asyncio.gather(*[task for task, _ in started], return_exceptions=op["settles"])
         except asyncio.CancelledError:
@@ -485,14 +483,15 @@ class Interpreter:
                 self.sighted(env, "group")
             else:
                 env.book.excuse()  # before 3.13 a group prefers its errors, and the cancel is lost
+                if self.is_alive() and is_being_cancelled(asyncio.current_task()):
+                    # From 3.13 on a group with errors sends it again, one that was swallowed long before too.
+                    env.book.senders.append(Sender("a group", lambda: True))
             raise
 
     async def op_timeout(self, op: Op, env: Env) -> None:
         book = env.book
         manager = Timeout(asyncio.get_running_loop().time() + op["seconds"])
-        mine = manager.sender = Sender(
-            f"a timeout of {op['seconds']} s", manager.expired, insists=True
-        )
+        mine = manager.sender = Sender(f"a timeout of {op['seconds']} s", manager.expired, insists=True)
         book.senders.append(mine)
         inside = outside = "ok"
         try:
@@ -506,10 +505,11 @@ class Interpreter:
             outside = kind_of(error)
             raise
         finally:
-            if inside == outside == "cancel" and manager.expired() and not self.ending:
-                if not {each for each in book.ever_sent() if each is not mine and not self.is_past(each, book)}:
-                    self.objects(f"a timeout in {book.name} has expired, and a CancelledError leaves it")
-            book.spent[mine] = TAKEN_BACK  # its cancel is taken back here; another task that it had cancelled may get it later
+            others = [each for each in book.ever_sent() if each is not mine and not self.is_past(each, book)]
+            if inside == outside == "cancel" and manager.expired() and not self.ending and not others:
+                self.objects(f"a timeout in {book.name} has expired, and a CancelledError leaves it")
+            # Another task that it had cancelled may get that later.
+            book.spent[mine] = TAKEN_BACK
 
     async def op_wait_for(self, op: Op, env: Env) -> None:
         due = asyncio.get_running_loop().time() + op["seconds"]
@@ -606,7 +606,7 @@ class Interpreter:
     ) -> None:
         scope = Scope(name, made, parent, asyncio.current_task(), env.book)
         own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS)
-        entered = False
+        entered, got_before = False, set(env.book.got)
         inside = outside = "ok"
         first: BaseException | None = None
         last: BaseException | None = None
@@ -640,6 +640,9 @@ class Interpreter:
             # What an eviction throws through the scope has not ended it.
             if entered and self.is_alive() and not outside.startswith("bug"):
                 self.look_at_the_end(scope, env, own, inside, outside)
+                if outside == "deadline":
+                    # Whoever else has cancelled meanwhile still counts on it.
+                    env.book.got -= env.book.seen - {own} - env.book.spent.keys() - got_before
                 scope.left = True
                 self.note("left", name=name, how=outside, same=first is last, report=made.report().state)
                 env.book.spent[own] = TAKEN_BACK
@@ -658,9 +661,8 @@ class Interpreter:
         around = any(each.exiting for each in env.scopes) or self.ending
         if inside == outside == "cancel" and own in book.seen and not others and not around:
             self.objects(f"the cancel of its own deadline leaves {scope.name}")
-        if outside == "deadline":
-            book.got -= book.seen - {own} - book.spent.keys()
-        if scope.parent is not None and outside == "incomplete" and of_workflow and inside in ("cancel", "cancelled call"):
+        is_lost = outside == "incomplete" and inside in ("cancel", "cancelled call")
+        if scope.parent is not None and is_lost and of_workflow:
             self.objects(f"{scope.name}, cancelled by the workflow, raises CompensationError and no cancel")
 
     async def op_pivot(self, op: Op, env: Env) -> None:
@@ -805,6 +807,11 @@ def has_failed(book: Book) -> bool:
     """Whether the task of a book has failed."""
     task = book.task
     return task is not None and task.done() and not task.cancelled() and task.exception() is not None
+
+
+def is_being_cancelled(task: Any) -> bool:
+    """Whether asyncio still counts a cancel of a task."""
+    return bool(task is not None and task.cancelling())
 
 
 def retrieve(task: asyncio.Task[Any]) -> None:

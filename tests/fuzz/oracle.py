@@ -7,10 +7,10 @@ objection costs more than a missed one, since other programs show the same fault
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .harness import Entry, Time, Undo, World
+from .harness import Entry, Undo, World
 from .program import Op, all_ops
 
 
@@ -124,8 +124,7 @@ class Oracle:
             item = self.items.get(entry.name)
             for number, name in enumerate(entry.entries):
                 if item is not None:
-                    self.items[name] = Item(name, item.scope, item.rank, False, item.activation, item.ended_at, item.how)
-                    self.items[name].rank = item.rank
+                    self.items[name] = replace(item, name=name, pushed=False)
                     self.ops[name] = {**self.ops[entry.name], "op": "entry", "number": number}
 
     # --- looking ---
@@ -173,7 +172,7 @@ class Oracle:
                     if scope.left_at is None or scope.left_at > pivot:
                         verdict = None  # open in another task
                         break
-                    if scope.outside != "ok":
+                    if scope.outside != "ok" or (scope.compensated_at or pivot) < pivot:
                         break  # it had unwound before
         return verdict
 
@@ -188,8 +187,10 @@ class Oracle:
         """How the scopes of an item have ended: well, badly, unknown."""
         verdict = "well"
         for part in self.chain(item.scope):
+            if part.detached:
+                return "unknown"  # no run goes on with it: the body has lost the state
             if part.compensated_at is not None:
-                return "badly"
+                return "badly" if part.compensated is not None or self.plugin else "unknown"
             if part.outside is None or part.outside == "continue as new":
                 return "unknown" if verdict == "well" else verdict
             if part.outside != "ok":
@@ -216,7 +217,10 @@ class Oracle:
             return True if ends == "badly" else None
         kept = self.is_kept(item)
         if item.how != "ok":
-            return True if ends != "unknown" or self.chain(item.scope)[0].outside not in (None, "continue as new") else None
+            if item.how == "cancel" and not self.plugin and self.world.cancelled and self.is_past_pivot(item.scope):
+                return None  # the workflow's cancel, handed on: it undoes nothing of what came after the pivot
+            has_left = self.chain(item.scope)[0].outside not in (None, "continue as new")
+            return True if ends != "unknown" or (has_left and not self.chain(item.scope)[0].detached) else None
         if ends == "well":
             return False
         if kept is None or ends == "unknown":
@@ -266,9 +270,8 @@ class Oracle:
                 yield f"stands: {item.name} ({entry.outcome}, {item.how}) was not undone"
             if must is False and times:
                 yield f"undone wrongly: {item.name} ({entry.outcome}, {item.how})"
-            if times and entry.undos[-1].ended is None and self.world.closed is not None:
-                if self.plugin:
-                    yield f"undo left running: that of {item.name}"
+            if times and entry.undos[-1].ended is None and self.world.closed is not None and self.plugin:
+                yield f"undo left running: that of {item.name}"
 
     def _out_of_order(self) -> Iterator[str]:
         undone = [
@@ -284,8 +287,19 @@ class Oracle:
                     continue
                 if self.ops[older.name]["op"] == self.ops[newer.name]["op"] == "entry" and older.rank == newer.rank:
                     continue
+                if not self._was_known_to_end_badly(older, newer, first):
+                    continue
                 if second.ended is None or second.ended > first.begun:
                     yield f"order: {older.name} was undone before the undo of {newer.name} had ended"
+
+    def _was_known_to_end_badly(self, older: Item, newer: Item, first: Undo) -> bool:
+        """Whether an undo that began at a good end could know that the scope ends badly after all."""
+        if self.chain(older.scope)[0].inside != "ok" or older.how in ("ok", None) or newer.how != "ok":
+            return True
+        if self.world.cancelled is not None and self.world.cancelled[0] < first.begun[0]:
+            return True
+        others = (undo for item in self.items.values() if item.scope == older.scope for undo in self.undos(item.name))
+        return any(undo.ended is not None and not undo.ok and undo.ended < first.begun for undo in others)
 
     def _began_before(self, older: Item, newer: Item) -> bool:
         begun = self.world.ledger[older.name].begun, self.world.ledger[newer.name].begun
@@ -344,9 +358,9 @@ class Oracle:
                 if self.plugin and self.world.closed is not None and not has_ended:
                     yield f"scope left open: the run closed over {part.name}"
                 continue
-            if part.parent is None and failed and outside != "incomplete" and not part.detached:
-                if part.compensated != "incomplete":
-                    yield f"incomplete in silence: {part.name} ended {outside}, though the undo of {failed[0]} had failed"
+            has_said_so = "incomplete" in (outside, part.compensated)
+            if part.parent is None and failed and not has_said_so and not part.detached:
+                yield f"incomplete in silence: {part.name} ended {outside}, the undo of {failed[0]} having failed"
             if outside == "incomplete" and inside != "incomplete" and not failed:
                 yield f"false CompensationError: out of {part.name}"
             if inside in ("failure", "timeout") and outside in ("failure", "timeout") and not part.same:
@@ -389,19 +403,29 @@ class Oracle:
         lost = [
             part.name
             for part in self.parts.values()
-            if part.parent is None and part.outside == "incomplete" and part.book.startswith(("main", "signal"))
+            if part.parent is None
+            and part.outside == "incomplete"
+            and part.book.startswith(("main", "signal"))
+            and "/" not in part.book
         ]
-        if how == "cancel" and self.plugin and "incomplete" not in self.caught and any("/" not in self.parts[name].book for name in lost):
+        if how == "cancel" and self.plugin and "incomplete" not in self.caught and lost:
             yield f"close: the run ended Cancelled, over {lost[0]}, which had raised CompensationError"
         signals = [handler for _, kind, handler in self.handlers if kind == "signal" and handler != "ok"]
         if signals:
             if self.plugin and self.main == "incomplete" and how != "fail":
                 yield f"close: the main method raised CompensationError, and the run ended with {how}"
             return
-        expected = {"ok": "complete", "cancel": "cancel", "cancelled call": "cancel", "continue as new": "continue_as_new"}
+        expected = {
+            "ok": "complete",
+            "cancel": "cancel",
+            "cancelled call": "cancel",
+            "continue as new": "continue_as_new",
+        }
         wanted = expected.get(self.main or "", "fail")
         if self.main in ("cancel", "cancelled call") and not world.cancelled:
             wanted = "fail"
+        if self.main == "group" and how == "cancel" and world.cancelled:
+            return
         if self.main is not None and how != wanted:
             yield f"close: the main method ended with {self.main}, and the run with {how}"
         if self.main == "incomplete" and how == "fail" and getattr(closed[1], "type", "") != "CompensationError":

@@ -571,15 +571,13 @@ def may_hash_otherwise(program: Program) -> bool:
     """
     groups = [op for op in all_ops(program) if op["op"] == "group"]
     harmless = {"step", "savepoint", "saga", "wait", "push"}
-    return bool(groups) and all(
-        op["op"] in harmless for each in groups for body in each["bodies"] for op in walk(body)
-    )
+    return bool(groups) and all(op["op"] in harmless for each in groups for body in each["bodies"] for op in walk(body))
 
 
 # --- shrinking -------------------------------------------------------------------------------------------------------
 
 
-def shrink(program: Program, still_fails: Callable[[Program], bool], *, seconds: float = 60) -> Program:
+def shrink(program: Program, still_fails: Callable[[Program], bool], *, seconds: float = 30) -> Program:
     """The smallest program found in so many seconds that fails in the same way."""
     end, progress = time.monotonic() + seconds, True
     while progress:
@@ -615,7 +613,7 @@ def _smaller_bodies(body: Body) -> Iterator[Body]:
         before, after = body[:index], body[index + 1 :]
         yield before + after
         for inner in inner_bodies(op):
-            if op["op"] not in ("callback",):
+            if op["op"] != "callback":
                 yield before + inner + after
         for smaller in _smaller_ops(op):
             yield [*before, smaller, *after]
@@ -631,6 +629,6 @@ def _smaller_ops(op: Op) -> Iterator[Op]:
         for smaller in _smaller_bodies(inner):
             yield {**op, "bodies": [*bodies[:index], smaller, *bodies[index + 1 :]]}
     for key, parameter in inspect.signature(_MAKERS[op["op"]]).parameters.items():
-        if parameter.default is not inspect.Parameter.empty and key not in (*BODIES, "catches"):
-            if op[key] != parameter.default:
-                yield {**op, key: parameter.default}
+        is_optional = parameter.default is not inspect.Parameter.empty and key not in (*BODIES, "catches")
+        if is_optional and op[key] != parameter.default:
+            yield {**op, key: parameter.default}

@@ -7,7 +7,7 @@ import re
 import time
 
 from .harness import World, play
-from .program import Generator, Program, show, shrink
+from .program import Body, Generator, Program, again, event, fail, program, raise_flag, show, shrink, wait
 
 _CLOSES = re.compile(r"\('(complete|fail|cancel|continue_as_new)'")
 
@@ -21,7 +21,8 @@ def difference(program: Program, *, strict: bool = False) -> str | None:
             give another command before the one that closes.
     """
     without, with_plugin = (_told(play({**program, "plugin": plugin})) for plugin in (False, True))
-    for number, (by_hand, changed) in enumerate(itertools.zip_longest(without, with_plugin, fillvalue=[])):
+    nothing: list[str] = []
+    for number, (by_hand, changed) in enumerate(itertools.zip_longest(without, with_plugin, fillvalue=nothing)):
         if by_hand == changed:
             continue
         closes_alike = by_hand and changed and by_hand[-1] == changed[-1] and _CLOSES.match(by_hand[-1])
@@ -41,6 +42,22 @@ def _told(world: World) -> list[list[str]]:
     return told + [[text] for text in world.objections if text.startswith(("task failed", "driver", "replay", "evict"))]
 
 
+def _meet(main: Body, handler: Body) -> Program:
+    """The main method and then a signal handler wake on one condition."""
+    return program(
+        [wait("f"), *main], events=[event(1, "signal", [wait("f"), *handler]), event(2, "signal", [raise_flag("f")])]
+    )
+
+
+KNOWN: dict[str, Program] = {
+    "D2: the main method returns, the handler fails": _meet([], [fail()]),
+    "D2: the main method returns, the handler continues as new": _meet([], [again()]),
+    "D2: the main method continues as new, the handler fails": _meet([again()], [fail()]),
+    "D2: the main method fails, the handler continues as new": _meet([fail()], [again()]),
+}
+"""Programs that the plugin once changed."""
+
+
 def main(minutes: float, start: int | None, *, strict: bool = False) -> int:
     """Compare random programs for so many minutes; return how many differed."""
     end = time.monotonic() + minutes * 60
@@ -50,12 +67,12 @@ def main(minutes: float, start: int | None, *, strict: bool = False) -> int:
     for seed in itertools.count(first):
         if time.monotonic() > end:
             break
-        program = Generator(seed, sagas=False).program()
+        made = Generator(seed, sagas=False).program()
         count += 1
-        if found := difference(program, strict=strict):
+        if found := difference(made, strict=strict):
             bad += 1
             print(f"seed {seed}: {found}", flush=True)
             if bad == 1:
-                print(show(shrink(program, lambda candidate: difference(candidate, strict=strict) is not None)))
+                print(show(shrink(made, lambda candidate: difference(candidate, strict=strict) is not None)))
     print(f"{count} programs, {bad} differed")
     return bad
