@@ -244,11 +244,12 @@ class Interpreter:
             self.ending = True
             self.note("main", how=how)
 
-    @workflow.signal
+    # A run may close over a handler: the SDK would warn.
+    @workflow.signal(unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
     async def signalled(self, number: int) -> None:
         await self.handle("signal", number)
 
-    @workflow.update
+    @workflow.update(unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
     async def updated(self, number: int) -> None:
         await self.handle("update", number)
 

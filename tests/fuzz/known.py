@@ -220,6 +220,14 @@ PROGRAMS: dict[str, Program] = {
         [saga("order", [attempt([sleep(100)], catches="", last=[pivot()])], deadline=3)]
     ),
     # Found by this fuzzer:
+    "E11: an undo fails while a good end undoes": program(
+        [
+            saga(
+                "order",
+                [attempt([step("a", fate="error")]), step("b"), attempt([step("c", fate="error", undo="error")])],
+            )
+        ]
+    ),
     "E4: a workflow's cancel comes while a step that the deadline has cancelled still runs": program(
         [
             attempt(

@@ -24,6 +24,8 @@ class Part:
     """The task that entered it."""
     inside: str | None = None
     """How its body ended."""
+    ended_in: int = 0
+    """The activation in which its body ended."""
     outside: str | None = None
     """How it ended itself; None: it never has."""
     same: bool = True
@@ -85,7 +87,7 @@ class Oracle:
             else:
                 self.parts[name] = Part(name, note["parent"], note["book"], entered_at=index)
         elif what == "end":
-            self.parts[name].inside = how
+            self.parts[name].inside, self.parts[name].ended_in = how, note["activation"]
         elif what == "left":
             part = self.parts[name]
             part.outside, part.same, part.report, part.left_at = how, note["same"], note["report"], index
@@ -294,9 +296,10 @@ class Oracle:
 
     def _was_known_to_end_badly(self, older: Item, newer: Item, first: Undo) -> bool:
         """Whether an undo that began at a good end could know that the scope ends badly after all."""
-        if self.chain(older.scope)[0].inside != "ok" or older.how in ("ok", None) or newer.how != "ok":
+        part = self.parts[older.scope]
+        if part.inside != "ok" or older.how in ("ok", None) or newer.how != "ok":
             return True
-        if self.world.cancelled is not None and self.world.cancelled[0] < first.begun[0]:
+        if self.world.cancelled is not None and part.ended_in <= self.world.cancelled[0] < first.begun[0]:
             return True
         others = (undo for item in self.items.values() if item.scope == older.scope for undo in self.undos(item.name))
         return any(undo.ended is not None and not undo.ok and undo.ended < first.begun for undo in others)

@@ -359,6 +359,10 @@ class Generator:
             event(rnd.randrange(6), rnd.choice(["signal", "signal", "update"]), [*self.body(2, 1), *self.end()])
             for _ in range(rnd.choice([1, 1, 2, 3]))
         ]
+        if rnd.random() < 0.4:  # they do nothing else: all wake on one condition
+            main = [wait("f"), *self.end()]
+            events = [event(1, each["kind"], [wait("f"), *self.end()]) for each in events]
+            events.append(event(rnd.randint(2, 4), "signal", [raise_flag("f")]))
         return program(
             main,
             events=events,
