@@ -312,6 +312,9 @@ class Interpreter:
         senders = self.plausible(env)
         if not senders and not task_ended:
             self.objects(f"{env.book.name} gets a cancel that nobody has sent, at {where}")
+        if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
+            # The workflow's is held: this is somebody else's, if there is one.
+            senders = {sender for sender in senders if sender.label != "the workflow"} or senders
         env.book.seen = senders
         env.book.got |= senders
 

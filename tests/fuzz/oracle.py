@@ -356,7 +356,9 @@ class Oracle:
             inside, outside = part.inside, part.outside
             if outside is None:
                 # A task may go on, and enter one, in the activation that has closed the run.
-                too_late = self.main_ended_at is not None and part.entered_at > self.main_ended_at
+                ends = [index for index, kind, how in self.handlers if kind == "signal" and how != "ok"]
+                ends += [] if self.main_ended_at is None else [self.main_ended_at]
+                too_late = any(part.entered_at > end for end in ends)
                 has_ended = part.parent is not None or part.detached or part.compensated is not None or too_late
                 if self.plugin and self.world.closed is not None and not has_ended:
                     yield f"scope left open: the run closed over {part.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -22,6 +23,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """The programs fail a lot, and say so."""
     with caplog.at_level(logging.CRITICAL, "temporalio"), caplog.at_level(logging.CRITICAL, "asyncio"):
         yield
+        # What an eviction has left behind must not be closed in the middle of another test.
+        gc.collect()
 
 
 @pytest.mark.parametrize("batch", range(_BATCHES))
