@@ -158,7 +158,14 @@ class Harness:
     def _new_run(self, *args: Any, now: datetime | None = None) -> Run:
         plugins = [SagaPlugin()] if self.program["plugin"] else []
         run_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"run {self.generation}"))
-        run = Run(Interpreter, *args, run_id=run_id, plugins=plugins, single_batch=self.program["single_batch"])
+        run = Run(
+            Interpreter,
+            *args,
+            run_id=run_id,
+            continued_run_id=self.run.run_id if self.generation else None,
+            plugins=plugins,
+            single_batch=self.program["single_batch"],
+        )
         run.now = now or run.now
         return run
 

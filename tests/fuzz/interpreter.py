@@ -471,6 +471,9 @@ class Interpreter:
         except asyncio.CancelledError:
             self.sighted(env, "gather", task_ended=any(has_ended_cancelled(book) for _, book in started))
             raise
+        except BaseException:
+            env.book.excuse()  # the error of a task comes before the cancel that was handed to it
+            raise
 
     async def op_group(self, op: Op, env: Env) -> None:
         failed = Sender("a sibling in a group", lambda: any(has_failed(book) for book in books))

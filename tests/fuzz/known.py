@@ -15,6 +15,7 @@ from .program import (
     callback,
     cancel_task,
     child,
+    compensate,
     event,
     fail,
     gather,
@@ -247,6 +248,17 @@ PROGRAMS: dict[str, Program] = {
         events=[event(8, "update", [saga("order", [step("a", takes=5)], deadline=5)])],
         cancel_at=10,
         ties="together",
+    ),
+    "E4: a timeout expires while compensate() runs, whose undo fails": program(
+        [
+            saga(
+                "order",
+                [
+                    step("a", undo="error", undo_takes=4),
+                    attempt([timeout(2, [attempt([compensate()], catches="any"), sleep(9)])]),
+                ],
+            )
+        ]
     ),
     "E5: a child is handed to a task just before the scope ends": program(
         [saga("order", [spawn("task", [child("child")])]), sleep(3)]
