@@ -766,6 +766,7 @@ class Run:
             (self.task_failure,) = activation.commands
             self._at_once = []
             return
+        closing: int | None = None
         for position, command in enumerate(completion.successful.commands):
             kind = command.WhichOneof("variant")
             if kind == "schedule_activity":
@@ -788,8 +789,11 @@ class Run:
                 self.children.append(Child(start.seq, start, self._task, self.data_converter))
             elif kind == "cancel_child_workflow_execution":
                 self._cancel_child(command.cancel_child_workflow_execution.child_workflow_seq)
-            elif kind in _CLOSING and self.closed is None:
-                self.closed = activation.commands[position]
+            elif kind in _CLOSING and closing is None:
+                closing = position
+        if closing is not None:
+            # Not before: commands after it, of other tasks, can be read only now.
+            self.closed = activation.commands[closing]
         activation.evictable = _EVICTS_WHILE_CANCELLING or not (
             self._at_once or any(activity.cancel_requested for activity in self.activities)
         )

@@ -1,0 +1,827 @@
+"""The workflow that runs any program, and notes what a user's code can see.
+
+It also keeps the books on cancels: who has cancelled which task, and at which await a task got a CancelledError. Two
+things are wrong whatever the program is: a cancel at an await that nobody has sent, and an await that goes on although
+a cancel is owed to its task. Both are noted as objections.
+
+A `Book` belongs to a task. A `Sender` in it may cancel that task: a timeout around, the workflow, `task.cancel()`, a
+deadline. What the user's code swallows is *spent*. A task may also get the cancel of a task that awaits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
+
+from temporal_saga import Compensation, Saga, SagaState
+from temporal_saga.errors import CompensationError, SagaClosed, SagaDeadlineExceeded
+
+from .program import Body, Op, all_ops
+
+OPTIONS: Any = {"start_to_close_timeout": timedelta(seconds=1000)}
+COUNTS = sys.version_info >= (3, 11)
+"""Whether asyncio counts cancels."""
+
+TAKEN_BACK = -1
+"""When a cancel was spent that its sender has taken back: before all others."""
+
+_TimeoutError = asyncio.TimeoutError
+
+
+def kind_of(error: BaseException) -> str:
+    """Name an exception."""
+    if isinstance(error, asyncio.CancelledError):
+        return "cancel"
+    if isinstance(error, CompensationError):
+        return "incomplete"
+    if isinstance(error, SagaDeadlineExceeded):
+        return "deadline"
+    if isinstance(error, SagaClosed):
+        return "closed"
+    if isinstance(error, _TimeoutError):
+        return "timeout"
+    if isinstance(error, FailureError):
+        return "cancelled call" if is_cancelled_exception(error) else "failure"
+    if isinstance(error, workflow.ContinueAsNewError):
+        return "continue as new"
+    if hasattr(error, "exceptions"):
+        return "group"
+    return f"bug {type(error).__name__}: {error}"
+
+
+def history_length() -> int:
+    """How long history is: the same within a workflow task."""
+    return workflow.info().get_current_history_length() if workflow.in_workflow() else 0
+
+
+@dataclass(eq=False)
+class Sender:
+    """Somebody who may cancel a task."""
+
+    label: str
+    has_sent: Callable[[], bool]
+    insists: bool = False
+    """Whether the next await of the task must raise it."""
+    sent_at: int | None = None
+    """How long history was then, if that is known."""
+
+
+@dataclass(eq=False)
+class Book:
+    """What is known about the cancels of a task."""
+
+    name: str
+    waiters: list[Book] = field(default_factory=list)
+    senders: list[Sender] = field(default_factory=list)
+    seen: set[Sender] = field(default_factory=set)
+    """The senders of the last CancelledError."""
+    got: set[Sender] = field(default_factory=set)
+    """All whose cancel has arrived at an await."""
+    spent: dict[Sender, int] = field(default_factory=dict)
+    """Whose cancel is over and done with, and how long history was then."""
+    onlookers: list[Book] = field(default_factory=list)
+    """Tasks that await it, and do not hand their cancel on."""
+    ended_cancelled: bool = False
+    task: asyncio.Task[Any] | None = None
+
+    def ever_sent(self) -> set[Sender]:
+        """Who has cancelled this task, or one that awaits it."""
+        if not workflow.in_workflow():  # a coroutine that was given up
+            return set()
+        result = {sender for sender in self.senders if sender.has_sent()}
+        for waiter in self.waiters:
+            result |= waiter.ever_sent()
+        return result
+
+    def sent(self) -> set[Sender]:
+        """The same, without those that are over and done with.
+
+        Not in this workflow task: what comes in one activation may arrive in several turns of the loop.
+        """
+        now = history_length()
+        return {sender for sender in self.ever_sent() if self.spent.get(sender, now) >= now}
+
+    def awaits(self, other: Book) -> bool:
+        """Whether this task awaits the other, perhaps through a third."""
+        return any(waiter is self or self.awaits(waiter) for waiter in (*other.waiters, *other.onlookers))
+
+    def swallow(self) -> None:
+        """The user's code has swallowed the last CancelledError."""
+        for sender in self.seen:
+            self.spent.setdefault(sender, history_length())
+
+    def excuse(self) -> None:
+        """Python, or a documented case, may have swallowed whatever was sent so far."""
+        self.got |= self.ever_sent()
+
+
+@dataclass(eq=False)
+class Scope:
+    """A saga or a savepoint."""
+
+    name: str
+    saga: Saga
+    parent: Scope | None
+    owner: asyncio.Task[Any] | None
+    book: Book
+    due: float | None = None
+    exiting: bool = False
+    closed: bool = False
+    left: bool = False
+    past_pivot: bool = False
+    flying: set[str] = field(default_factory=set)
+    callbacks: bool = False
+    """Whether a callback was pushed."""
+
+    @property
+    def root(self) -> Scope:
+        return self if self.parent is None else self.parent.root
+
+    def chain(self) -> list[Scope]:
+        return [self, *([] if self.parent is None else self.parent.chain())]
+
+    def passed_deadline(self) -> bool:
+        return self.due is not None and asyncio.get_running_loop().time() >= self.due
+
+
+@dataclass(frozen=True, eq=False)
+class Env:
+    """Where an operation runs."""
+
+    book: Book
+    scopes: tuple[Scope, ...] = ()
+    place: str = "main"
+    """main, a handler, a callback."""
+
+    def within(self, scope: Scope) -> Env:
+        return replace(self, scopes=(*self.scopes, scope))
+
+    def in_task(self, book: Book) -> Env:
+        return replace(self, book=book)
+
+
+if COUNTS:
+
+    class Timeout(asyncio.Timeout):  # type: ignore[name-defined,misc,unused-ignore]
+        """`asyncio.timeout`, which notes when it expires."""
+
+        sender: Sender
+
+        def _on_timeout(self) -> None:
+            self.sender.sent_at = history_length()
+            super()._on_timeout()
+
+
+@workflow.defn
+class DetachingChild:
+    """A child whose result is the state of a saga that goes on in its parent."""
+
+    @workflow.run
+    async def run(self, name: str, count: int) -> SagaState | None:
+        async with Saga(activity_options=OPTIONS) as saga:
+            for number in range(count):
+                inner = f"{name}.{number}"
+                await saga.execute_activity("do", inner, compensation="undo", key=inner)
+            return saga.detach()
+
+
+@workflow.defn
+class Interpreter:
+    """Runs a program."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+        self.objections: list[str] = []
+        self.flags: set[str] = set()
+        self.waiting = 0
+        self.released = False
+        self.scopes: list[Scope] = []
+        self.tasks: dict[str, tuple[asyncio.Task[Any], Book]] = {}
+        self.states: dict[str, SagaState] = {}
+        self.ending = False
+        """The main method has ended, or a signal handler has failed."""
+        self.program: dict[str, Any] = {}
+        self.main = Book("main")
+
+    # --- the run ---
+
+    @workflow.query
+    def seen(self) -> list[Any]:
+        """What the body has noted, what it objects to, and whether it waits for a flag."""
+        return [self.notes, self.objections, self.waiting]
+
+    @workflow.run
+    async def run(self, program: dict[str, Any], state: SagaState | None = None, carried: bool = False) -> str:
+        self.program = program
+        self.main.task = asyncio.current_task()
+        self.main.senders.append(Sender("the workflow", self._workflow_was_cancelled, insists=True))
+        if carried:
+            self.main.senders.append(Sender("the workflow, in the run before", lambda: True))
+        env = Env(self.main)
+        how = "ok"
+        try:
+            if state is not None:
+                again = Saga(state=state, activity_options=OPTIONS)
+                await self.scope(program["saga"], again, program["main"], env, deadline=program["left"])
+            else:
+                await self.body(program["main"], env)
+            if carried and not any(sender.label.endswith("before") for sender in self.main.got):
+                self.objects("the workflow's cancel, held past the pivot, is lost in continue-as-new")
+            return "done"
+        except BaseException as error:
+            how = kind_of(error)
+            if how == "group" and not (program["plugin"] and self.scopes):
+                raise leaf_of(error) from None  # the SDK takes a group for a bug, and the plugin does not
+            raise
+        finally:
+            self.ending = True
+            self.note("main", how=how)
+
+    # A run may close over a handler: the SDK would warn.
+    @workflow.signal(unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
+    async def signalled(self, number: int) -> None:
+        await self.handle("signal", number)
+
+    @workflow.update(unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
+    async def updated(self, number: int) -> None:
+        await self.handle("update", number)
+
+    @workflow.signal
+    def release(self) -> None:
+        """The harness has nothing else to offer: whoever waits goes on."""
+        self.released = True
+
+    async def handle(self, kind: str, number: int) -> None:
+        book = Book(f"{kind} {number}", task=asyncio.current_task())
+        main = tuple(scope for scope in self.scopes[:1] if not scope.left)
+        how = "ok"
+        try:
+            await self.body(self.program["events"][number]["body"], Env(book, main, "a handler"))
+        except BaseException as error:
+            how = kind_of(error)
+            if how == "group":
+                raise leaf_of(error) from None  # the SDK takes a group for a bug
+            raise
+        finally:
+            if kind == "signal" and how != "ok":
+                self.ending = True
+            self.note("handler", kind=kind, number=number, how=how)
+
+    async def body(self, body: Body, env: Env) -> None:
+        for op in body:
+            await getattr(self, f"op_{op['op']}")(op, env)
+
+    def is_alive(self) -> bool:
+        """Whether this runs in its own run; the garbage collector closes coroutines anywhere."""
+        return workflow.in_workflow() and workflow.instance() is self
+
+    def note(self, what: str, **more: Any) -> None:
+        if self.is_alive():
+            self.notes.append({"what": what, "length": history_length(), **more})
+
+    def objects(self, text: str) -> None:
+        self.objections.append(text)
+
+    # --- cancels ---
+
+    def _workflow_was_cancelled(self) -> bool:
+        return workflow.in_workflow() and workflow.cancellation_reason() is not None
+
+    def plausible(self, env: Env) -> set[Sender]:
+        """Who may have sent a cancel to the task that gets one now."""
+        result = env.book.sent()
+        if self.ending:
+            result.add(Sender("the end of the run", lambda: True))
+        if any(scope.exiting for scope in env.scopes):
+            result.add(Sender("an unwind", lambda: True))
+        return result
+
+    def is_past(self, sender: Sender, book: Book) -> bool:
+        """Whether a timeout or deadline has taken its cancel back, as `uncancel()` does."""
+        return book.spent.get(sender) == TAKEN_BACK
+
+    def sighted(self, env: Env, where: str, *, task_ended: bool = False) -> None:
+        """A CancelledError came out of an await."""
+        senders = self.plausible(env)
+        if not senders and not task_ended:
+            self.objects(f"{env.book.name} gets a cancel that nobody has sent, at {where}")
+        if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
+            # The workflow's is held: this is somebody else's, if there is one.
+            senders = {sender for sender in senders if sender.label != "the workflow"} or senders
+        env.book.seen = senders
+        env.book.got |= senders
+
+    def owed(self, env: Env) -> str | None:
+        """Whose cancel the next await must raise."""
+        if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
+            held = {"the workflow"}
+        else:
+            held = set()
+        for sender in env.book.senders:
+            is_open = sender not in env.book.got and sender not in env.book.spent
+            if is_open and sender.insists and sender.label not in held and sender.has_sent():
+                return sender.label
+        return None
+
+    async def leaf(self, env: Env, where: str, awaitable: Any, *, must: bool = True) -> Any:
+        """Await; look at what cancels do."""
+        owed, since = self.owed(env) if must else None, history_length()
+        try:
+            result = await awaitable
+        except BaseException as error:
+            kind = kind_of(error)
+            if kind in ("cancel", "cancelled call"):
+                self.sighted(env, where)
+            elif owed and kind == "failure":
+                self.objects(f"{env.book.name} goes on at {where}, though {owed} had cancelled it before")
+            raise
+        owed = owed or self.overdue(env)
+        if owed:
+            self.objects(f"{env.book.name} goes on at {where}, though {owed} had cancelled it before")
+        if env.book is self.main and must:
+            self.note("went on", name=where, since=since)
+        return result
+
+    def overdue(self, env: Env) -> str | None:
+        """Which timeout has cancelled this await in an earlier workflow task."""
+        for sender in env.book.senders:
+            is_open = sender not in env.book.got and sender not in env.book.spent
+            if is_open and sender.sent_at is not None and sender.sent_at < history_length():
+                return sender.label
+        return None
+
+    # --- leaves ---
+
+    async def op_sleep(self, op: Op, env: Env) -> None:
+        await self.leaf(env, "sleep", asyncio.sleep(op["seconds"]))
+
+    async def op_wait(self, op: Op, env: Env) -> None:
+        flag = op["flag"]
+        self.waiting += 1
+        if self.program["single_batch"] and not self._workflow_was_cancelled():
+            # With that flag the SDK raises the workflow's cancel here in any task.
+            env.book.senders.append(Sender("wait_condition", self._workflow_was_cancelled))
+        try:
+            condition = workflow.wait_condition(lambda: self.released or flag in self.flags)
+            await self.leaf(env, "wait", condition, must=False)
+        finally:
+            self.waiting -= 1
+
+    async def op_raise_flag(self, op: Op, env: Env) -> None:
+        self.flags.add(op["flag"])
+
+    async def op_plain(self, op: Op, env: Env) -> None:
+        name = op["name"]
+        await self.leaf(env, name, workflow.execute_activity("plain", name, activity_id=name, **OPTIONS))
+
+    async def op_fail(self, op: Op, env: Env) -> None:
+        raise ApplicationError("fail", type="Fail", non_retryable=True)
+
+    def scope_of(self, op: Op, env: Env) -> Scope | None:
+        """The scope of a step, unless calling it would be misuse."""
+        if not env.scopes:
+            return None
+        scope = env.scopes[max(0, len(env.scopes) - 1 - op.get("up", 0))]
+        return None if scope.left or scope.closed else scope
+
+    def call(self, op: Op, env: Env) -> tuple[str, Coroutine[Any, Any, Any]] | None:
+        """Call a step, without awaiting it."""
+        scope = self.scope_of(op, env)
+        if scope is None:
+            return None
+        name = op["name"]
+        scope.root.flying.add(name)
+        self.note("call", name=name, scope=scope.name)
+        if op["op"] == "step":
+            options: dict[str, Any] = {"compensation": None if op["undo"] is None else "undo"}
+            if op["chosen"] and op["undo"] is not None:
+                options = {"compensation_from": lambda _outcome: Compensation("undo", name)}
+            return name, scope.saga.execute_activity("do", name, key=name, **options)
+        if op["detaches"]:
+            args = [name, op["detaches"]]
+            coroutine: Any = scope.saga.execute_child_workflow(
+                DetachingChild.run, args=args, key=name, compensation_from=lambda outcome: outcome.result
+            )
+            return name, coroutine
+        undo = None if op["undo"] is None else "undo"
+        return name, scope.saga.execute_child_workflow("Child", name, key=name, compensation=undo)
+
+    async def op_step(self, op: Op, env: Env) -> None:
+        if called := self.call(op, env):
+            name, call = called
+            how = "ok"
+            try:
+                result = await self.leaf(env, name, call)
+                if isinstance(result, SagaState):
+                    self.states[name] = result
+            except BaseException as error:
+                how = kind_of(error)
+                raise
+            finally:
+                self.step_ended(name, how, env)
+
+    op_child = op_step
+
+    def step_ended(self, name: str, how: str, env: Env) -> None:
+        for scope in self.scopes:
+            scope.flying.discard(name)
+        self.note("returned" if how == "ok" else "raised", name=name, how=how)
+
+    # --- tasks ---
+
+    def start(self, name: str, body: Body, env: Env, *, waiter: Book | None, create: Any = None) -> Any:
+        """Run a body in a task. A single step is handed to the task as `create_task(saga.execute_activity(...))`."""
+        book = Book(name, waiters=[] if waiter is None else [waiter])
+        create = create or asyncio.create_task
+        if len(body) == 1 and body[0]["op"] in ("step", "child") and (called := self.call(body[0], env)):
+            step, call = called
+            task = create(call)
+
+            def ended(task: asyncio.Task[Any]) -> None:
+                error = None if task.cancelled() else task.exception()
+                how = "cancel" if task.cancelled() else "ok" if error is None else kind_of(error)
+                book.ended_cancelled = task.cancelled()
+                self.step_ended(step, how, env)
+
+            task.add_done_callback(ended)
+        else:
+            task = create(self.in_task(body, env.in_task(book), book))
+        book.task = task
+        return task, book
+
+    async def in_task(self, body: Body, env: Env, book: Book) -> None:
+        try:
+            await self.body(body, env)
+        except BaseException as error:
+            book.ended_cancelled = isinstance(error, asyncio.CancelledError)
+            raise
+
+    async def op_gather(self, op: Op, env: Env) -> None:
+        name = env.book.name
+        started = [self.start(f"{name}/{index}", body, env, waiter=env.book) for index, body in enumerate(op["bodies"])]
+        try:
+            await asyncio.gather(*[task for task, _ in started], return_exceptions=op["settles"])
+        except asyncio.CancelledError:
+            self.sighted(env, "gather", task_ended=any(has_ended_cancelled(book) for _, book in started))
+            raise
+        except BaseException:
+            env.book.excuse()  # the error of a task comes before the cancel that was handed to it
+            raise
+
+    async def op_group(self, op: Op, env: Env) -> None:
+        failed = Sender("a sibling in a group", lambda: any(has_failed(book) for book in books))
+        books: list[Book] = []
+        name = env.book.name
+        try:
+            async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+                for index, body in enumerate(op["bodies"]):
+                    _, book = self.start(f"{name}/{index}", body, env, waiter=env.book, create=group.create_task)
+                    book.senders.append(failed)
+                    books.append(book)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self.sighted(env, "group")
+            else:
+                env.book.excuse()  # before 3.13 a group prefers its errors, and the cancel is lost
+                if self.is_alive() and is_being_cancelled(asyncio.current_task()):
+                    # From 3.13 on a group with errors sends it again, one that was swallowed long before too.
+                    env.book.senders.append(Sender("a group", lambda: True))
+            raise
+
+    async def op_timeout(self, op: Op, env: Env) -> None:
+        book = env.book
+        manager = Timeout(asyncio.get_running_loop().time() + op["seconds"])
+        mine = manager.sender = Sender(f"a timeout of {op['seconds']} s", manager.expired, insists=True)
+        book.senders.append(mine)
+        inside = outside = "ok"
+        try:
+            async with manager:
+                try:
+                    await self.body(op["body"], env)
+                except BaseException as error:
+                    inside = kind_of(error)
+                    raise
+        except BaseException as error:
+            outside = kind_of(error)
+            raise
+        finally:
+            others = [each for each in book.ever_sent() if each is not mine and not self.is_past(each, book)]
+            if inside == outside == "cancel" and manager.expired() and not self.ending and not others:
+                self.objects(f"a timeout in {book.name} has expired, and a CancelledError leaves it")
+            # Another task that it had cancelled may get that later.
+            book.spent[mine] = TAKEN_BACK
+
+    async def op_wait_for(self, op: Op, env: Env) -> None:
+        due = asyncio.get_running_loop().time() + op["seconds"]
+        book = Book(f"{env.book.name}/wait_for", waiters=[env.book])
+        book.senders.append(Sender("wait_for", lambda: asyncio.get_running_loop().time() >= due))
+        try:
+            await asyncio.wait_for(self.in_task(op["body"], env.in_task(book), book), op["seconds"])
+        except asyncio.CancelledError:
+            self.sighted(env, "wait_for", task_ended=book.ended_cancelled)
+            raise
+        finally:
+            env.book.excuse()  # it runs its body in a task before 3.12, and in this one from then on
+
+    async def op_spawn(self, op: Op, env: Env) -> None:
+        task, book = self.start(op["task"], op["body"], env, waiter=None)
+        task.add_done_callback(retrieve)
+        self.tasks[op["task"]] = task, book
+
+    async def op_join(self, op: Op, env: Env) -> None:
+        task, book = self.tasks.get(op["task"], (None, env.book))
+        # A callback that awaits a task of the body may wait for itself.
+        if task is None or book is env.book or book.awaits(env.book) or env.place == "a callback":
+            return
+        book.waiters.append(env.book)
+        try:
+            await task
+        except asyncio.CancelledError:
+            self.sighted(env, "join", task_ended=has_ended_cancelled(book))
+            raise
+        finally:
+            book.waiters.remove(env.book)
+            env.book.excuse()  # the cancel went to the task, which may have swallowed it
+
+    async def op_cancel_task(self, op: Op, env: Env) -> None:
+        task, book = self.tasks.get(op["task"], (None, env.book))
+        if task is not None and task.cancel():
+            book.senders.append(Sender("task.cancel()", lambda: True, insists=COUNTS))
+
+    async def op_shield(self, op: Op, env: Env) -> None:
+        task, book = self.start(f"{env.book.name}/shield", op["body"], env, waiter=None)
+        book.onlookers.append(env.book)
+        task.add_done_callback(retrieve)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.sighted(env, "shield", task_ended=has_ended_cancelled(book))
+            raise
+
+    # --- blocks ---
+
+    async def op_attempt(self, op: Op, env: Env) -> None:
+        inside: BaseException | None = None
+        try:
+            try:
+                await self.body(op["body"], env)
+            except BaseException as error:
+                inside = error
+                if not is_caught(error, op["catches"]):
+                    raise
+                self.note("caught", how=kind_of(error))
+                if kind_of(error) in ("cancel", "cancelled call"):
+                    env.book.swallow()
+                await self.body(op["handler"], env)
+            finally:
+                if self.is_alive():
+                    await self.body(op["last"], env)
+        except BaseException as outside:
+            if inside is not None and outside is not inside:
+                self.note("caught", how=kind_of(inside))
+                if kind_of(outside) != "cancel":
+                    env.book.excuse()
+            raise
+
+    async def op_saga(self, op: Op, env: Env) -> None:
+        deadline = op["deadline"]
+        made = Saga(
+            op["name"],
+            order=op["order"],
+            activity_options=OPTIONS,
+            deadline=None if deadline is None else timedelta(seconds=deadline),
+        )
+        await self.scope(op["name"], made, op["body"], env, deadline=deadline)
+
+    async def op_savepoint(self, op: Op, env: Env) -> None:
+        if (scope := self.scope_of(op, env)) is not None:
+            await self.scope(op["name"], scope.saga.savepoint(), op["body"], env, parent=scope)
+
+    async def op_adopt(self, op: Op, env: Env) -> None:
+        if (state := self.states.get(op["step"])) is not None:
+            await self.scope(f"{op['step']}'s", Saga(state=state, activity_options=OPTIONS), op["body"], env)
+
+    async def scope(
+        self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
+    ) -> None:
+        scope = Scope(name, made, parent, asyncio.current_task(), env.book)
+        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS)
+        entered, got_before = False, set(env.book.got)
+        inside = outside = "ok"
+        first: BaseException | None = None
+        last: BaseException | None = None
+        try:
+            async with made:
+                entered = True
+                self.scopes.append(scope)
+                outer = None if parent is None else parent.name
+                self.note("enter", name=name, parent=outer, book=env.book.name)
+                if deadline is not None:
+                    scope.due = asyncio.get_running_loop().time() + deadline
+                    env.book.senders.append(own)
+                try:
+                    await self.body(body, env.within(scope))
+                except BaseException as error:
+                    inside, first = kind_of(error), error
+                    raise
+                finally:
+                    scope.exiting = True
+                    self.note("end", name=name, how=inside)
+        except BaseException as error:
+            outside, last = kind_of(error), error
+            if outside == "cancel" and inside != "cancel":
+                self.sighted(env, f"the {'end' if entered else 'start'} of {name}")
+            elif outside == "cancel":
+                # One that came during the unwind goes on with the one that began it.
+                env.book.seen |= env.book.sent()
+                env.book.got |= env.book.sent() - {own}
+            raise
+        finally:
+            # What an eviction throws through the scope has not ended it.
+            if entered and self.is_alive() and not outside.startswith("bug"):
+                self.look_at_the_end(scope, env, own, inside, outside)
+                if outside == "deadline":
+                    # Whoever else has cancelled meanwhile still counts on it.
+                    env.book.got -= env.book.seen - {own} - env.book.spent.keys() - got_before
+                scope.left = True
+                self.note("left", name=name, how=outside, same=first is last, report=made.report().state)
+                env.book.spent[own] = TAKEN_BACK
+
+    def look_at_the_end(self, scope: Scope, env: Env, own: Sender, inside: str, outside: str) -> None:
+        """What a scope makes of a cancel."""
+        book = env.book
+        of_workflow = {sender for sender in book.seen if sender.label == "the workflow"} - book.spent.keys()
+        others = {
+            sender
+            for sender in book.ever_sent()
+            if sender is not own
+            and not self.is_past(sender, book)
+            and not (sender in book.spent and sender.label == "the workflow")
+        }
+        around = any(each.exiting for each in env.scopes) or self.ending
+        if inside == outside == "cancel" and own in book.seen and not others and not around:
+            self.objects(f"the cancel of its own deadline leaves {scope.name}")
+        is_lost = outside == "incomplete" and inside in ("cancel", "cancelled call")
+        if scope.parent is not None and is_lost and of_workflow:
+            self.objects(f"{scope.name}, cancelled by the workflow, raises CompensationError and no cancel")
+
+    async def op_pivot(self, op: Op, env: Env) -> None:
+        scope = self.owned(env)
+        if scope is None or scope.root.flying:
+            return
+        try:
+            scope.saga.pivot()
+        except asyncio.CancelledError:
+            self.sighted(env, "pivot")
+            raise
+        self.note("pivot", name=scope.name)
+        now = asyncio.get_running_loop().time()
+        for each in scope.chain():
+            each.past_pivot = True
+            if each.due is not None and now < each.due:
+                each.due = None
+
+    def owned(self, env: Env) -> Scope | None:
+        """The innermost scope, if it is open and this task has entered it."""
+        if not env.scopes:
+            return None
+        scope = env.scopes[-1]
+        mine = scope.owner is asyncio.current_task()
+        is_open = not any(each.exiting or each.closed or each.left for each in scope.chain())
+        return scope if mine and is_open else None
+
+    async def op_push(self, op: Op, env: Env) -> None:
+        if (scope := self.scope_of(op, env)) is not None:
+            name = op["name"]
+            scope.saga.add_compensation("undo", name, step=name)
+            self.note("push", name=name, scope=scope.name)
+
+    async def op_callback(self, op: Op, env: Env) -> None:
+        if (scope := self.scope_of(op, env)) is not None:
+            name = op["name"]
+            scope.root.callbacks = True
+            scope.saga.add_callback(self.called_back, op)
+            self.note("push", name=name, scope=scope.name)
+
+    async def called_back(self, op: Op) -> None:
+        name, how = op["name"], "ok"
+        book = Book(f"callback {name}", task=asyncio.current_task())
+        try:
+            await self.body(op["body"], Env(book, place="a callback"))
+            await workflow.execute_activity("undo", name, activity_id=f"callback {name}", **OPTIONS)
+        except BaseException as error:
+            how = kind_of(error)
+            raise
+        finally:
+            self.note("callback", name=name, how=how)
+
+    async def op_undo(self, op: Op, env: Env) -> None:
+        name, scope = op["step"], self.owned(env)
+        calls = [note for note in self.notes if note["what"] == "call" and note["name"] == name]
+        if scope is None or not calls or calls[0]["scope"] != scope.name or scope.root.past_pivot:
+            return
+        done = {note["what"] for note in self.notes if note.get("name") == name}
+        if "returned" not in done or "undo" in done or not self.is_armed(name):
+            return
+        self.note("undo", name=name)
+        how = "ok"
+        try:
+            await scope.saga.undo("do", key=name)  # type: ignore[attr-defined,unused-ignore]
+        except BaseException as error:
+            how = kind_of(error)
+            if how == "cancel":
+                self.sighted(env, "undo")
+            raise
+        finally:
+            self.note("undo ended", name=name, how=how)
+
+    def is_armed(self, name: str) -> bool:
+        ops = {op["name"]: op for op in all_ops(self.program) if op["op"] == "step"}
+        return name in ops and ops[name]["undo"] is not None
+
+    async def op_compensate(self, op: Op, env: Env) -> None:
+        scope = self.owned(env)
+        if scope is None:
+            return
+        scope.exiting = scope.closed = True
+        how = "ok"
+        self.note("compensate", name=scope.name)
+        try:
+            await scope.saga.compensate()
+        except BaseException as error:
+            how = kind_of(error)
+            if how == "cancel":
+                self.sighted(env, "compensate")
+            raise
+        finally:
+            self.note("compensated", name=scope.name, how=how)
+
+    async def op_again(self, op: Op, env: Env) -> None:
+        workflow.continue_as_new(args=[{**self.program, "main": [], "events": []}])
+
+    async def op_go_on(self, op: Op, env: Env) -> None:
+        scope = self.owned(env)
+        if scope is None or scope.parent or scope.root.flying or scope.callbacks or env.place != "main":
+            return
+        if asyncio.current_task() is not self.main.task or not all(s.left for s in self.scopes if s is not scope):
+            return
+        try:
+            state = scope.saga.detach()
+        except asyncio.CancelledError:
+            self.sighted(env, "detach")
+            raise
+        self.note("detach", name=scope.name)
+        scope.closed = True
+        of_workflow = self.main.senders[0]
+        carried = of_workflow.has_sent() and of_workflow not in self.main.got
+        left = None if scope.due is None else scope.due - asyncio.get_running_loop().time()
+        program = {**self.program, "main": op["body"], "saga": scope.name, "left": left}
+        workflow.continue_as_new(args=[program, state, carried])
+
+
+def is_caught(error: BaseException, catches: str) -> bool:
+    """Whether a `try` of that kind catches an error."""
+    kind = kind_of(error)
+    if kind == "group":
+        leaves: Any = getattr(error, "exceptions", ())
+        return all(is_caught(each, catches) for each in leaves)
+    if kind == "continue as new" or kind.startswith("bug"):
+        return False
+    is_cancel = kind == "cancel"
+    return catches == "any" or (catches == "cancel" and is_cancel) or (catches == "failure" and not is_cancel)
+
+
+def leaf_of(error: BaseException) -> BaseException:
+    """The first error in a group."""
+    while leaves := getattr(error, "exceptions", ()):
+        error = leaves[0]
+    return error
+
+
+def has_ended_cancelled(book: Book) -> bool:
+    """Whether the task of a book has ended cancelled."""
+    return book.ended_cancelled or (book.task is not None and book.task.cancelled())
+
+
+def has_failed(book: Book) -> bool:
+    """Whether the task of a book has failed."""
+    task = book.task
+    return task is not None and task.done() and not task.cancelled() and task.exception() is not None
+
+
+def is_being_cancelled(task: Any) -> bool:
+    """Whether asyncio still counts a cancel of a task."""
+    return bool(task is not None and task.cancelling())
+
+
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Let nobody log that the error of a task was never retrieved."""
+    if not task.cancelled():
+        task.exception()

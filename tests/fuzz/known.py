@@ -1,0 +1,285 @@
+"""Programs that once broke a promise, by what was wrong. Right is: no objection.
+
+`python -m tests.fuzz --known` runs them, `--known "E4"` those with that in their name, with the story of each.
+"""
+
+from __future__ import annotations
+
+from .program import (
+    HAS_TIMEOUT,
+    Op,
+    Program,
+    adopt,
+    all_ops,
+    attempt,
+    callback,
+    cancel_task,
+    child,
+    compensate,
+    event,
+    fail,
+    gather,
+    go_on,
+    group,
+    join,
+    pivot,
+    plain,
+    program,
+    saga,
+    savepoint,
+    sleep,
+    spawn,
+    step,
+    timeout,
+    wait,
+)
+
+
+def _pays_by_another_card() -> Op:
+    first = timeout(3, [step("card1", takes=5)])
+    return attempt([first], handler=[step("card2")])
+
+
+PROGRAMS: dict[str, Program] = {
+    "A3: savepoints in a TaskGroup are cancelled in the order of a set": program(
+        [saga("order", [group([[savepoint(f"way {x}", [step(x), wait("never")])] for x in "abcdefgh"])])],
+        cancel_at=3,
+        hashes=7,
+    ),
+    "A3: sagas in a TaskGroup": program(
+        [group([[saga(f"order {x}", [step(x), wait("never")])] for x in "abcdefgh"])], cancel_at=3, hashes=7
+    ),
+    "A3: savepoints in a TaskGroup, one of which fails": program(
+        [
+            saga(
+                "order",
+                [
+                    group(
+                        [
+                            *([savepoint(f"way {x}", [step(x), wait("never")])] for x in "abcdefgh"),
+                            [step("long", takes=3, fate="error")],
+                        ]
+                    )
+                ],
+            )
+        ],
+        hashes=7,
+    ),
+    "A4: the failed undo of a savepoint whose error is caught": program(
+        [saga("order", [attempt([savepoint("way", [step("seat", undo="error"), fail()])])])]
+    ),
+    "A4: the failed undo of a savepoint in a task that nobody awaits": program(
+        [
+            saga(
+                "order",
+                [
+                    spawn("task", [savepoint("way", [step("seat", undo="error"), sleep(9)])]),
+                    sleep(3),
+                    cancel_task("task"),
+                    sleep(5),
+                ],
+            )
+        ]
+    ),
+    "A5: a swallowed cancel, then the deadline": program(
+        [saga("order", [step("a"), attempt([sleep(3)], catches="cancel"), sleep(100)], deadline=6)], cancel_at=2
+    ),
+    "A5: a swallowed cancel, then a timeout that is kept during an unwind": program(
+        [
+            attempt(
+                [
+                    timeout(
+                        8,
+                        [
+                            saga(
+                                "order",
+                                [step("a", undo_takes=5), attempt([sleep(3)], catches="cancel"), sleep(4), fail()],
+                            )
+                        ],
+                    )
+                ]
+            ),
+            sleep(5),
+        ],
+        cancel_at=2,
+    ),
+    "B9: an eviction meets the finally of a sibling": program(
+        [
+            saga(
+                "order",
+                [gather([[attempt([sleep(50)], catches="", last=[step("late")])], [step("a", undo_takes=5), fail()]])],
+            )
+        ]
+    ),
+    "E1: the state of a child that comes with a cancel": program(
+        [saga("order", [attempt([timeout(2, [child("child", takes=3, detaches=1)])], catches="any")])]
+    ),
+    "E2: past the pivot, a timeout in a task is taken for the workflow": program(
+        [gather([[saga("branch", [pivot(), spawn("pay", [_pays_by_another_card()]), sleep(10)])]])], cancel_at=1
+    ),
+    "E2: past the pivot, the main method has swallowed the cancel": program(
+        [
+            spawn("branch", [saga("branch", [pivot(), _pays_by_another_card(), sleep(5)])]),
+            attempt([wait("never")], catches="cancel"),
+            join("branch"),
+        ],
+        cancel_at=1,
+    ),
+    "E2: past the pivot of a saga in a callback": program(
+        [saga("order", [step("a"), callback("undoing", [saga("undo", [pivot(), _pays_by_another_card()])]), fail()])],
+        cancel_at=3,
+    ),
+    "E3: a signal handler that ends cancelled closes over an incomplete saga": program(
+        [
+            spawn("task", [wait("never")]),
+            attempt(
+                [saga("order", [step("a", undo="error"), sleep(5)])], catches="", last=[cancel_task("task"), sleep(1)]
+            ),
+        ],
+        events=[event(2, "signal", [join("task")])],
+        cancel_at=3,
+    ),
+    "E4: a deadline swallows the timeout that comes with it": program(
+        [attempt([timeout(5, [attempt([saga("order", [step("a"), sleep(100)], deadline=5)]), sleep(3600)])])],
+        ties="together",
+    ),
+    "E4: two deadlines pass together": program(
+        [saga("outer", [attempt([saga("inner", [step("a"), sleep(100)], deadline=5)]), sleep(3600)], deadline=5)],
+        ties="together",
+    ),
+    "E4: a timeout expires while the saga inside unwinds": program(
+        [attempt([timeout(3, [attempt([saga("order", [step("a", undo_takes=5), fail()])]), sleep(3600)])])]
+    ),
+    "E5: a step is handed to a task just before the scope ends": program(
+        [saga("order", [spawn("task", [step("a")])]), sleep(3)]
+    ),
+    "E6: an eviction meets a body that swallows it while a savepoint is in flight": program(
+        [
+            saga(
+                "order",
+                [
+                    attempt(
+                        [
+                            gather(
+                                [
+                                    [savepoint("a", [step("a", takes=5)])],
+                                    [savepoint("b", [attempt([sleep(9)], catches="cancel")])],
+                                ],
+                                settles=True,
+                            )
+                        ],
+                        catches="cancel",
+                    )
+                ],
+            )
+        ]
+    ),
+    "E7: the cancel that is held past the pivot is lost in continue-as-new": program(
+        [saga("order", [pivot(), step("a", takes=5), go_on([step("b")])])], cancel_at=3
+    ),
+    "E8: one state is joined and adopted": program(
+        [saga("order", [child("child", detaches=1), attempt([adopt("child", [fail()])]), fail()])]
+    ),
+    "E9: a step is cancelled in a later activation of its workflow task": program(
+        [
+            saga(
+                "order",
+                [
+                    attempt([timeout(2, [plain("p", takes=9)])], catches="any"),
+                    spawn("a", [step("a", takes=5)]),
+                    spawn("b", [attempt([plain("q", takes=9)], catches="any", handler=[cancel_task("a")])]),
+                    spawn("c", [cancel_task("b")]),
+                    sleep(1),
+                    fail(),
+                ],
+            )
+        ]
+    ),
+    "E10: a cancelled plain activity in a savepoint whose undo fails": program(
+        [
+            saga(
+                "order",
+                [step("a"), attempt([savepoint("way", [step("b", undo="error"), plain("p", takes=9)])]), sleep(5)],
+            )
+        ],
+        cancel_at=3,
+    ),
+    "E11: a cancel comes while a good end undoes": program(
+        [
+            saga(
+                "order",
+                [
+                    attempt([step("a", fate="error", undo_takes=3)]),
+                    step("b"),
+                    attempt([step("c", fate="error", undo_takes=3)]),
+                ],
+            )
+        ],
+        cancel_at=4,
+    ),
+    "E12: pivot() in a finally that the deadline's cancel passes": program(
+        [saga("order", [attempt([sleep(100)], catches="", last=[pivot()])], deadline=3)]
+    ),
+    # Found by this fuzzer:
+    "E11: an undo fails while a good end undoes": program(
+        [
+            saga(
+                "order",
+                [attempt([step("a", fate="error")]), step("b"), attempt([step("c", fate="error", undo="error")])],
+            )
+        ]
+    ),
+    "E4: a workflow's cancel comes while a step that the deadline has cancelled still runs": program(
+        [
+            attempt(
+                [saga("order", [step("a", takes=8), step("b", takes=8, obeys=None)], deadline=9)],
+                catches="",
+                last=[sleep()],
+            )
+        ],
+        cancel_at=11,
+    ),
+    "E4: a workflow's cancel comes after a deadline that the body has swallowed": program(
+        [attempt([saga("order", [attempt([wait("f")], catches="any", handler=[wait("g")])], deadline=5)]), sleep()],
+        cancel_at=8,
+    ),
+    "A5: a deadline in an update handler, whom the workflow's cancel never reaches": program(
+        [attempt([wait("f")], catches="any"), wait("g")],
+        events=[event(8, "update", [saga("order", [step("a", takes=5)], deadline=5)])],
+        cancel_at=10,
+        ties="together",
+    ),
+    "E4: a timeout expires while compensate() runs, whose undo fails": program(
+        [
+            saga(
+                "order",
+                [
+                    step("a", undo="error", undo_takes=4),
+                    attempt([timeout(2, [attempt([compensate()], catches="any"), sleep(9)])]),
+                ],
+            )
+        ]
+    ),
+    "E5: a child is handed to a task just before the scope ends": program(
+        [saga("order", [spawn("task", [child("child")])]), sleep(3)]
+    ),
+    "E10: a swallowed cancel comes out of a savepoint whose good end failed": program(
+        [
+            saga(
+                "order",
+                [savepoint("way", [attempt([step("a", takes=4), step("b", takes=3, undo="error")], catches="any")])],
+            )
+        ],
+        cancel_at=6,
+        busy=[[6, 10]],
+    ),
+}
+"""By what was wrong."""
+
+if not HAS_TIMEOUT:
+    PROGRAMS = {
+        what: each for what, each in PROGRAMS.items() if not {"timeout", "group"} & {op["op"] for op in all_ops(each)}
+    }
+
+MISUSE = {"E8: one state is joined and adopted"}
+"""Programs that are misuse: the workflow task may fail, with a word."""
