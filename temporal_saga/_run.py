@@ -13,6 +13,7 @@ from temporalio import workflow
 from ._cancels import Arrivals
 from ._report import SagaReport
 from ._waiting import until_idle
+from .errors import CompensationError
 
 __all__ = ["QUERY", "OpenSaga", "Room", "Run", "in_main_method"]
 
@@ -43,6 +44,9 @@ class OpenSaga(Protocol):
     def is_open(self) -> bool:
         """Whether it has not ended."""
         ...
+
+    incomplete: CompensationError | None
+    """What it has raised, if an undo failed for good."""
 
     @property
     def is_detached(self) -> bool:

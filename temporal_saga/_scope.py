@@ -98,6 +98,7 @@ class Scope:
     """
 
     state = State.OPEN
+    incomplete: CompensationError | None = None  # what it has raised, if an undo failed for good
     _todo: Todo | None = None  # what an unwind has still to undo
     _takes_all = False  # True iff everything that is armed goes into it: the scope ends badly
     _released: asyncio.Future[None] | None = None  # done when the unwind has ended: callers are held until then
@@ -314,13 +315,11 @@ class Scope:
             failure = self._deadline_error() or failure
         pivot = self.shared.pivot
         if failure is None or pivot.holds(failure) or pivot.hands_on(failure):
-            failure = await self._end_well()
-        if failure is not None:
-            return await self._end_badly(failure)
-        return None if self.parent is not None else await self._held_cancel()
+            return await self._end_well()
+        return await self._end_badly(failure, is_cancel=self._is_cancel(failure))
 
     async def _end_well(self) -> BaseException | None:
-        """Close the scope; return the reason if it has to end badly after all."""
+        """Close the scope, or unwind it if it has to end badly after all; return what the scope raises."""
         stack, misuse = self.stack, self.shared.misuse
         while self._in_progress() or stack.called:
             try:
@@ -330,7 +329,7 @@ class Scope:
             except asyncio.CancelledError as cancel:
                 raise_if_evicted()
                 if not self.shared.pivot.holds(cancel):
-                    return self._deadline_error() or cancel
+                    return await self._end_badly(self._deadline_error() or cancel, is_cancel=True)
             if await self._is_taken_over():
                 raise _unwound()
             stack.settle_ended()
@@ -339,29 +338,35 @@ class Scope:
         misuse = self.shared.misuse
         if misuse is not None:
             await fail_task(misuse)
-            return misuse
+            return await self._end_badly(misuse)
         if self.cancels.expired and not self.shared.pivot.is_passed:
-            return self._deadline_error(although_swallowed=True)
+            return await self._end_badly(self._deadline_error(although_swallowed=True))
         swallowed = stack.give_swallowed()
         if swallowed:
             failed = len(self.stack.failed)
             await self._unwind(swallowed, cause=swallowed[-1].error)
             # Ending well has failed: what the scope did goes the way of every saga that ends badly.
             if len(self.stack.failed) > failed:
-                return self.stack.failed[failed].error or swallowed[-1].error or asyncio.CancelledError()
+                return await self._end_badly(self.stack.failed[failed].error or swallowed[-1].error)
             if self.cancels.kept is not None:
-                return self.cancels.kept
+                return await self._end_badly(self.cancels.kept, is_cancel=True)
         if self.parent is None and self.stack.failed:
             # Whoever caught the error of a savepoint: what stands is the whole saga's.
-            return self._failed_for or self._compensation_error(self.stack.failed, None)
+            return await self._end_badly(self._failed_for)
         self._close(State.COMPLETED if self.parent is None else State.MERGED)
         self._release()
-        return None
+        return None if self.parent is not None else await self._held_cancel()
 
-    async def _end_badly(self, failure: BaseException) -> BaseException:
-        """Unwind; return what the scope raises."""
+    async def _end_badly(self, failure: BaseException | None, *, is_cancel: bool = False) -> BaseException:
+        """Unwind; return what the scope raises.
+
+        Args:
+            failure: The reason, which goes on unless an undo fails for good.
+            is_cancel: Whether it is a cancel that nobody has had yet.
+        """
         await self._unwind_all(failure)
         error = self._compensation_error(self.stack.failed, failure) if self.stack.failed else failure
+        assert error is not None
         if isinstance(error, asyncio.CancelledError):
             return error
         cancels, pivot = self.cancels, self.shared.pivot
@@ -372,7 +377,7 @@ class Scope:
                 cancels.give_back()
             return error
         cancel: BaseException | None = cancels.kept
-        if cancel is None and error is not failure and self._is_cancel(failure):
+        if cancel is None and error is not failure and is_cancel:
             # A cancel must not end in an `except CompensationError` around the savepoint. A new object, since the old
             # one is the cause of that error.
             cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))
@@ -722,6 +727,7 @@ class Scope:
         names = ", ".join(step.name for step in failed)
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause
+        self.incomplete = error
         return error
 
     def _is_cancel(self, failure: BaseException) -> bool:

@@ -170,8 +170,10 @@ class _HoldClose(WorkflowInboundInterceptor):
             return
         self._handler_error = failure
         await _end_sagas()
+        if is_cancelled_exception(failure):
+            self._handler_error = _incomplete() or failure  # the main method may be about to raise it
         if not self._main_has_ended:  # else it closes the run with this error: a run closes once
-            raise failure
+            raise self._handler_error
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
         self._enter(in_main=False)
@@ -208,6 +210,12 @@ class _Arrival(asyncio.Future[None]):
         else:
             self._gate.arrive(msg)
         return True
+
+
+def _incomplete() -> CompensationError | None:
+    """Return what a saga of the run has raised whose undo failed for good: Cancelled would say that all is undone."""
+    run = Run.find()
+    return next((saga.incomplete for saga in run.sagas if saga.incomplete is not None), None) if run else None
 
 
 async def _end_sagas() -> None:

@@ -302,6 +302,7 @@ def test_rule_01_sagas_of_other_tasks_are_ended_in_the_order_of_entry(options: O
 
 SCRIPT = """
 import gc, os, random
+from temporal_saga.plugin import SagaPlugin
 from tests.rules import test_determinism_of_tasks as here
 
 # Other addresses than in a process that has done the same: objects of a task's size, some of which go.
@@ -311,7 +312,7 @@ for _ in range(2500):
     litter.pop(rng.randrange(len(litter)))
 for part in (here.step, here.savepoint, here.saga_of_its_own, here.savepoint_in_a_group):
     for how in here.ENDS:
-        for command in here.drive(part, how, {"plugins": [here.SagaPlugin()]}).commands:
+        for command in here.drive(part, how, {"plugins": [SagaPlugin()]}).commands:
             if command[0] != "fail":
                 print(part.__name__, how, command)
 """
