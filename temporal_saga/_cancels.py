@@ -287,10 +287,6 @@ class Cancels:
         # A saga inside, whose error began this unwind, may be giving one back just now.
         self._count_at_unwind = self._arrivals.owed.get(self._owner, _count(self._owner))
 
-    def keep(self, cancel: asyncio.CancelledError) -> None:
-        """Keep a cancel that must not interrupt the unwind."""
-        self.kept = cancel
-
     def give_back(self) -> None:
         """Deliver what was kept at the owner's next await, if its sender still counts on it.
 
@@ -328,4 +324,6 @@ class Cancels:
 
 
 def _count(task: asyncio.Task[Any]) -> int:
-    return task.cancelling() if sys.version_info >= (3, 11) else 0
+    if sys.version_info >= (3, 11):
+        return task.cancelling()
+    return 0

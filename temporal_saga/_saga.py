@@ -13,15 +13,18 @@ from typing_extensions import Self
 
 from . import presets
 from ._compensation import Callback, Compensation, arguments, check_arguments, registered_name
+from ._detach import detach
+from ._enter import enter
+from ._execute import called, execute, refuse_late, undo_step
 from ._identity import checked_name
+from ._leave import compensate, leave, pass_pivot
 from ._options import check_duration, check_option_names, check_options, check_types
 from ._report import SagaReport
 from ._scope import Scope
-from ._state import MAX_BYTES, VERSION, WARN_BYTES, SagaState, write_steps
+from ._state import MAX_BYTES, VERSION, SagaState
 from ._step import ACTIVITY_OPTIONS, Step
 from ._surface import Steps
-from ._typing import UNSET, Kind, Order
-from .errors import SagaStateTooLarge
+from ._typing import UNSET, Kind, Options, Order
 
 __all__ = ["Saga"]
 
@@ -102,15 +105,15 @@ class Saga(Steps):
                 )
             name = state.name
         self.name: str = name
-        self._order: Order = order
-        self._activity_options = ACTIVITY_OPTIONS
+        activity = ACTIVITY_OPTIONS
         if activity_options is not None:
-            self._activity_options = {**ACTIVITY_OPTIONS, **_options(activity_options)}
-            check_types(self._activity_options, "activity")
-        self._compensation_options = _COMPENSATION_OPTIONS
+            activity = {**ACTIVITY_OPTIONS, **_options(activity_options)}
+            check_types(activity, "activity")
+        compensation = _COMPENSATION_OPTIONS
         if compensation_options is not None:
-            self._compensation_options = _options(compensation_options)
-            check_options(self._compensation_options, "activity")
+            compensation = _options(compensation_options)
+            check_options(compensation, "activity")
+        self._options = Options(order, activity, compensation)
         self._deadline = deadline
         self._from_state = state
 
@@ -121,14 +124,7 @@ class Saga(Steps):
         if self._parent is not None:
             self._scope = await self._parent.enter_savepoint()
         else:
-            self._scope = Scope.enter(
-                self.name,
-                self._order,
-                self._activity_options,
-                self._compensation_options,
-                self._deadline,
-                self._from_state,
-            )
+            self._scope = enter(self.name, self._options, self._deadline, self._from_state)
         return self
 
     async def __aexit__(
@@ -136,7 +132,7 @@ class Saga(Steps):
     ) -> None:
         """Leave the scope: well, once its steps in flight have ended; or badly, unwinding it."""
         assert self._scope is not None
-        error = await self._scope.leave(exc)
+        error = await leave(self._scope, exc)
         if error is not None and error is not exc:
             context = error.__context__
             try:
@@ -183,11 +179,11 @@ class Saga(Steps):
             if not isinstance(compensation, Compensation):
                 check_arguments(compensation, inputs, of_step=True)
         name = registered_name(target) if step is None else checked_name("step=", step, 'step="charge"')
-        if not scope.is_open:
-            return scope.refuse_late(f"step {name!r}")
+        if scope.has_ended:
+            return refuse_late(scope, f"step {name!r}")
         options["args"] = inputs
-        called = Step(name, scope.shared.key(name, key), "undo", inputs, compensation, compensation_from)
-        scope.stack.called[called] = coroutine = scope.execute(called, kind, target, options)
+        step_called = Step(name, scope.shared.key(name, key), "undo", inputs, compensation, compensation_from)
+        scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
         return coroutine
 
     def _push(
@@ -233,7 +229,7 @@ class Saga(Steps):
         if key is not None:
             key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
         scope = self._entered()
-        return scope.call(f"undo() of {name!r}", lambda: scope.undo_step(name, key))
+        return called(scope, f"undo() of {name!r}", lambda: undo_step(scope, name, key))
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -253,10 +249,10 @@ class Saga(Steps):
 
         async def run() -> SagaReport:
             self._owned("compensate()")
-            await scope.compensate()
+            await compensate(scope)
             return scope.report()
 
-        return scope.call("compensate()", run)
+        return called(scope, "compensate()", run)
 
     def pivot(self) -> None:
         """Pass the point of no return: what succeeded is kept for good, in this scope and those around it.
@@ -270,7 +266,7 @@ class Saga(Steps):
             SagaClosed: If the saga has ended.
             RuntimeError: With a step in flight, or from a task that did not enter the scope.
         """
-        self._open("pivot()").pass_pivot()
+        pass_pivot(self._open("pivot()"))
 
     def detach(self, *, max_bytes: int = MAX_BYTES) -> SagaState:
         """Return the armed compensations as data, and give them up here: for `Saga(state=...)` elsewhere.
@@ -286,53 +282,7 @@ class Saga(Steps):
             RuntimeError: With a step in flight, a callback on the stack, in a savepoint, or from a task that did not
                 enter the scope.
         """
-        scope = self._open("detach()")
-        shared = scope.shared
-        if scope.parent is not None or scope.has_savepoints:
-            raise shared.refuse("detach() in a savepoint: leave the savepoint first, so that it ends well or badly")
-        if scope.is_busy:
-            raise shared.refuse("detach() with a step in flight: await every step first")
-        if names := scope.stack.never_awaited():
-            raise shared.refuse(f"{', '.join(names)} was called and never awaited: await each call")
-        armed = list(scope.stack.armed)
-        if callbacks := [step.name for step in armed if isinstance(step.compensation, Callback)]:
-            raise shared.refuse(
-                f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
-            )
-        if shared.misuse is not None:
-            raise shared.misuse
-        options: list[dict[str, Any]] = []
-        steps = write_steps(armed, self._compensation_options, options)
-        failed = write_steps(scope.stack.failed, self._compensation_options, options)
-        expires_at = scope.cancels.expires_at
-        state = SagaState(
-            version=VERSION,
-            name=shared.name,
-            ordinal=shared.ordinal,
-            anchor=shared.anchor,
-            ticks=shared.ticks,
-            counts=dict(shared.counts),
-            keyed={step: list(keys) for step, keys in shared.keyed.items()},
-            past_pivot=shared.pivot.is_passed,
-            deadline=None if expires_at is None else expires_at - asyncio.get_running_loop().time(),
-            run_id=shared.info.original_execution_run_id,
-            repeats=shared.may_repeat(),
-            steps=steps,
-            options=options,
-            failed=failed,
-            cancelled=shared.pivot.is_holding_a_cancel(),
-        )
-        if state.size > max_bytes:
-            raise SagaStateTooLarge(
-                f"the state of saga {self.name!r} has {state.size:,} bytes, more than max_bytes={max_bytes:,}: give the "
-                "compensations less data, such as an id, or end the saga earlier"
-            )
-        if state.size > WARN_BYTES:
-            workflow.logger.warning(
-                "The state of saga %s has %d bytes; detach() refuses %d", self.name, state.size, max_bytes
-            )
-        scope.detach()
-        return state
+        return detach(self._open("detach()"), max_bytes)
 
     # --- what it tells -----------------------------------------------------------------------------------------------
 
@@ -370,7 +320,7 @@ class Saga(Steps):
 
     def _open(self, what: str) -> Scope:
         scope = self._owned(what)
-        if not scope.is_open or scope.is_being_unwound:
+        if not scope.is_open or scope.unwinding_scope() is not None:
             raise scope.closed(what)
         return scope
 

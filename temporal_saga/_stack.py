@@ -50,6 +50,7 @@ class Stack:
 
     def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
         self._shared = shared
+        self._has_raised = False  # True iff a step may have raised that is armed here
         self._activity_options = activity_options
         self.called: dict[Step | Called, Coroutine[Any, Any, Any]] = {}
         self.in_flight: dict[Step, None] = {}
@@ -59,7 +60,8 @@ class Stack:
     def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
         """Arm a step, then give its command."""
         shared = self._shared
-        step.began = shared.next_moment()
+        shared.ticks = tick = shared.ticks + 1  # `next_moment`, without the call: each step passes here
+        step.began = (tick,)
         if step.undo_state is not None:
             self.armed[step] = None
         if kind == "activity":
@@ -85,7 +87,10 @@ class Stack:
         del self.in_flight[step]
         shared = self._shared
         task = step.task
-        step.settle(shared.next_moment(), shared.may_repeat)
+        shared.ticks = tick = shared.ticks + 1  # `next_moment`, without the call
+        step.settle((tick,), shared.may_repeat)
+        if step.raised:
+            self._has_raised = True
         if step.compensation_from is not None:
             self._choose_compensation(step, step.compensation_from, task.result() if step.error is None else None)
         if step.undo_state is None:
@@ -138,9 +143,16 @@ class Stack:
         self._shared.steps += sorted([*joined, *failed], key=lambda step: step.began)
         return joined
 
+    def mark_raised(self, step: Step) -> None:
+        """Note that the body did not get the result of a step."""
+        step.mark_raised()
+        self._has_raised = True
+
     def take(self, steps: Iterable[Step]) -> None:
         """Take armed steps in."""
-        self.armed.update(dict.fromkeys(steps))
+        for step in steps:
+            self.armed[step] = None
+            self._has_raised |= step.raised
 
     def give(self) -> list[Step]:
         """Give the armed steps away."""
@@ -150,6 +162,8 @@ class Stack:
 
     def give_swallowed(self) -> list[Step]:
         """Give those away whose error the body has swallowed."""
+        if not self._has_raised:
+            return []
         steps = [step for step in self.armed if step.raised]
         for step in steps:
             del self.armed[step]

@@ -161,8 +161,8 @@ def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within:
 
 def _read(written: CompensationState, shared: list[dict[str, Any]]) -> Compensation:
     args = [RawValue(Payload.FromString(base64.b64decode(text))) for text in written.arguments]
-    encoded = written.options if isinstance(written.options, dict) else shared[written.options]
-    options = {name: _decode(name, value) for name, value in cast("dict[str, Any]", encoded).items()}
+    encoded: dict[str, Any] = shared[written.options] if isinstance(written.options, int) else written.options
+    options = {name: _decode(name, value) for name, value in encoded.items()}
     make = Compensation.child_workflow if written.kind == "child" else Compensation
     return make(written.name, args=args, **options)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from temporalio import workflow
 
 from ._compensation import Callback, Compensation, registered_name
-from ._identity import Phase, step_id
+from ._identity import Phase
 from ._outcome import Outcome, outcome_of
 from ._report import StepReport
 from ._typing import Kind, Moment
@@ -71,7 +71,7 @@ class Step:
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
         """Give the command. Returns the task of the call, which ends when the call has ended."""
-        id = step_id(self.name, "do", self.key)
+        id = f"{self.name}:do:{self.key}"  # `step_id`, without the call: each step passes here
         if kind == "child":
             raise_if_evicted()
             call: Any = _Child(target, {"id": id, **_CHILD_OPTIONS, **options})

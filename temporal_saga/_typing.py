@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-__all__ = ["UNSET", "Kind", "Moment", "Order", "Unset"]
+__all__ = ["UNSET", "Kind", "Moment", "Options", "Order", "Unset"]
 
 Kind = Literal["activity", "child"]
 Order = Literal["reverse", "concurrent"]
 
 Moment = tuple[int, ...]
 """A moment on a saga's clock of events. The steps of a child's saga lie within the moment of the step that ran it."""
+
+
+class Options(NamedTuple):
+    """The options of a saga.
+
+    Attributes:
+        order: How steps are undone.
+        activity: Options of steps that are activities.
+        compensation: Options of compensations that are activities.
+    """
+
+    order: Order
+    activity: dict[str, Any]
+    compensation: dict[str, Any]
 
 
 class Unset:

@@ -1,202 +1,161 @@
-"""Undoing steps, in order. It knows steps, and no scope.
+"""Unwinding a scope: drain what is in flight, then undo what is armed.
 
-    undo
-    ├── reverse      one after another, newest first
-    └── concurrent   two at the same time if their steps overlapped
+    unwind
+    ├── drain     cancel the steps in flight, wait until each has ended, note what became of it
+    └── undo      run the compensations (`_undo.py`)
 
-It runs in a task that nobody else holds, so that no cancel can reach it. Only an eviction cancels that task.
+It runs in a task of its own, which nobody else can cancel. The scope's owner waits for that task, and keeps the cancels
+that come meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect, bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio import workflow
 
-from ._compensation import Callback
-from ._identity import step_id
-from ._outcome import saga_failure
-from ._run import Room
+from ._report import show
+from ._scope import Scope, State, Undoing, undoing
 from ._step import Step
-from ._typing import Moment, Order
-from ._waiting import raise_if_evicted
+from ._undo import How, Todo, undo
+from ._waiting import fail_task, until_all_done, wait_through_cancels
 
-__all__ = ["Todo", "Undoing", "undo"]
+__all__ = ["Unwind", "undo_one"]
 
-
-class Todo:
-    """The steps that are still to be undone, in the order in which they began. It may grow while they are undone."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-        self._reach: list[Moment] = []  # the latest end among the steps up to each; may be shorter than the steps
-
-    def __bool__(self) -> bool:
-        return bool(self._steps)
-
-    def add(self, steps: Iterable[Step]) -> None:
-        """Add steps, each at its place."""
-        added = sorted(steps, key=_began)
-        if not added:
-            return
-        at = bisect(self._steps, added[0].began, key=_began)
-        self._steps[at:] = sorted([*self._steps[at:], *added], key=_began)
-        del self._reach[at:]
-
-    @property
-    def newest(self) -> Step:
-        """The newest step."""
-        return self._steps[-1]
-
-    def ready(self, running: Moment, first_ended: Moment | None) -> Iterator[Step]:
-        """Yield the steps that may be undone now, newest first.
-
-        A step may be undone once nothing is left that began after the step had ended.
-
-        Args:
-            running: When the newest step began whose undo is running; () if there is none.
-            first_ended: When the first step had ended whose undo is running: what began later must wait for it.
-        """
-        for step in self._steps[len(self._reach) :]:
-            self._reach.append(max(step.ended, self._reach[-1]) if self._reach else step.ended)
-        newest = max(running, self._steps[-1].began) if self._steps else running
-        for at in reversed(range(len(self._steps))):
-            if self._reach[at] < newest:
-                break  # no step up to here lasted that long
-            step = self._steps[at]
-            if step.ended >= newest and (first_ended is None or step.began <= first_ended):
-                yield step
-
-    def take(self, step: Step) -> None:
-        """Take a step off."""
-        at = bisect_left(self._steps, step.began, key=_began)
-        del self._steps[at]
-        del self._reach[at:]
+_MOST_SHOWN = 50  # from here on the list in the UI is not redrawn for each undo
 
 
-@dataclass
-class Undoing:
-    """How the steps of one scope are undone, and what became of that.
+class Unwind:
+    """One unwind of a scope.
 
-    Attributes:
-        order: One after another, or as they overlapped.
-        options: The saga's options of compensations that are activities.
-        room: What the whole run may ask of the server at once.
-        on_change: Called when an undo begins, and when it has failed for good.
-        failed: The steps whose undo failed for good.
+    Args:
+        scope: The scope.
+        swallowed: The steps that a good end undoes, since the body has swallowed their error. None if the scope ends
+            badly: then all that is armed is undone.
     """
 
-    order: Order
-    options: dict[str, Any]
-    room: Room
-    on_change: Callable[[Step], None]
-    failed: list[Step] = field(default_factory=list[Step])
+    def __init__(self, scope: Scope, swallowed: list[Step] | None) -> None:
+        self._scope = scope
+        self._takes_all = swallowed is None
+        self._todo = Todo()
+        self._todo.add(swallowed or [])
+        self._how = How(scope.options, scope.shared.run.room, self._on_change)
+        scope.on_push = self._take_late
 
+    async def run(self, cause: BaseException | None) -> list[Step]:
+        """Undo, whatever happens meanwhile; return the steps whose undo failed for good.
 
-async def undo(todo: Todo, how: Undoing) -> None:
-    """Undo steps until none is left."""
-    if how.order == "concurrent":
-        await _undo_as_they_overlapped(todo, how)
-        return
-    while todo:
-        step = todo.newest
-        size = _size(step, how)
-        if not how.room.has(size):
-            await how.room.wait(size)
-            continue  # the wait may have brought a newer one
-        how.room.take(size)
-        todo.take(step)
-        await _undo(step, how)
-
-
-async def _undo_as_they_overlapped(todo: Todo, how: Undoing) -> None:
-    began: list[Moment] = []  # of the steps whose undos are running, sorted
-    ended: list[Moment] = []
-    finished: list[tuple[Step, asyncio.Task[None]]] = []
-    woken = asyncio.Event()
-
-    def start(step: Step) -> None:
-        def finish(task: asyncio.Task[None]) -> None:
-            finished.append((step, task))
-            woken.set()
-
-        todo.take(step)
-        insort(began, step.began)
-        insort(ended, step.ended)
-        asyncio.create_task(_undo(step, how)).add_done_callback(finish)
-
-    while todo or began:
-        chosen: list[Step] = []
-        size = 0
-        for step in todo.ready(began[-1] if began else (), ended[0] if ended else None):
-            size = _size(step, how)
-            if not how.room.has(size):
+        Args:
+            cause: The error for which the scope unwinds.
+        """
+        scope, shared = self._scope, self._scope.shared
+        scope.cancels.begin_unwind()
+        if scope.state is State.OPEN:
+            workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
+        scope.state = State.UNWINDING
+        scope.released = scope.released or asyncio.get_running_loop().create_future()
+        while True:
+            task = asyncio.create_task(self._drain_and_undo())
+            await wait_through_cancels(task, self._keep)
+            await _fail_for_bug(task)
+            if shared.misuse is not None:
+                await fail_task(shared.misuse)
+            if not self._todo:  # nothing was registered since its last look
                 break
-            how.room.take(size)
-            chosen.append(step)
-        for step in chosen:
-            start(step)
-        if not began:
-            await how.room.wait(size)  # the undos of other sagas fill it
-            continue
-        await woken.wait()
-        woken.clear()
-        for step, task in finished:
-            del began[bisect_left(began, step.began)]
-            del ended[bisect_left(ended, step.ended)]
-            task.result()
-        finished.clear()
+        scope.on_push = None
+        scope.note_failed(self._how.failed, cause)
+        return self._how.failed
+
+    async def _drain_and_undo(self) -> None:
+        this = Undoing(self._scope)
+        undoing.set((*undoing.get(), this))
+        try:
+            await self._scope.shared.run.turn((1, self._scope.entry))
+            await self._drain()
+            self._take_late()
+            self._show()
+            await undo(self._todo, self._how)
+            self._show()
+        finally:
+            this.is_over = True
+
+    async def _drain(self) -> None:
+        """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
+
+        It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled.
+        """
+        while True:
+            scopes = [self._scope, *self._scope.open_savepoints()]
+            in_flight = [step for scope in scopes for step in scope.stack.in_flight]
+            if not self._scope.shared.pivot.is_passed:
+                for step in in_flight:
+                    step.request_cancel()
+            waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
+            waits += [task for scope in scopes for task in scope.undos]
+            # Not the task of a savepoint's unwind: what its owner does after that comes first.
+            waits += [scope.released for scope in scopes[1:] if scope.released is not None]
+            pending = [wait for wait in waits if not wait.done()]
+            if not pending:
+                break
+            await until_all_done(pending)
+        for scope in scopes:
+            scope.stack.settle_ended()
+        for scope in reversed(scopes[1:]):  # the inner ones first: through their parent
+            scope.close(State.MERGED)
+
+    def _keep(self, cancel: asyncio.CancelledError) -> None:
+        """Keep a cancel that comes meanwhile."""
+        if not self._scope.shared.pivot.holds(cancel):
+            self._scope.cancels.kept = cancel
+            self._take_all()
+
+    def _take_all(self) -> None:
+        """Undo the rest as well, each at its place in the order: the scope cannot end well any more."""
+        self._takes_all = True
+        self._take_late()
+
+    def _take_late(self) -> None:
+        if self._takes_all:
+            self._todo.add(self._scope.stack.give())
+
+    def _on_change(self, step: Step) -> None:
+        if step.undo_state == "FAILED":
+            self._take_all()
+        elif len(self._scope.shared.steps) <= _MOST_SHOWN:
+            self._show()
+
+    def _show(self) -> None:
+        show(self._scope.shared.name, [step.report() for step in self._scope.shared.steps])
 
 
-async def _undo(step: Step, how: Undoing) -> None:
-    """Run one compensation, to success or to its failure for good."""
-    step.undo_state = "RUNNING"
-    how.on_change(step)
-    compensation = step.undo
-    try:
-        if isinstance(compensation, Callback):
-            try:
-                await compensation.run()
-            except workflow.ContinueAsNewError as error:
-                raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
-        elif compensation is not None:
-            id = step_id(step.name, step.phase, step.key)
-            await compensation.start(how.options, id, summary=f"undo {step.name}")
-        else:
-            step.undo_state = "FAILED"  # its compensation_from= failed, and fails the workflow
-            how.failed.append(step)
-            return
-    except (Exception, asyncio.CancelledError) as error:
-        # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
-        if isinstance(error, asyncio.CancelledError):
-            raise_if_evicted()
-        if saga_failure(error) is None:
-            raise
-        step.undo_state = "FAILED"
-        step.undo_error = error
-        how.failed.append(step)
-        how.on_change(step)
-    else:
-        step.undo_state = "DONE"
-    finally:
-        how.room.leave()
+async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
+    """Undo one step while its scope stays open, whatever happens meanwhile; return a cancel that came."""
+    todo = Todo()
+    todo.add([step])
+    how = How(scope.options, scope.shared.run.room, lambda _: None)
+
+    async def protected() -> None:
+        this = Undoing(scope)
+        undoing.set((*undoing.get(), this))
+        try:
+            await undo(todo, how)
+        finally:
+            this.is_over = True
+
+    cancels: list[asyncio.CancelledError] = []
+    task = asyncio.create_task(protected())
+    scope.undos[task] = None
+    await wait_through_cancels(task, cancels.append)
+    del scope.undos[task]
+    await _fail_for_bug(task)
+    scope.note_failed(how.failed, step.undo_error)
+    return next((cancel for cancel in reversed(cancels) if not scope.shared.pivot.holds(cancel)), None)
 
 
-def _size(step: Step, how: Undoing) -> int:
-    """Return how many bytes the arguments of a compensation have. What cannot be converted fails where it starts."""
-    compensation = step.undo
-    if compensation is None or isinstance(compensation, Callback):
-        return 0
-    try:
-        payloads = compensation.payloads(how.options, step_id(step.name, step.phase, step.key))
-    except Exception:
-        return 0
-    return sum(payload.ByteSize() for payload in payloads)
-
-
-def _began(step: Step) -> Moment:
-    return step.began
+async def _fail_for_bug(task: asyncio.Task[None]) -> None:
+    """Fail the workflow task for a bug in a callback."""
+    bug = task.exception()
+    if isinstance(bug, Exception):
+        await fail_task(bug)
+    task.result()

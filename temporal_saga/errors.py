@@ -177,7 +177,7 @@ class SagaDeadlineExceeded(_SagaError):
 
 
 class SagaStateTooLarge(_SagaError):
-    """`detach()` would return more than the server takes. The saga stays as it is: caught by nobody, this unwinds it."""
+    """`detach()` would return more than the server takes. The saga stays as it is; uncaught, this error unwinds it."""
 
 
 class DuplicateStep(_SagaError):

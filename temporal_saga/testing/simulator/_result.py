@@ -16,6 +16,7 @@ from ._history import Command, readable
 from ._outcome import outcome_of
 from ._pending import PendingFaults
 from ._sagas import reports_of
+from ._run import Run
 from ._server import Execution, Server
 from ._timeline import timeline
 from ._trace import Call, TraceEvent
@@ -122,7 +123,7 @@ def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
         timeless.ClearField("timestamp")
         return timeless.SerializeToString(deterministic=True)
 
-    runs = simulation._main.runs  # pyright: ignore[reportPrivateUsage]  # a friend: users need no such method
+    runs: list[Run] = cast(Any, simulation)._main.runs  # of this module's own class: users need no such method
     return tuple(told(done.request) for run in runs for done in run.cached.activations)
 
 

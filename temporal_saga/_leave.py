@@ -1,0 +1,214 @@
+"""Leaving a scope: well, once its steps in flight have ended; or badly, unwinding it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import is_cancelled_exception
+
+from ._outcome import bug_in, saga_failure
+from ._scope import Scope, State, unwound
+from ._unwind import Unwind
+from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
+from .errors import SagaDeadlineExceeded
+
+__all__ = ["compensate", "leave", "pass_pivot"]
+
+
+async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
+    """Leave the scope with what left its body; return what goes on: the same, another error, or None."""
+    if not workflow.in_workflow() or asyncio.current_task() is not scope.owner:
+        return error  # the garbage collector closes what is left of another run
+    scope.has_left = True
+    failure = None if error is None else saga_failure(error)
+    if error is not None and failure is None:
+        failure = await _fail_for_misuse(scope, error)
+        if failure is None:
+            return error
+    if failure is not None:
+        raise_if_evicted()
+    if await scope.is_taken_over():
+        return error or unwound()
+    if scope.state is not State.OPEN:
+        return error  # compensate() or detach() has ended it
+    if scope.shared.misuse is not None:
+        await fail_task(scope.shared.misuse)
+        failure = failure or scope.shared.misuse
+    if failure is not None and is_cancelled_exception(failure):
+        failure = _deadline_error(scope) or failure
+    pivot = scope.shared.pivot
+    if failure is None or pivot.holds(failure) or pivot.hands_on(failure):
+        return await _end_well(scope)
+    return await _end_badly(scope, failure, is_cancel=_is_cancel(failure))
+
+
+async def _end_well(scope: Scope) -> BaseException | None:
+    """Close the scope, or unwind it if it has to end badly after all; return what it raises."""
+    cancel = await _wait_for_steps(scope)
+    if cancel is not None:
+        return await _end_badly(scope, _deadline_error(scope) or cancel, is_cancel=True)
+    misuse, stack = scope.shared.misuse, scope.stack
+    if misuse is not None:
+        await fail_task(misuse)
+        return await _end_badly(scope, misuse)
+    if scope.cancels.expired and not scope.shared.pivot.is_passed:
+        return await _end_badly(scope, _deadline_error(scope, although_swallowed=True))
+    if swallowed := stack.give_swallowed():
+        failed = await Unwind(scope, swallowed).run(cause=swallowed[-1].error)
+        # Ending well has failed: what the scope did goes the way of every saga that ends badly.
+        if failed:
+            return await _end_badly(scope, failed[0].error or swallowed[-1].error)
+        if scope.cancels.kept is not None:
+            return await _end_badly(scope, scope.cancels.kept, is_cancel=True)
+    if scope.parent is None and stack.failed:
+        return await _end_badly(scope, scope.failed_for)  # of a savepoint, whoever caught its error
+    scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
+    scope.release()
+    return None if scope.parent is not None else await _held_cancel(scope)
+
+
+async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
+    """Wait until nothing of the scope is in flight; return a cancel that ends the waiting."""
+    stack = scope.stack
+    while scope.in_progress() or stack.called:
+        try:
+            if in_progress := scope.in_progress():
+                await until_first_done(in_progress)
+            await until_idle()  # callers may go on to another step, and a step that a task was given begins
+        except asyncio.CancelledError as cancel:
+            raise_if_evicted()
+            if not scope.shared.pivot.holds(cancel):
+                return cancel
+        if await scope.is_taken_over():
+            raise unwound()
+        stack.settle_ended()
+        if stack.called and not scope.in_progress() and (never := stack.never_awaited()):
+            scope.shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
+    return None
+
+
+async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: bool = False) -> BaseException:
+    """Unwind; return what the scope raises.
+
+    Args:
+        scope: The scope.
+        failure: The reason, which goes on unless an undo fails for good.
+        is_cancel: Whether it is a cancel that nobody has had yet.
+    """
+    await _unwind_all(scope, failure)
+    error = scope.compensation_error(scope.stack.failed, failure) if scope.stack.failed else failure
+    assert error is not None
+    if isinstance(error, asyncio.CancelledError):
+        return error
+    cancels = scope.cancels
+    if scope.parent is None:
+        if scope.shared.pivot.held is not None:
+            cancels.deliver()
+        elif cancels.kept is not None:
+            cancels.give_back()
+        return error
+    cancel: BaseException | None = cancels.kept
+    if cancel is None and error is not failure and is_cancel:
+        # A cancel must not end in an `except CompensationError` around the savepoint. A new object: the old one is the
+        # cause of that error.
+        cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))
+    if cancel is None:
+        return error
+    cancel.__cause__ = error
+    return cancel
+
+
+async def _unwind_all(scope: Scope, cause: BaseException | None) -> None:
+    await Unwind(scope, None).run(cause)
+    scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
+    scope.release()
+
+
+async def compensate(scope: Scope) -> None:
+    """Unwind now, without an error."""
+    await scope.admit("compensate()")
+    if any(each.owner is scope.owner for each in scope.open_savepoints()):
+        raise scope.shared.refuse("compensate() inside a savepoint of this task: leave the savepoint first")
+    if scope.shared.misuse is not None:
+        await fail_task(scope.shared.misuse)
+    await _unwind_all(scope, None)
+    cancel: BaseException | None = scope.cancels.kept
+    if scope.parent is None:
+        cancel = cancel or scope.shared.pivot.held
+    if scope.stack.failed:
+        if cancel is not None:
+            scope.cancels.give_back()
+        raise scope.compensation_error(scope.stack.failed, cancel or scope.shared.newest_error())
+    if cancel is not None:
+        raise cancel
+
+
+def pass_pivot(scope: Scope) -> None:
+    """Pass the point of no return, of this scope and those around it."""
+    scopes = [scope]
+    while (parent := scopes[-1].parent) is not None:
+        scopes.append(parent)
+    if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
+        raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
+    if scope.shared.pivot.is_barred:
+        raise asyncio.CancelledError  # the saga is not past the point of no return yet
+    for each in scopes:
+        each.stack.forget_what_succeeded()
+        each.cancels.stop_deadline()
+        if each.cancels.expired:
+            each.cancels.others()
+    scope.shared.pivot.pass_()
+
+
+async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException | None:
+    """Fail the workflow task for a bug or misuse that leaves the scope; return None for control flow that may.
+
+    Returns the misuse if the user lets such an exception fail the workflow: then the scope unwinds.
+    """
+    failure: Exception | None
+    if isinstance(error, workflow.ContinueAsNewError) and scope.holds_compensations():
+        failure = RuntimeError(
+            "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
+            "or leave the scope first"
+        )
+    elif isinstance(error, GeneratorExit) and scope.holds_compensations():
+        failure = RuntimeError("the generator around a saga was closed: let it run to its end, so that the saga ends")
+    else:
+        failure = error if isinstance(error, Exception) else bug_in(error)
+    if failure is None or not scope.is_open:
+        return None
+    if failure is error:
+        workflow.logger.warning(
+            "Saga %s meets a %s, which Temporal takes for a bug: the workflow task fails, and is tried again "
+            "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError",
+            scope.shared.name,
+            type(error).__name__,
+        )
+    await fail_task(failure)  # whoever catches it, the effects of this scope would stand
+    return failure
+
+
+def _deadline_error(scope: Scope, *, although_swallowed: bool = False) -> SagaDeadlineExceeded | None:
+    if not scope.cancels.expired or (scope.cancels.others() and not although_swallowed):
+        return None
+    return SagaDeadlineExceeded(f"saga {scope.shared.name!r} passed its deadline")
+
+
+def _is_cancel(failure: BaseException) -> bool:
+    """Tell a cancel from a failure; a plain activity in the body makes an ActivityError of the workflow's."""
+    if isinstance(failure, asyncio.CancelledError):
+        return True
+    return is_cancelled_exception(failure) and workflow.cancellation_reason() is not None
+
+
+async def _held_cancel(scope: Scope) -> BaseException | None:
+    """Return the workflow's cancel, if it had to wait for this saga and this task gets it."""
+    if scope.shared.pivot.held is not None or not scope.cancel_waited:
+        return scope.shared.pivot.held
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as cancel:
+        raise_if_evicted()
+        return cancel
+    return None

@@ -1,0 +1,197 @@
+"""Undoing steps, in order. This module knows steps, and no scope.
+
+undo
+├── reverse      one after another, newest first
+└── concurrent   two at the same time if their steps overlapped
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect, bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from temporalio import workflow
+
+from ._compensation import Callback
+from ._identity import step_id
+from ._outcome import saga_failure
+from ._run import Room
+from ._step import Step
+from ._typing import Moment, Options
+from ._waiting import raise_if_evicted
+
+__all__ = ["How", "Todo", "undo"]
+
+
+class Todo:
+    """The steps that are still to be undone, in the order in which they began. It may grow while they are undone."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._reach: list[Moment] = []  # the latest end among the steps up to each; may be shorter than the steps
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def add(self, steps: Iterable[Step]) -> None:
+        """Add steps, each at its place."""
+        added = sorted(steps, key=_began)
+        if not added:
+            return
+        at = bisect(self._steps, added[0].began, key=_began)
+        self._steps[at:] = sorted([*self._steps[at:], *added], key=_began)
+        del self._reach[at:]
+
+    @property
+    def newest(self) -> Step:
+        """The newest step."""
+        return self._steps[-1]
+
+    def ready(self, running: Moment, first_ended: Moment | None) -> Iterator[Step]:
+        """Yield the steps that may be undone now, newest first.
+
+        A step may be undone once nothing is left that began after the step had ended.
+
+        Args:
+            running: When the newest step began whose undo is running; () if there is none.
+            first_ended: When the first step had ended whose undo is running: what began later must wait for it.
+        """
+        for step in self._steps[len(self._reach) :]:
+            self._reach.append(max(step.ended, self._reach[-1]) if self._reach else step.ended)
+        newest = max(running, self._steps[-1].began) if self._steps else running
+        for at in reversed(range(len(self._steps))):
+            if self._reach[at] < newest:
+                break  # no step up to here lasted that long
+            step = self._steps[at]
+            if step.ended >= newest and (first_ended is None or step.began <= first_ended):
+                yield step
+
+    def take(self, step: Step) -> None:
+        """Take a step off."""
+        at = bisect_left(self._steps, step.began, key=_began)
+        del self._steps[at]
+        del self._reach[at:]
+
+
+@dataclass
+class How:
+    """How steps are undone, and what became of that.
+
+    Attributes:
+        options: The saga's options.
+        room: What the whole run may ask of the server at once.
+        on_change: Called when an undo begins, and when it has failed for good.
+        failed: The steps whose undo failed for good.
+    """
+
+    options: Options
+    room: Room
+    on_change: Callable[[Step], None]
+    failed: list[Step] = field(default_factory=list[Step])
+
+
+async def undo(todo: Todo, how: How) -> None:
+    """Undo steps until none is left."""
+    if how.options.order == "concurrent":
+        await _undo_as_they_overlapped(todo, how)
+        return
+    while todo:
+        step = todo.newest
+        size = _size(step, how)
+        if not how.room.has(size):
+            await how.room.wait(size)
+            continue  # the wait may have brought a newer one
+        how.room.take(size)
+        todo.take(step)
+        await _undo(step, how)
+
+
+async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
+    began: list[Moment] = []  # of the steps whose undos are running, sorted
+    ended: list[Moment] = []
+    finished: list[tuple[Step, asyncio.Task[None]]] = []
+    woken = asyncio.Event()
+
+    def start(step: Step) -> None:
+        def finish(task: asyncio.Task[None]) -> None:
+            finished.append((step, task))
+            woken.set()
+
+        todo.take(step)
+        insort(began, step.began)
+        insort(ended, step.ended)
+        asyncio.create_task(_undo(step, how)).add_done_callback(finish)
+
+    while todo or began:
+        chosen: list[Step] = []
+        size = 0
+        for step in todo.ready(began[-1] if began else (), ended[0] if ended else None):
+            size = _size(step, how)
+            if not how.room.has(size):
+                break
+            how.room.take(size)
+            chosen.append(step)
+        for step in chosen:
+            start(step)
+        if not began:
+            await how.room.wait(size)  # the undos of other sagas fill it
+            continue
+        await woken.wait()
+        woken.clear()
+        for step, task in finished:
+            del began[bisect_left(began, step.began)]
+            del ended[bisect_left(ended, step.ended)]
+            task.result()
+        finished.clear()
+
+
+async def _undo(step: Step, how: How) -> None:
+    """Run one compensation, to success or to its failure for good."""
+    step.undo_state = "RUNNING"
+    how.on_change(step)
+    compensation = step.undo
+    try:
+        if isinstance(compensation, Callback):
+            try:
+                await compensation.run()
+            except workflow.ContinueAsNewError as error:
+                raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
+        elif compensation is not None:
+            id = step_id(step.name, step.phase, step.key)
+            await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
+        else:
+            step.undo_state = "FAILED"  # its compensation_from= failed, and fails the workflow
+            how.failed.append(step)
+            return
+    except (Exception, asyncio.CancelledError) as error:
+        # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
+        if isinstance(error, asyncio.CancelledError):
+            raise_if_evicted()
+        if saga_failure(error) is None:
+            raise
+        step.undo_state = "FAILED"
+        step.undo_error = error
+        how.failed.append(step)
+        how.on_change(step)
+    else:
+        step.undo_state = "DONE"
+    finally:
+        how.room.leave()
+
+
+def _size(step: Step, how: How) -> int:
+    """Return how many bytes the arguments of a compensation have. What cannot be converted fails where it starts."""
+    compensation = step.undo
+    if compensation is None or isinstance(compensation, Callback):
+        return 0
+    try:
+        payloads = compensation.payloads(how.options.compensation, step_id(step.name, step.phase, step.key))
+    except Exception:
+        return 0
+    return sum(payload.ByteSize() for payload in payloads)
+
+
+def _began(step: Step) -> Moment:
+    return step.began
