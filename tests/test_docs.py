@@ -42,6 +42,7 @@ from tests.driver import (
     signal,
     timed_out,
     timer,
+    update,
 )
 from tests.rules.workflows import DECLINED, REFUSED, cancels, end
 
@@ -425,6 +426,41 @@ def test_how_to_a_child_that_fails_has_unwound_by_itself() -> None:
     run.activate(child_failed("Reserve", child.error))
     assert run.history == []
     assert isinstance(run.error, ChildWorkflowError)
+    run.check()
+
+
+def answer(run: Run, name: str, line: str) -> Any:
+    """Send the cart an update, let its activity complete, and return the answer or the type of its error."""
+    run.activate(update(name, line))
+    if run.names:
+        run.activate(completed(run.names[0]))
+    kind, _, value = run.activations[-1].commands[-1]
+    return value.type if kind == "update_rejected" else kind
+
+
+def test_how_to_undo_one_step() -> None:
+    run = Run(load("how-to").Cart).start()
+    answers = [answer(run, *each) for each in [("add", "a"), ("add", "b"), ("add", "a"), ("take_out", "a")]]
+    assert answers == ["update_completed", "update_completed", "DuplicateStep", "update_completed"]
+    assert [answer(run, "take_out", line) for line in ("a", "c")] == ["StepNotArmed", "StepNotArmed"]
+    assert answer(run, "add", "a") == "DuplicateStep"
+    run.activate(signal("check_out"))
+    run.autopilot({"pay:do": REFUSED})
+    assert run.history == ["reserve", "reserve", "release", "pay", "repay", "release"]
+    assert undo_arguments(run) == [["a"], ["all"], ["b"]]
+    assert end(run) == "ActivityError"
+    run.check()
+
+
+def test_how_to_a_cart_whose_item_cannot_be_released() -> None:
+    run = Run(load("how-to").Cart).start()
+    answer(run, "add", "a")
+    run.activate(update("take_out", "a"))
+    run.activate(failed("release", REFUSED))
+    run.activate(signal("check_out"))
+    run.autopilot({})
+    assert run.history == ["reserve", "release", "pay", "repay"]
+    assert end(run) == "CompensationError"
     run.check()
 
 
