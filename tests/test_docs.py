@@ -439,9 +439,11 @@ def answer(run: Run, name: str, line: str) -> Any:
 
 
 def test_how_to_undo_one_step() -> None:
-    run = Run(load("how-to").Cart).start()
-    answers = [answer(run, *each) for each in [("add", "a"), ("add", "b"), ("add", "a"), ("take_out", "a")]]
-    assert answers == ["update_completed", "update_completed", "DuplicateStep", "update_completed"]
+    run = Run(load("how-to").Cart).start(update("add", "a"))  # it comes before the main method begins
+    run.activate(completed("reserve"))
+    assert run.commands[-1][0] == "update_completed"
+    answers = [answer(run, *each) for each in [("add", "b"), ("add", "a"), ("take_out", "a")]]
+    assert answers == ["update_completed", "DuplicateStep", "update_completed"]
     assert [answer(run, "take_out", line) for line in ("a", "c")] == ["StepNotArmed", "StepNotArmed"]
     assert answer(run, "add", "a") == "DuplicateStep"
     run.activate(signal("check_out"))
@@ -592,6 +594,15 @@ def test_keys_what_comes_after_its_undo_has_no_effect(keys: Any) -> None:
     assert isinstance(by(keys, first=2)(take), Fenced)
     assert list(keys.provider.payments.values()) == ["cancelled"]
     assert stock(keys) == 1
+
+
+def test_keys_an_id_as_text_names_a_use(keys: Any) -> None:
+    run = Run(keys.Invoices, [9, 7]).autopilot({"charge:do": by(keys)})
+    key_of = load("how-it-works").key_of
+    named = [key_of(run.original_execution_run_id, "invoices", 1, "charge", each) for each in ("9", "7")]
+    assert [each.id.split(":")[2] for each in run.scheduled] == named
+    assert len(keys.provider.payments) == 2
+    run.check()
 
 
 def test_keys_a_cancelled_sale(keys: Any) -> None:
