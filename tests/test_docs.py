@@ -42,6 +42,7 @@ from tests.driver import (
     signal,
     timed_out,
     timer,
+    update,
 )
 from tests.rules.workflows import DECLINED, REFUSED, cancels, end
 
@@ -428,6 +429,43 @@ def test_how_to_a_child_that_fails_has_unwound_by_itself() -> None:
     run.check()
 
 
+def answer(run: Run, name: str, line: str) -> Any:
+    """Send the cart an update, let its activity complete, and return the answer or the type of its error."""
+    run.activate(update(name, line))
+    if run.names:
+        run.activate(completed(run.names[0]))
+    kind, _, value = run.activations[-1].commands[-1]
+    return value.type if kind == "update_rejected" else kind
+
+
+def test_how_to_undo_one_step() -> None:
+    run = Run(load("how-to").Cart).start(update("add", "a"))  # it comes before the main method begins
+    run.activate(completed("reserve"))
+    assert run.commands[-1][0] == "update_completed"
+    answers = [answer(run, *each) for each in [("add", "b"), ("add", "a"), ("take_out", "a")]]
+    assert answers == ["update_completed", "DuplicateStep", "update_completed"]
+    assert [answer(run, "take_out", line) for line in ("a", "c")] == ["StepNotArmed", "StepNotArmed"]
+    assert answer(run, "add", "a") == "DuplicateStep"
+    run.activate(signal("check_out"))
+    run.autopilot({"pay:do": REFUSED})
+    assert run.history == ["reserve", "reserve", "release", "pay", "repay", "release"]
+    assert undo_arguments(run) == [["a"], ["all"], ["b"]]
+    assert end(run) == "ActivityError"
+    run.check()
+
+
+def test_how_to_a_cart_whose_item_cannot_be_released() -> None:
+    run = Run(load("how-to").Cart).start()
+    answer(run, "add", "a")
+    run.activate(update("take_out", "a"))
+    run.activate(failed("release", REFUSED))
+    run.activate(signal("check_out"))
+    run.autopilot({})
+    assert run.history == ["reserve", "release", "pay", "repay"]
+    assert end(run) == "CompensationError"
+    run.check()
+
+
 @pytest.mark.parametrize(
     ("events", "result"),
     [
@@ -556,6 +594,15 @@ def test_keys_what_comes_after_its_undo_has_no_effect(keys: Any) -> None:
     assert isinstance(by(keys, first=2)(take), Fenced)
     assert list(keys.provider.payments.values()) == ["cancelled"]
     assert stock(keys) == 1
+
+
+def test_keys_an_id_as_text_names_a_use(keys: Any) -> None:
+    run = Run(keys.Invoices, [9, 7]).autopilot({"charge:do": by(keys)})
+    key_of = load("how-it-works").key_of
+    named = [key_of(run.original_execution_run_id, "invoices", 1, "charge", each) for each in ("9", "7")]
+    assert [each.id.split(":")[2] for each in run.scheduled] == named
+    assert len(keys.provider.payments) == 2
+    run.check()
 
 
 def test_keys_a_cancelled_sale(keys: Any) -> None:
