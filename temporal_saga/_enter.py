@@ -47,7 +47,7 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     """Return the current task, if the workflow's cancel may have to wait for a saga that it enters.
 
     The plugin knows. Without the plugin only the main method's own task may be told to get that cancel. The SDK names
-    that task "run", and the tasks of handlers "signal: ..." and "update: ..." (`_apply_do_update`,
+    that task "run (...)", and the tasks of handlers "signal: ..." and "update: ..." (`_apply_do_update`,
     `_process_signal_job`).
     """
     task = asyncio.current_task()
@@ -61,7 +61,7 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     if run.arrivals.gate is not None:
         return task if in_main_method.get() else None
     task_name = task.get_name()
-    if task_name == "run":
+    if task_name.startswith("run "):
         in_main_method.set(True)
         return task
     in_handler = task_name.startswith(("signal: ", "update: ")) or workflow.current_update_info() is not None
