@@ -179,27 +179,7 @@ def test_rule_12_handlers_that_end_one_after_the_other() -> None:
     same_with_and_without(body, [signal("fail", "one"), signal("fail", "two")])
 
 
-# --- what the main method sees, and what is made of its result ---
-
-
-def test_rule_12_an_object_that_another_task_changes_in_the_next_turn() -> None:
-    """The result is what it was when the main method returned it, though tasks are ready to change the object."""
-
-    @flow
-    async def body() -> list[str]:
-        result = ["main"]
-
-        async def appends() -> None:
-            result.append("another task")
-
-        await asyncio.sleep(1)
-        asyncio.get_running_loop().call_soon(result.append, "a callback")
-        result.append("main again")
-        background_task = asyncio.create_task(appends())
-        background_task.add_done_callback(lambda _: None)
-        return result
-
-    same_with_and_without(body, [timer()])
+# --- what the main method sees ---
 
 
 def test_rule_12_the_name_of_the_main_task() -> None:
