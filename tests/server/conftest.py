@@ -1,4 +1,9 @@
-"""One worker for nearly all server tests, and the replay of every history they make."""
+"""One worker for nearly all server tests, and the replay of every history they make.
+
+The workers of the session pass the modules of these workflows through the sandbox: without a cache each workflow task
+would import them anew, which takes longer than all else in it. The replay passes none through, so that each run
+executes in the sandbox, too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from temporalio.client import Client
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from tests.textbook import TEXTBOOK
 
@@ -14,20 +20,25 @@ from .workflows import WORKFLOWS
 from .world import ACTIVITIES
 
 ALL = [*WORKFLOWS, *TEXTBOOK]
+RUNNER = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules(*{workflow.__module__ for workflow in ALL})
+)
 
 
 @pytest.fixture(scope="session")
 async def shared_worker(client: Client) -> AsyncIterator[str]:
     # Without a cache each workflow task replays the run from its beginning, and evicts it after.
     queue = "shared"
-    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES, max_cached_workflows=0):
+    async with make_worker(
+        client, queue, workflows=ALL, activities=ACTIVITIES, workflow_runner=RUNNER, max_cached_workflows=0
+    ):
         yield queue
 
 
 @pytest.fixture(scope="session")
 async def caching_worker(client: Client) -> AsyncIterator[str]:
     queue = "caching"
-    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES):
+    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES, workflow_runner=RUNNER):
         yield queue
 
 

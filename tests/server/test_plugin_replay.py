@@ -15,6 +15,8 @@ from temporalio.worker import Replayer, Worker
 
 from temporal_saga.plugin import SagaPlugin
 
+from .support import make_worker
+
 TEN_SECONDS = timedelta(seconds=10)
 
 
@@ -55,9 +57,9 @@ async def test_a_cancel_and_a_timer_in_one_workflow_task(env: WorkflowEnvironmen
     queue = str(uuid4())
 
     def worker() -> Worker:
-        return Worker(
+        return make_worker(
             env.client,
-            task_queue=queue,
+            queue,
             workflows=[Waits, StartsAtOnce],
             activities=[after_the_wait, after_the_cancel],
             plugins=recorded,
