@@ -28,7 +28,8 @@ async def after_the_wait() -> None: ...
 async def after_the_cancel() -> None: ...
 
 
-@workflow.defn
+# In the sandbox each run would import pytest anew.
+@workflow.defn(sandboxed=False)
 class Waits:
     @workflow.run
     async def run(self) -> None:
@@ -40,7 +41,7 @@ class Waits:
         await workflow.execute_activity(after_the_wait, start_to_close_timeout=TEN_SECONDS)
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)
 class StartsAtOnce:
     @workflow.run
     async def run(self) -> None:
