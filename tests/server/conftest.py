@@ -1,8 +1,7 @@
 """One worker for nearly all server tests, and the replay of every history they make.
 
-The workers of the session pass the modules of these workflows through the sandbox: without a cache each workflow task
-would import them anew, which takes longer than all else in it. The replay passes none through, so that each run
-executes in the sandbox, too.
+The workers pass the modules of these workflows through the sandbox, the replay does not: so each run executes in the
+sandbox, too.
 """
 
 from __future__ import annotations
@@ -11,18 +10,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 from temporalio.client import Client
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from tests.textbook import TEXTBOOK
 
-from .support import Replays, Runs, make_worker
+from .support import Replays, Runs, make_worker, passing
 from .workflows import WORKFLOWS
 from .world import ACTIVITIES
 
 ALL = [*WORKFLOWS, *TEXTBOOK]
-RUNNER = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules(*{workflow.__module__ for workflow in ALL})
-)
+RUNNER = passing(ALL)
 
 
 @pytest.fixture(scope="session")

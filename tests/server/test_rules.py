@@ -24,6 +24,7 @@ from temporalio import activity
 from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from .support import Run, Runs, causes, eventually, make_worker
 from .workflows import (
@@ -413,7 +414,8 @@ async def test_rule_08_misuse_fails_the_task_and_names_the_fix(runs: Runs) -> No
 @pytest.mark.parametrize("cached", [0, 1000])
 async def test_rule_09_the_same_commands_with_and_without_a_cache(runs: Runs, cached: int) -> None:
     effects = [Effect("a"), Effect("b"), Effect("c", "boom")]
-    async with runs.worker(max_cached_workflows=cached) as queue:
+    sandbox = SandboxedWorkflowRunner()  # nothing but the library is passed through
+    async with runs.worker(workflows=[Parallel], workflow_runner=sandbox, max_cached_workflows=cached) as queue:
         run = await runs.start(Parallel.run, Plan(effects, order="concurrent"), queue=queue)
         assert causes(await run.failure()) == FAILED_STEP
     assert sorted((await run.history()).undone) == ["a", "b", "c"]
