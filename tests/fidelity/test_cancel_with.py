@@ -6,7 +6,6 @@ import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
-import pytest
 from temporalio import activity, workflow
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import CancelledError
@@ -14,10 +13,15 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from temporal_saga import Saga
-from temporal_saga.testing import cancel_with, simulate
-from tests.server.support import History, eventually
 
-from .observe import Observation, _Reader
+# The sandbox would import these anew for each run.
+with workflow.unsafe.imports_passed_through():
+    import pytest
+
+    from temporal_saga.testing import cancel_with, simulate
+    from tests.server.support import History, eventually
+
+    from .observe import Observation, _Reader
 
 SHORT = workflow.ActivityConfig(start_to_close_timeout=timedelta(seconds=20))
 

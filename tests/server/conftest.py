@@ -1,4 +1,8 @@
-"""One worker for nearly all server tests, and the replay of every history they make."""
+"""One worker for nearly all server tests, and the replay of every history they make.
+
+The workers pass the modules of these workflows through the sandbox, the replay does not: so each run executes in the
+sandbox, too.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,28 @@ from temporalio.client import Client
 
 from tests.textbook import TEXTBOOK
 
-from .support import Replays, Runs, make_worker
+from .support import Replays, Runs, make_worker, passing
 from .workflows import WORKFLOWS
 from .world import ACTIVITIES
 
 ALL = [*WORKFLOWS, *TEXTBOOK]
+RUNNER = passing(ALL)
 
 
 @pytest.fixture(scope="session")
 async def shared_worker(client: Client) -> AsyncIterator[str]:
     # Without a cache each workflow task replays the run from its beginning, and evicts it after.
     queue = "shared"
-    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES, max_cached_workflows=0):
+    async with make_worker(
+        client, queue, workflows=ALL, activities=ACTIVITIES, workflow_runner=RUNNER, max_cached_workflows=0
+    ):
         yield queue
 
 
 @pytest.fixture(scope="session")
 async def caching_worker(client: Client) -> AsyncIterator[str]:
     queue = "caching"
-    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES):
+    async with make_worker(client, queue, workflows=ALL, activities=ACTIVITIES, workflow_runner=RUNNER):
         yield queue
 
 

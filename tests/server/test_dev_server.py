@@ -17,7 +17,8 @@ from examples.dev_server import dev_server
 from temporal_saga.plugin import SagaPlugin
 
 
-@workflow.defn
+# In the sandbox each run would import pytest anew.
+@workflow.defn(sandboxed=False)
 class Sleeper:
     @workflow.run
     async def run(self, days: int) -> float:

@@ -15,6 +15,8 @@ from temporalio.worker import Replayer, Worker
 
 from temporal_saga.plugin import SagaPlugin
 
+from .support import make_worker
+
 TEN_SECONDS = timedelta(seconds=10)
 
 
@@ -26,7 +28,8 @@ async def after_the_wait() -> None: ...
 async def after_the_cancel() -> None: ...
 
 
-@workflow.defn
+# In the sandbox each run would import pytest anew.
+@workflow.defn(sandboxed=False)
 class Waits:
     @workflow.run
     async def run(self) -> None:
@@ -38,7 +41,7 @@ class Waits:
         await workflow.execute_activity(after_the_wait, start_to_close_timeout=TEN_SECONDS)
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)
 class StartsAtOnce:
     @workflow.run
     async def run(self) -> None:
@@ -55,9 +58,9 @@ async def test_a_cancel_and_a_timer_in_one_workflow_task(env: WorkflowEnvironmen
     queue = str(uuid4())
 
     def worker() -> Worker:
-        return Worker(
+        return make_worker(
             env.client,
-            task_queue=queue,
+            queue,
             workflows=[Waits, StartsAtOnce],
             activities=[after_the_wait, after_the_cancel],
             plugins=recorded,

@@ -23,12 +23,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
 from temporal_saga import presets
+from tests.test_docs import load
+from tests.test_presets import model
 
 from .support import History, eventually
-
-with workflow.unsafe.imports_passed_through():
-    from tests.test_docs import load
-    from tests.test_presets import model
 
 PRESETS = {name: preset for name, preset in vars(presets).items() if isinstance(preset, presets.Preset)}
 # What would be the case without the types, to show that they are what ends the retries.
@@ -80,7 +78,8 @@ async def work(id: str) -> None:
     raise ApplicationError("no", type=script.type, non_retryable=info.attempt == script.ends_at)
 
 
-@workflow.defn
+# In the sandbox each run would import pytest anew.
+@workflow.defn(sandboxed=False)
 class OneActivity:
     @workflow.run
     async def run(self, name: str, start_to_close: float, heartbeat: float) -> None:

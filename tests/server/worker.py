@@ -9,14 +9,15 @@ from temporalio.client import Client
 
 from temporal_saga.plugin import SagaPlugin
 
-from .support import make_worker
+from .support import make_worker, passing
 from .workflows import WORKFLOWS
 from .world import ACTIVITIES
 
 
 async def main(address: str, queue: str) -> None:
     client = await Client.connect(address, plugins=[SagaPlugin()])
-    await make_worker(client, queue, workflows=WORKFLOWS, activities=ACTIVITIES).run()
+    runner = passing(WORKFLOWS)
+    await make_worker(client, queue, workflows=WORKFLOWS, activities=ACTIVITIES, workflow_runner=runner).run()
 
 
 if __name__ == "__main__":
