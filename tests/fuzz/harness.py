@@ -191,7 +191,7 @@ class Harness:
             world.objections.append(f"driver: {_short(error)}")
         if self.run.task_failure is not None:
             world.objections.append(f"task failed: {self.run.task_failure[1]}: {self.run.task_failure[2]}")
-            with contextlib.suppress(AssertionError):
+            with contextlib.suppress(AssertionError, ValueError):  # if it cannot answer any more
                 world.notes += self.run.query("seen")[0]
         else:
             self._ask()

@@ -88,6 +88,8 @@ class Book:
     """Whose cancel is over and done with, and how long history was then."""
     onlookers: list[Book] = field(default_factory=list)
     """Tasks that await it, and do not hand their cancel on."""
+    borrowed: bool = False
+    """Whether the last CancelledError may be that of a task that this one has awaited."""
     unsure: set[Sender] = field(default_factory=set)
     """Whose cancel is over and done with, unless a cancel that interrupts an `except` counts as the same."""
     ended_cancelled: bool = False
@@ -320,7 +322,7 @@ class Interpreter:
         if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
             # The workflow's is held: this is somebody else's, if there is one.
             senders = {sender for sender in senders if sender.label != "the workflow"} or senders
-        env.book.seen = senders
+        env.book.seen, env.book.borrowed = senders, task_ended
         env.book.got |= senders
 
     def owed(self, env: Env) -> str | None:
@@ -534,6 +536,7 @@ class Interpreter:
             raise
         finally:
             env.book.excuse()  # it runs its body in a task before 3.12, and in this one from then on
+            env.book.senders += [sender for sender in book.senders if sender.label == "a group"]
 
     async def op_spawn(self, op: Op, env: Env) -> None:
         task, book = self.start(op["task"], op["body"], env, waiter=None)
@@ -680,7 +683,7 @@ class Interpreter:
             and not (sender in book.spent and sender not in book.unsure and sender.label == "the workflow")
         }
         around = any(each.exiting for each in env.scopes) or self.ending
-        if inside == outside == "cancel" and own in book.seen and not others and not around:
+        if inside == outside == "cancel" and own in book.seen and not (others or around or book.borrowed):
             self.objects(f"the cancel of its own deadline leaves {scope.name}")
         is_lost = outside == "incomplete" and inside in ("cancel", "cancelled call")
         if scope.parent is not None and is_lost and of_workflow:
@@ -826,6 +829,8 @@ class Interpreter:
         if scope is None:
             return
         scope.exiting = scope.closed = True
+        if not scope.passed_deadline():
+            scope.due = None
         how = "ok"
         self.note("compensate", name=scope.name)
         try:

@@ -291,7 +291,8 @@ class Oracle:
                 yield f"undone twice: {item.name}, {times} times"
             if any(undo.cancelled for undo in entry.undos):
                 yield f"undo cancelled: that of {item.name}"
-            if item.how == "closed":
+            ends = [part.left_at for part in self.chain(item.scope) if part.left_at is not None]
+            if item.how == "closed" and not any(end < item.rank for end in ends):
                 yield f"refused: {item.name}, which was called before its scope had ended"
             must = self.must_be_undone(item)
             if must and not times and self.callbacks.get(item.name, "ok") == "ok":
