@@ -393,7 +393,11 @@ class Oracle:
             has_said_so = "incomplete" in (outside, part.compensated)
             if part.parent is None and failed and not has_said_so and not part.detached:
                 yield f"incomplete in silence: {part.name} ended {outside}, the undo of {failed[0]} having failed"
-            if outside == "incomplete" and inside != "incomplete" and not failed:
+            # Of a group its first leaf goes on, which may be that of a saga in it.
+            is_leaf = inside == "group" and any(
+                each.outside == "incomplete" for each in self.parts.values() if each is not part
+            )
+            if outside == "incomplete" and inside != "incomplete" and not failed and not is_leaf:
                 yield f"false CompensationError: out of {part.name}"
             if inside in ("failure", "timeout") and outside in ("failure", "timeout") and not part.same:
                 yield f"error replaced: {part.name} met {inside} and raised another {outside}"
