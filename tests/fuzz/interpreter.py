@@ -140,6 +140,8 @@ class Scope:
     closed: bool = False
     left: bool = False
     past_pivot: bool = False
+    cancelled_before: bool = False
+    """Whether the workflow was cancelled before the pivot."""
     flying: set[str] = field(default_factory=set)
     callbacks: bool = False
     """Whether a callback was pushed."""
@@ -337,7 +339,7 @@ class Interpreter:
                 return sender.label
         return None
 
-    async def leaf(self, env: Env, where: str, awaitable: Any, *, must: bool = True) -> Any:
+    async def leaf(self, env: Env, where: str, awaitable: Any, *, must: bool = True, of: Scope | None = None) -> Any:
         """Await; look at what cancels do."""
         owed, since = self.owed(env) if must else None, history_length()
         try:
@@ -346,6 +348,10 @@ class Interpreter:
             kind = kind_of(error)
             if kind in ("cancel", "cancelled call"):
                 self.sighted(env, where)
+                if env.book is self.main and of is not None and of.root.owner is self.main.task and not of.exiting:
+                    is_held = of.root.past_pivot and not of.root.cancelled_before and not self.ending
+                    if is_held and {sender.label for sender in self.main.seen} == {"the workflow"}:
+                        self.objects(f"the workflow's cancel comes out of {where}, past the pivot of {of.root.name}")
             elif owed and kind == "failure":
                 self.objects(f"{env.book.name} goes on at {where}, though {owed} had cancelled it before")
             raise
@@ -425,7 +431,7 @@ class Interpreter:
             name, call = called
             how = "ok"
             try:
-                result = await self.leaf(env, name, call)
+                result = await self.leaf(env, name, call, of=self.scope_of(op, env))
                 if isinstance(result, SagaState):
                     self.states[name] = result
             except BaseException as error:
@@ -700,6 +706,8 @@ class Interpreter:
             raise
         self.note("pivot", name=scope.name)
         now = asyncio.get_running_loop().time()
+        if not scope.root.past_pivot:
+            scope.root.cancelled_before = self._workflow_was_cancelled()
         for each in scope.chain():
             each.past_pivot = True
             if each.due is not None and now < each.due:

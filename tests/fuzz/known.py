@@ -282,6 +282,9 @@ PROGRAMS: dict[str, Program] = {
         cancel_at=6,
         busy=[[6, 10]],
     ),
+    "E2: without the plugin, a step past the pivot of the main method gets the workflow's cancel": program(
+        [saga("order", [pivot(), step("a", takes=5)])], cancel_at=3, plugin=False
+    ),
     "E4: the deadline passes while a step waits that the workflow's cancel has interrupted": _deadline_meets_cancel(
         [step("a", takes=3, obeys=3)]
     ),
