@@ -69,6 +69,8 @@ class Sender:
     has_sent: Callable[[], bool]
     insists: bool = False
     """Whether the next await of the task must raise it."""
+    may_come_yet: Callable[[], bool] = lambda: False
+    """Whether it is due in this very second, and its timer may not have fired."""
     sent_at: int | None = None
     """How long history was then, if that is known."""
 
@@ -119,6 +121,8 @@ class Book:
     def swallow(self) -> None:
         """The user's code has swallowed the last CancelledError."""
         for sender in self.seen:
+            if sender.may_come_yet():
+                continue
             self.spent.setdefault(sender, history_length())
 
     def excuse(self) -> None:
@@ -154,6 +158,9 @@ class Scope:
 
     def chain(self) -> list[Scope]:
         return [self, *([] if self.parent is None else self.parent.chain())]
+
+    def is_due_now(self) -> bool:
+        return workflow.in_workflow() and self.due == asyncio.get_running_loop().time()
 
     def passed_deadline(self) -> bool:
         return self.due is not None and asyncio.get_running_loop().time() >= self.due
@@ -633,7 +640,7 @@ class Interpreter:
         self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
     ) -> None:
         scope = Scope(name, made, parent, asyncio.current_task(), env.book)
-        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS)
+        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, may_come_yet=scope.is_due_now)
         entered, got_before = False, set(env.book.got)
         inside = outside = "ok"
         first: BaseException | None = None
@@ -808,9 +815,10 @@ class Interpreter:
         is_owner = scope.owner is asyncio.current_task()
         allowed = {"closed"}
         if env.place == "main" and scope.left:
-            if is_owner or scope.ended_well:
+            ends = [each.ended_well for each in scope.chain() if each.left]
+            if is_owner or all(ends):
                 allowed = {"misuse"}
-            elif scope.ended_well is None:
+            elif ends[0] is not False:
                 allowed = {"misuse", "closed"}
         if not self.program["plugin"] and not (is_owner and env.place == "main"):
             allowed = {"misuse", "closed"}  # a handler is told from the main method as well as can be

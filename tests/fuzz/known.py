@@ -23,6 +23,7 @@ from .program import (
     go_on,
     group,
     join,
+    late,
     pivot,
     plain,
     program,
@@ -284,6 +285,21 @@ PROGRAMS: dict[str, Program] = {
     ),
     "E2: without the plugin, a step past the pivot of the main method gets the workflow's cancel": program(
         [saga("order", [pivot(), step("a", takes=5)])], cancel_at=3, plugin=False
+    ),
+    "E5: a late call on a savepoint that its saga's unwind has taken over": program(
+        [
+            attempt(
+                [
+                    saga(
+                        "order",
+                        [spawn("task", [attempt([savepoint("way", [sleep(5)])], catches="any")]), step("a"), fail()],
+                    )
+                ]
+            ),
+            sleep(8),
+            spawn("other", [late("late", "way")]),
+            sleep(3),
+        ]
     ),
     "E4: the deadline passes while a step waits that the workflow's cancel has interrupted": _deadline_meets_cancel(
         [step("a", takes=3, obeys=3)]
