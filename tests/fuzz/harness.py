@@ -193,6 +193,8 @@ class Harness:
             world.objections.append(f"task failed: {self.run.task_failure[1]}: {self.run.task_failure[2]}")
             with contextlib.suppress(AssertionError, ValueError):  # if it cannot answer any more
                 world.notes += self.run.query("seen")[0]
+            if not world.notes:
+                world.notes += self.run.workflow_object().notes
         else:
             self._ask()
             self._replay()
