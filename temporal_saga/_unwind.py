@@ -15,6 +15,7 @@ from typing import Any
 
 from temporalio import workflow
 
+from ._cancels import after
 from ._report import show
 from ._scope import Scope, State, Undoing, undoing
 from ._step import Step
@@ -107,7 +108,7 @@ class Unwind:
     def _keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that comes meanwhile."""
         if not self._scope.shared.pivot.holds(cancel):
-            self._scope.cancels.kept = cancel
+            self._scope.cancels.keep(cancel)
             self._take_all()
 
     def _take_all(self) -> None:
@@ -143,14 +144,20 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
         finally:
             this.is_over = True
 
-    cancels: list[asyncio.CancelledError] = []
+    kept: asyncio.CancelledError | None = None
+
+    def keep(cancel: asyncio.CancelledError) -> None:
+        nonlocal kept
+        if not scope.shared.pivot.holds(cancel):
+            kept = after(cancel, kept)
+
     task = asyncio.create_task(protected())
     scope.undos[task] = None
-    await wait_through_cancels(task, cancels.append)
+    await wait_through_cancels(task, keep)
     del scope.undos[task]
     await _fail_for_bug(task)
     scope.note_failed(how.failed, step.undo_error)
-    return next((cancel for cancel in reversed(cancels) if not scope.shared.pivot.holds(cancel)), None)
+    return kept
 
 
 async def _fail_for_bug(task: asyncio.Task[None]) -> None:
