@@ -23,7 +23,8 @@ from tests.driver import HANG, Run, cancel, completed, failed, signal, timer, up
 from tests.rules.cancelling import PLUGIN, WAYS, background, both, ways
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
-pytestmark = pytest.mark.usefixtures("collected")
+# Of `gather`: during an eviction no task begins, so that what it was given is never awaited.
+pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")]
 
 Options = dict[str, Any]
 Act = Callable[[Saga], Coroutine[Any, Any, None]]
