@@ -67,9 +67,12 @@ class Gate:
         return bool(self._waiting)
 
     def begin(self, main: asyncio.Task[Any]) -> None:
-        """Let the cancels in that came before the main method began: a task cancelled so early would never begin."""
+        """Let the cancels in that came before the main method began, once it has taken its first step.
+
+        A task that is cancelled before it begins never does.
+        """
         self._main = main
-        self.hand_on()
+        asyncio.get_running_loop().call_soon(self.hand_on)
 
     def arrive(self, msg: Any) -> None:
         """Take the workflow's cancel, and hand it on within the call unless a saga holds it.
@@ -239,7 +242,7 @@ class Cancels:
 
     expired = False  # True iff the deadline has passed, and its cancel has been sent
     kept: asyncio.CancelledError | None = None  # the last cancel that came during an unwind
-    expires_at: float | None = None  # on the event loop's clock; None without a deadline, or when it has stopped
+    expires_at: float | None = None  # on the event loop's clock; None without a deadline, or if it was stopped in time
     _timer: asyncio.TimerHandle | None = None
     _handled: BaseException | None = None  # what was being handled around the scope when it was entered
     _expired_at = 0  # the length of the history when the deadline passed
@@ -271,7 +274,7 @@ class Cancels:
             self._timer = self.expires_at = None
 
     def _expire(self) -> None:
-        self._timer = self.expires_at = None
+        self._timer = None
         self.expired = True
         self._expired_at = workflow.info().get_current_history_length()
         self._arrivals.came_at()

@@ -39,6 +39,7 @@ class Unwind:
     def __init__(self, scope: Scope, swallowed: list[Step] | None) -> None:
         self._scope = scope
         self._takes_all = swallowed is None
+        self._is_drained = False
         self._todo = Todo()
         self._todo.add(swallowed or [])
         self._how = How(scope.options, scope.shared.run.room, self._on_change)
@@ -74,6 +75,7 @@ class Unwind:
         try:
             await self._scope.shared.run.turn((1, self._scope.entry))
             await self._drain()
+            self._is_drained = True
             self._take_late()
             self._show()
             await undo(self._todo, self._how)
@@ -117,7 +119,7 @@ class Unwind:
         self._take_late()
 
     def _take_late(self) -> None:
-        if self._takes_all:
+        if self._takes_all and self._is_drained:  # a step in flight may prove that it had no effect
             self._todo.add(self._scope.stack.give())
 
     def _on_change(self, step: Step) -> None:

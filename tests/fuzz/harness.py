@@ -81,6 +81,8 @@ class World:
     objections: list[str] = field(default_factory=list)
     cancelled: tuple[int, int] | None = None
     """The activation that delivered the workflow's cancel, and which run (by continue-as-new) it was."""
+    last_run: int = 0
+    """Which run (by continue-as-new) was the last."""
     closed: Command | None = None
     generation: int = 0
     """Which run it was that closed."""
@@ -214,6 +216,7 @@ class Harness:
         self._replay()
         self.offset += len(run.activations)
         self.generation += 1
+        self.world.last_run = self.generation
         self.noted = 0
         self.run = self._new_run(*run.closed[1], now=run.now)
         self.world.story.append("--- continued as new")
