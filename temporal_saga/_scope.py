@@ -203,7 +203,7 @@ class Scope:
     @property
     def is_busy(self) -> bool:
         """Whether a step of it is in flight, or is being undone while the scope is open."""
-        return bool(self.stack.in_flight or self.undos)
+        return bool(self.stack.in_flight) or not all(task.done() for task in self.undos)
 
     @property
     def ends_by_itself(self) -> bool:
