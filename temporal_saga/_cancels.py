@@ -238,7 +238,7 @@ class Cancels:
     def __init__(self, owner: asyncio.Task[Any], arrivals: Arrivals, *, is_main: bool) -> None:
         self._owner = owner
         self._arrivals = arrivals
-        self._is_main = is_main
+        self.is_main = is_main
         self._came_before = arrivals.came_at() is not None
         self._count = _count(owner)  # those of the time before the scope
 
@@ -309,6 +309,19 @@ class Cancels:
         if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
             self._owner.cancel(_GIVEN_BACK)
 
+    def is_on_its_way(self) -> bool:
+        """Tell whether the workflow's cancel has come in this activation, and has not got to the owner yet.
+
+        Each group, and each task around the owner, takes a turn of the loop to hand it on.
+        """
+        return (
+            self._arrivals.gate is not None
+            and self.is_main
+            and not self._came_before
+            and self._arrivals.came_at() == workflow.info().get_current_history_length()
+            and _count(self._owner) == self._count
+        )
+
     def deliver(self) -> None:
         """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
         self._owner.cancel(_GIVEN_BACK)
@@ -319,7 +332,7 @@ class Cancels:
         Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry.
         """
         came_at = self._arrivals.came_at()
-        swallowed = self._is_main and not self._came_before and came_at is not None and came_at < self._expired_at
+        swallowed = self.is_main and not self._came_before and came_at is not None and came_at < self._expired_at
         return self._count + swallowed
 
 

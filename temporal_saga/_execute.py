@@ -78,7 +78,7 @@ async def _hold_if_unwinding(scope: Scope, error: BaseException | None) -> None:
 
 def called(scope: Scope, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
     """Return a coroutine that runs something, and that has to be awaited before the scope ends well."""
-    call = Called(what)
+    call = Called(what, by_handler=not in_main_method.get())
 
     async def begin() -> T:
         del scope.stack.called[call]

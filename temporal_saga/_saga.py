@@ -20,6 +20,7 @@ from ._identity import checked_name
 from ._leave import compensate, leave, pass_pivot
 from ._options import check_duration, check_option_names, check_options, check_types
 from ._report import SagaReport
+from ._run import in_main_method
 from ._scope import Scope
 from ._state import MAX_BYTES, VERSION, SagaState
 from ._step import ACTIVITY_OPTIONS, Step
@@ -183,6 +184,7 @@ class Saga(Steps):
             return refuse_late(scope, f"step {name!r}")
         options["args"] = inputs
         step_called = Step(name, scope.shared.key(name, key), "undo", inputs, compensation, compensation_from)
+        step_called.by_handler = not in_main_method.get()
         scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
         return coroutine
 
@@ -226,9 +228,9 @@ class Saga(Steps):
         """
         name = step if isinstance(step, str) or not callable(step) else registered_name(step)
         name = checked_name("the step to undo", name, 'saga.undo("charge")')
-        if key is not None:
-            key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
         scope = self._entered()
+        if key is not None:
+            key = scope.shared.checked_key(name, key)
         return called(scope, f"undo() of {name!r}", lambda: undo_step(scope, name, key))
 
     # --- ends --------------------------------------------------------------------------------------------------------

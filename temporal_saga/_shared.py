@@ -86,10 +86,14 @@ class Shared:
         """Return the key of the use of a step that `key=` names."""
         return self._keys.of_step(step, key)
 
-    def _chosen_key(self, step: str, key: str) -> str:
-        if key == "" and not in_main_method.get():
+    def checked_key(self, step: str, key: str) -> str:
+        """Return a `key=`, if it is one."""
+        if key == "" and not in_main_method.get():  # a client's data
             raise ApplicationError(f"step {step!r} was called with an empty key=", type="EmptyKey", non_retryable=True)
-        key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
+        return checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
+
+    def _chosen_key(self, step: str, key: str) -> str:
+        key = self.checked_key(step, key)
         used = self.keyed.setdefault(step, {})
         if key in used:
             message = f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"

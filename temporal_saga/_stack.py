@@ -29,6 +29,7 @@ class Called:
     """
 
     what: str
+    by_handler: bool = False
 
 
 class Stack:
@@ -186,7 +187,8 @@ class Stack:
         for called, coroutine in self.called.items():
             # A task that is cancelled before it begins closes the coroutine that it was given.
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                never.append(called.what)
+                if not called.by_handler:
+                    never.append(called.what)
                 coroutine.close()
         self.called.clear()
         return never

@@ -41,6 +41,7 @@ class Step:
     ended: Moment = ()
     outcome: Outcome | None = None  # None while the step runs
     error: BaseException | None = None
+    by_handler = False  # True iff a handler called it: a client's data may have kept it from being awaited
     raised = False  # True iff the body got an error or a cancel in place of a result; the body may have swallowed that
     undo_state: Literal["PENDING", "RUNNING", "DONE", "FAILED"] | None = None  # None if nothing is armed
     undo_error: BaseException | None = None
