@@ -253,7 +253,7 @@ class Cancels:
     def __init__(self, owner: asyncio.Task[Any], arrivals: Arrivals, *, is_main: bool) -> None:
         self._owner = owner
         self._arrivals = arrivals
-        self._is_main = is_main
+        self.is_main = is_main
         self._came_before = arrivals.came_at() is not None
         self._count = _count(owner)  # those of the time before the scope
 
@@ -334,6 +334,19 @@ class Cancels:
         if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
             self._owner.cancel(_GIVEN_BACK)
 
+    def is_on_its_way(self) -> bool:
+        """Tell whether the workflow's cancel has come in this activation, and has not got to the owner yet.
+
+        Each group, and each task around the owner, takes a turn of the loop to hand it on.
+        """
+        return (
+            self._arrivals.gate is not None
+            and self.is_main
+            and not self._came_before
+            and self._arrivals.came_at() == workflow.info().get_current_history_length()
+            and _count(self._owner) == self._count
+        )
+
     def deliver(self) -> None:
         """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
         self._owner.cancel(_GIVEN_BACK)
@@ -345,7 +358,7 @@ class Cancels:
         body that was still on its way out then has not swallowed it: Python chains what is raised meanwhile.
         """
         came_at = self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at())
-        if not self._is_main or self._came_before or came_at is None or came_at >= self._expired_at:
+        if not self.is_main or self._came_before or came_at is None or came_at >= self._expired_at:
             return self._count
         passing = cancel.__context__ if cancel is not None else None
         while passing is not None and passing is not self._handled:

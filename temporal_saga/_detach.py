@@ -24,7 +24,9 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
         raise shared.refuse("detach() with a step in flight: await every step first")
     if never := scope.stack.never_awaited():
         raise shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
-    if callbacks := [step.name for step in scope.stack.armed if isinstance(step.compensation, Callback)]:
+    if callbacks := [
+        step.name for step in (*scope.stack.armed, *scope.stack.failed) if isinstance(step.compensation, Callback)
+    ]:
         raise shared.refuse(
             f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
         )

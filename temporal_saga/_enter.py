@@ -28,7 +28,7 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     pivot = Pivot(run.arrivals, _main_task(name, run))
     scope = Scope(Shared(run, name, pivot, state), None, options)
     seconds = None if deadline is None else deadline.total_seconds()
-    if undoing.get():
+    if any(not each.is_over for each in undoing.get()):
         scope.is_in_unwind = True
     if state is not None:
         scope.stack.join(state, ())

@@ -19,14 +19,24 @@ __all__ = ["compensate", "leave", "pass_pivot"]
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
     """Leave the scope with what left its body; return what goes on: the same, another error, or None."""
-    if not workflow.in_workflow() or asyncio.current_task() is not scope.owner:
+    if not workflow.in_workflow() or scope.owner.get_loop() is not asyncio.get_running_loop():
         return error  # the garbage collector closes what is left of another run
+    if asyncio.current_task() is not scope.owner:
+        raise_if_evicted()
+        if not scope.is_open:
+            return error
+        misuse = scope.shared.refuse(
+            f"saga {scope.shared.name!r} was left in another task than it was entered in, where it cannot unwind: "
+            "enter and leave it in one task (up to Python 3.11 wait_for() makes a task of each call)"
+        )
+        await fail_task(misuse)
+        return misuse
     scope.has_left = True
     failure = None if error is None else saga_failure(error)
     if error is not None and failure is None:
         failure = await _fail_for_misuse(scope, error)
         if failure is None:
-            return error
+            return await _pass_on(scope, error)
     if failure is not None:
         raise_if_evicted()
     if await scope.is_taken_over():
@@ -42,6 +52,16 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
     if failure is None or pivot.holds(failure) or pivot.hands_on(failure):
         return await _end_well(scope)
     return await _end_badly(scope, failure, is_cancel=_is_cancel(failure))
+
+
+async def _pass_on(scope: Scope, error: BaseException) -> BaseException:
+    """Close a scope that holds nothing for control flow that leaves it: else it would hold the workflow's cancel on."""
+    if scope.has_ended or scope.has_savepoints or not isinstance(error, (workflow.ContinueAsNewError, GeneratorExit)):
+        return error
+    scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
+    if isinstance(error, workflow.ContinueAsNewError) and scope.parent is None:
+        return await _held_cancel(scope) or error  # the next run would never learn of the cancel
+    return error
 
 
 async def _end_well(scope: Scope) -> BaseException | None:
@@ -152,7 +172,7 @@ def pass_pivot(scope: Scope) -> None:
         scopes.append(parent)
     if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
-    if scope.shared.pivot.is_barred:
+    if scope.shared.pivot.is_barred or scopes[-1].cancels.is_on_its_way():
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()

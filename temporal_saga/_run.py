@@ -59,6 +59,11 @@ class OpenSaga(Protocol):
         ...
 
     @property
+    def is_main(self) -> bool:
+        """Whether a task of the main method entered it."""
+        ...
+
+    @property
     def identity(self) -> tuple[str, int, str]:
         """Its name, which saga of that name it is, and its anchor."""
         ...
@@ -97,8 +102,10 @@ class Room:
         self._running += 1
 
     def leave(self) -> None:
-        """Give back the place of one undo; its bytes are spent."""
+        """Give back the place of one undo; its bytes are spent, unless nothing else runs that brings another task."""
         self._running -= 1
+        if not self._running:
+            self._bytes = 0
 
 
 class Run:

@@ -226,9 +226,9 @@ class Saga(Steps):
         """
         name = step if isinstance(step, str) or not callable(step) else registered_name(step)
         name = checked_name("the step to undo", name, 'saga.undo("charge")')
-        if key is not None:
-            key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
         scope = self._entered()
+        if key is not None:
+            key = scope.shared.checked_key(name, key)
         return called(scope, f"undo() of {name!r}", lambda: undo_step(scope, name, key))
 
     # --- ends --------------------------------------------------------------------------------------------------------

@@ -211,6 +211,11 @@ class Scope:
         return self.state is State.UNWINDING or self.is_in_unwind or self.shared.pivot.is_passed
 
     @property
+    def is_main(self) -> bool:
+        """Whether a task of the main method entered it."""
+        return self.cancels.is_main
+
+    @property
     def identity(self) -> tuple[str, int, str]:
         """Which saga it is."""
         return self.shared.identity
@@ -223,7 +228,9 @@ class Scope:
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
         scopes = (self, *self.open_savepoints())
-        return any(scope.stack.armed or scope.stack.failed or scope.state is State.UNWINDING for scope in scopes)
+        return any(
+            scope.stack.armed or scope.stack.failed or scope.undos or scope.state is State.UNWINDING for scope in scopes
+        )
 
     def report(self) -> SagaReport:
         """Return what people see of the whole saga."""

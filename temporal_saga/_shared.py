@@ -32,6 +32,7 @@ class Shared:
 
     ticks = 0  # of the clock
     misuse: Exception | None = None  # to be raised at the exit: an error in a task that nobody awaits is only logged
+    has_refused_a_call = False  # True iff a call failed for what a client's data brought
     _repeats = False  # True iff the saga repeats an earlier life from its very beginning in this run
 
     def __init__(self, run: Run, name: str, pivot: Pivot, state: SagaState | None) -> None:
@@ -87,15 +88,21 @@ class Shared:
         """Return the key of the use of a step that `key=` names."""
         return self._keys.of_step(step, key)
 
-    def _chosen_key(self, step: str, key: str) -> str:
-        if key == "" and not in_main_method.get():
+    def checked_key(self, step: str, key: str) -> str:
+        """Return a `key=`, if it is one."""
+        if key == "" and not in_main_method.get():  # a client's data
+            self.has_refused_a_call = True
             raise ApplicationError(f"step {step!r} was called with an empty key=", type="EmptyKey", non_retryable=True)
-        key = checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
+        return checked_name("key=", key, "key=str(...), as in key=str(invoice.id)")
+
+    def _chosen_key(self, step: str, key: str) -> str:
+        key = self.checked_key(step, key)
         used = self.keyed.setdefault(step, {})
         if key in used:
             message = f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
             if in_main_method.get():
                 raise self.refuse(f"{message}. Give each call a key of its own")
+            self.has_refused_a_call = True
             raise DuplicateStep(message)  # a client's data did that, and must not wedge the run
         used[key] = None
         return self._keys.of_step(step, key)

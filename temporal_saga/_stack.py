@@ -181,7 +181,7 @@ class Stack:
         return max(found, key=lambda step: step.began, default=None)
 
     def never_awaited(self) -> Sequence[str]:
-        """Return what was called and nobody has begun to await; and forget it."""
+        """Return what was called and then forgotten: nobody has begun to await it. Forget it."""
         never: list[str] = []
         for called, coroutine in self.called.items():
             # A task that is cancelled before it begins closes the coroutine that it was given.
@@ -189,4 +189,5 @@ class Stack:
                 never.append(called.what)
                 coroutine.close()
         self.called.clear()
-        return never
+        # What was called together with a call that was refused, or with a step that failed, may have been given up.
+        return [] if self._has_raised or self._shared.has_refused_a_call else never

@@ -152,6 +152,9 @@ async def _undo(step: Step, how: How) -> None:
     step.undo_state = "RUNNING"
     how.on_change(step)
     compensation = step.undo
+    takes_room = not isinstance(compensation, Callback)
+    if not takes_room:
+        how.room.leave()  # it asks nothing of the server itself, and may wait for undos that do
     try:
         if isinstance(compensation, Callback):
             try:
@@ -178,7 +181,8 @@ async def _undo(step: Step, how: How) -> None:
     else:
         step.undo_state = "DONE"
     finally:
-        how.room.leave()
+        if takes_room:
+            how.room.leave()
 
 
 def _size(step: Step, how: How) -> int:

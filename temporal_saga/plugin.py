@@ -219,19 +219,31 @@ def _incomplete() -> CompensationError | None:
 
 
 async def _end_sagas() -> None:
-    """Cancel the open sagas of other tasks, and wait until each has unwound."""
+    """Cancel the open sagas of other tasks, each once, and wait until each has unwound."""
     run = Run.find()
     task = asyncio.current_task()
+    cancelled: list[OpenSaga] = []
 
     def open_sagas() -> list[OpenSaga]:
         sagas = run.open_sagas() if run else []
         return [saga for saga in sagas if saga.owner is not task and not saga.owner.done()]
 
-    while sagas := open_sagas():
-        for saga in sagas:
-            if not saga.ends_by_itself:
-                saga.owner.cancel()
+    def to_cancel() -> list[OpenSaga]:
+        sagas = open_sagas()
+        # A cancel of one goes on to what its task waits for, which may be a saga past its pivot.
+        busy = {saga.owner for saga in sagas if saga.ends_by_itself}
+        busy_main = any(saga.ends_by_itself and saga.is_main for saga in sagas)
+        return [
+            saga
+            for saga in sagas
+            if saga not in cancelled and saga.owner not in busy and not (busy_main and saga.is_main)
+        ]
+
+    while open_sagas():
+        for saga in to_cancel():
+            cancelled.append(saga)
+            saga.owner.cancel()
         try:
-            await workflow.wait_condition(lambda: not open_sagas())
+            await workflow.wait_condition(lambda: bool(to_cancel()) or not open_sagas())
         except asyncio.CancelledError:
             raise_if_evicted()
