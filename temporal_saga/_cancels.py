@@ -34,12 +34,22 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
-__all__ = ["Arrivals", "Cancels", "Gate", "Pivot", "gates"]
+__all__ = ["Arrivals", "Cancels", "Gate", "Pivot", "after", "gates"]
 
 _COUNTS = sys.version_info >= (3, 11)
 
 _DEADLINE = "the deadline of a saga has passed"
 _GIVEN_BACK = "given back after an unwind"
+
+
+def after(cancel: asyncio.CancelledError, first: BaseException | None) -> asyncio.CancelledError:
+    """Return a cancel that has come while another one waited to be raised, which becomes its context.
+
+    One `CancelledError` will be raised for both, and each sender must be told from it (`Cancels.others`).
+    """
+    if first is not None and first is not cancel:
+        cancel.__context__ = first
+    return cancel
 
 
 class Gate:
@@ -57,9 +67,12 @@ class Gate:
         return bool(self._waiting)
 
     def begin(self, main: asyncio.Task[Any]) -> None:
-        """Let the cancels in that came before the main method began: a task cancelled so early would never begin."""
+        """Let the cancels in that came before the main method began, once it has taken its first step.
+
+        A task that is cancelled before it begins never does.
+        """
         self._main = main
-        self.hand_on()
+        asyncio.get_running_loop().call_soon(self.hand_on)
 
     def arrive(self, msg: Any) -> None:
         """Take the workflow's cancel, and hand it on within the call unless a saga holds it.
@@ -102,6 +115,7 @@ class Arrivals:
         self.owed: dict[
             asyncio.Task[Any], int
         ] = {}  # by the task that gets one in this turn: what it had counted before
+        self.came_again_at: dict[asyncio.Task[Any], int] = {}  # by the task that has got one back: as `came_at`
         self._seen_at: int | None = None  # without the plugin
         self._watcher: asyncio.Task[None] | None = None
 
@@ -228,8 +242,9 @@ class Cancels:
 
     expired = False  # True iff the deadline has passed, and its cancel has been sent
     kept: asyncio.CancelledError | None = None  # the last cancel that came during an unwind
-    expires_at: float | None = None  # on the event loop's clock; None without a deadline, or when it has stopped
+    expires_at: float | None = None  # on the event loop's clock; None without a deadline, or if it was stopped in time
     _timer: asyncio.TimerHandle | None = None
+    _handled: BaseException | None = None  # what was being handled around the scope when it was entered
     _expired_at = 0  # the length of the history when the deadline passed
     _unwound_at = 0  # the length of the history when the unwind began; 0 before that
     _count_at_unwind = 0
@@ -248,6 +263,7 @@ class Cancels:
         """Cancel the owner when the time is over."""
         loop = asyncio.get_running_loop()
         self.expires_at = loop.time() + seconds
+        self._handled = sys.exc_info()[1]
         self._arrivals.watch()
         self._timer = loop.call_later(max(seconds, 0.001), self._expire)
 
@@ -258,17 +274,21 @@ class Cancels:
             self._timer = self.expires_at = None
 
     def _expire(self) -> None:
-        self._timer = self.expires_at = None
+        self._timer = None
         self.expired = True
         self._expired_at = workflow.info().get_current_history_length()
         self._arrivals.came_at()
         self._owner.cancel(_DEADLINE)
 
-    def others(self) -> bool:
-        """After an expiry: take the deadline's cancel back, and tell whether somebody else has cancelled as well."""
+    def others(self, cancel: BaseException | None = None) -> bool:
+        """After an expiry: take the deadline's cancel back, and tell whether somebody else has cancelled as well.
+
+        Args:
+            cancel: What leaves the body, if a cancel does.
+        """
         if self._others is None:
             if sys.version_info >= (3, 11):
-                self._others = self._owner.uncancel() > self._settled()
+                self._others = self._owner.uncancel() > self._settled(cancel)
             else:
                 self._others = not self._came_before and self._arrivals.came_at() == self._expired_at
         return self._others
@@ -287,6 +307,10 @@ class Cancels:
         # A saga inside, whose error began this unwind, may be giving one back just now.
         self._count_at_unwind = self._arrivals.owed.get(self._owner, _count(self._owner))
 
+    def keep(self, cancel: asyncio.CancelledError) -> None:
+        """Keep a cancel that must not interrupt the unwind."""
+        self.kept = after(cancel, self.kept)
+
     def give_back(self) -> None:
         """Deliver what was kept at the owner's next await, if its sender still counts on it.
 
@@ -294,10 +318,11 @@ class Cancels:
         the timeout has taken its cancel back.
         """
         if sys.version_info >= (3, 11):
-            owner, count = self._owner, self._count_at_unwind
+            owner, count, again_at = self._owner, self._count_at_unwind, self._arrivals.came_again_at
 
             def deliver() -> None:
                 if not owner.done() and owner.cancelling() > count:
+                    again_at[owner] = workflow.info().get_current_history_length()
                     owner.uncancel()
                     owner.cancel()
 
@@ -313,14 +338,21 @@ class Cancels:
         """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
         self._owner.cancel(_GIVEN_BACK)
 
-    def _settled(self) -> int:
+    def _settled(self, cancel: BaseException | None) -> int:
         """Count the cancels of the owner that concern no deadline.
 
-        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry.
+        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry. A
+        body that was still on its way out then has not swallowed it: Python chains what is raised meanwhile.
         """
-        came_at = self._arrivals.came_at()
-        swallowed = self._is_main and not self._came_before and came_at is not None and came_at < self._expired_at
-        return self._count + swallowed
+        came_at = self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at())
+        if not self._is_main or self._came_before or came_at is None or came_at >= self._expired_at:
+            return self._count
+        passing = cancel.__context__ if cancel is not None else None
+        while passing is not None and passing is not self._handled:
+            if isinstance(passing, asyncio.CancelledError):
+                return self._count
+            passing = passing.__context__
+        return self._count + 1
 
 
 def _count(task: asyncio.Task[Any]) -> int:

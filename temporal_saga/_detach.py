@@ -42,6 +42,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
         )
     if shared.pivot.held is not None:
         scope.cancels.deliver()
+    if scope.cancels.expired:
+        scope.cancels.others()
     scope.stack.give()
     scope.close(State.DETACHED)
     return state

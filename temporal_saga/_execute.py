@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from temporalio.exceptions import ApplicationError
 
+from ._cancels import after
 from ._run import in_main_method
 from ._scope import Scope, State, undoing, unwound
 from ._stack import Called
@@ -65,7 +66,7 @@ async def _wait_on(
         try:
             await UntilDone(task)
         except asyncio.CancelledError as again:
-            error = again
+            error = after(again, cancel)
 
 
 async def _hold_if_unwinding(scope: Scope, error: BaseException | None) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
+from ._cancels import after
 from ._outcome import bug_in, saga_failure
 from ._scope import Scope, State, unwound
 from ._unwind import Unwind
@@ -36,7 +37,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
         await fail_task(scope.shared.misuse)
         failure = failure or scope.shared.misuse
     if failure is not None and is_cancelled_exception(failure):
-        failure = _deadline_error(scope) or failure
+        failure = _deadline_error(scope, failure) or failure
     pivot = scope.shared.pivot
     if failure is None or pivot.holds(failure) or pivot.hands_on(failure):
         return await _end_well(scope)
@@ -47,13 +48,13 @@ async def _end_well(scope: Scope) -> BaseException | None:
     """Close the scope, or unwind it if it has to end badly after all; return what it raises."""
     cancel = await _wait_for_steps(scope)
     if cancel is not None:
-        return await _end_badly(scope, _deadline_error(scope) or cancel, is_cancel=True)
+        return await _end_badly(scope, _deadline_error(scope, cancel) or cancel, is_cancel=True)
     misuse, stack = scope.shared.misuse, scope.stack
     if misuse is not None:
         await fail_task(misuse)
         return await _end_badly(scope, misuse)
     if scope.cancels.expired and not scope.shared.pivot.is_passed:
-        return await _end_badly(scope, _deadline_error(scope, although_swallowed=True))
+        return await _end_badly(scope, _deadline_error(scope, None))
     if swallowed := stack.give_swallowed():
         failed = await Unwind(scope, swallowed).run(cause=swallowed[-1].error)
         # Ending well has failed: what the scope did goes the way of every saga that ends badly.
@@ -99,9 +100,9 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
     await _unwind_all(scope, failure)
     error = scope.compensation_error(scope.stack.failed, failure) if scope.stack.failed else failure
     assert error is not None
-    if isinstance(error, asyncio.CancelledError):
-        return error
     cancels = scope.cancels
+    if isinstance(error, asyncio.CancelledError):
+        return error if cancels.kept is None else after(asyncio.CancelledError(*error.args), cancels.kept)
     if scope.parent is None:
         if scope.shared.pivot.held is not None:
             cancels.deliver()
@@ -189,8 +190,9 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
     return failure
 
 
-def _deadline_error(scope: Scope, *, although_swallowed: bool = False) -> SagaDeadlineExceeded | None:
-    if not scope.cancels.expired or (scope.cancels.others() and not although_swallowed):
+def _deadline_error(scope: Scope, cancel: BaseException | None) -> SagaDeadlineExceeded | None:
+    """Return the deadline's error, if it has passed; not for a cancel that is somebody else's as well."""
+    if not scope.cancels.expired or (scope.cancels.others(cancel) and cancel is not None):
         return None
     return SagaDeadlineExceeded(f"saga {scope.shared.name!r} passed its deadline")
 

@@ -139,7 +139,10 @@ class Scope:
     def closed(self, what: str) -> Exception:
         """Return what to raise for a call after the end: misuse, if only the programmer can have caused it."""
         name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
-        ended_well = self.state in (State.COMPLETED, State.MERGED)
+        scope = self
+        while scope.state is State.MERGED and scope.parent is not None:
+            scope = scope.parent
+        ended_well = scope.state in (State.OPEN, State.COMPLETED)
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
@@ -200,7 +203,7 @@ class Scope:
     @property
     def is_busy(self) -> bool:
         """Whether a step of it is in flight, or is being undone while the scope is open."""
-        return bool(self.stack.in_flight or self.undos)
+        return bool(self.stack.in_flight) or not all(task.done() for task in self.undos)
 
     @property
     def ends_by_itself(self) -> bool:
@@ -253,20 +256,16 @@ class Scope:
 
     def _log_end(self) -> None:
         name = self.shared.name
-        if not self.stack.failed:
-            workflow.logger.info("Saga %s has unwound", name, extra={"saga": name})
+        new = [step for step in self.stack.failed if step not in self.shared.told]
+        self.shared.told.update(dict.fromkeys(new))
+        if not new:
+            end = "is incomplete, as told" if self.stack.failed else "has unwound"
+            workflow.logger.info("Saga %s %s", name, end, extra={"saga": name})
             return
-        failed = [f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in self.stack.failed]
-        workflow.logger.error(
-            "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s",
-            name,
-            "; ".join(failed),
-            extra={
-                "saga": name,
-                "steps": [step.name for step in self.stack.failed],
-                "keys": [step.key for step in self.stack.failed],
-            },
-        )
+        failed = "; ".join(f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in new)
+        extra = {"saga": name, "steps": [step.name for step in new], "keys": [step.key for step in new]}
+        message = "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s"
+        workflow.logger.error(message, name, failed, extra=extra)
 
     def release(self) -> None:
         # Just before the owner raises: the callers that were held go on after it.

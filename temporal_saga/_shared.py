@@ -40,6 +40,7 @@ class Shared:
         self.pivot = pivot
         self.info = workflow.info()
         self.steps: list[Step] = []
+        self.told: dict[Step, None] = {}  # those whose failed undo is in the log
         self.counts: dict[str, int] = {}
         self.keyed: dict[str, dict[str, None]] = {}
         self._users: dict[str, asyncio.Task[Any] | None] = {}  # who calls a step without `key=`

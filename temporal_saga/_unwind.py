@@ -15,6 +15,7 @@ from typing import Any
 
 from temporalio import workflow
 
+from ._cancels import after
 from ._report import show
 from ._scope import Scope, State, Undoing, undoing
 from ._step import Step
@@ -38,6 +39,7 @@ class Unwind:
     def __init__(self, scope: Scope, swallowed: list[Step] | None) -> None:
         self._scope = scope
         self._takes_all = swallowed is None
+        self._is_drained = False
         self._todo = Todo()
         self._todo.add(swallowed or [])
         self._how = How(scope.options, scope.shared.run.room, self._on_change)
@@ -73,6 +75,7 @@ class Unwind:
         try:
             await self._scope.shared.run.turn((1, self._scope.entry))
             await self._drain()
+            self._is_drained = True
             self._take_late()
             self._show()
             await undo(self._todo, self._how)
@@ -107,7 +110,7 @@ class Unwind:
     def _keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that comes meanwhile."""
         if not self._scope.shared.pivot.holds(cancel):
-            self._scope.cancels.kept = cancel
+            self._scope.cancels.keep(cancel)
             self._take_all()
 
     def _take_all(self) -> None:
@@ -116,7 +119,7 @@ class Unwind:
         self._take_late()
 
     def _take_late(self) -> None:
-        if self._takes_all:
+        if self._takes_all and self._is_drained:  # a step in flight may prove that it had no effect
             self._todo.add(self._scope.stack.give())
 
     def _on_change(self, step: Step) -> None:
@@ -143,14 +146,20 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
         finally:
             this.is_over = True
 
-    cancels: list[asyncio.CancelledError] = []
+    kept: asyncio.CancelledError | None = None
+
+    def keep(cancel: asyncio.CancelledError) -> None:
+        nonlocal kept
+        if not scope.shared.pivot.holds(cancel):
+            kept = after(cancel, kept)
+
     task = asyncio.create_task(protected())
     scope.undos[task] = None
-    await wait_through_cancels(task, cancels.append)
+    await wait_through_cancels(task, keep)
     del scope.undos[task]
     await _fail_for_bug(task)
     scope.note_failed(how.failed, step.undo_error)
-    return next((cancel for cancel in reversed(cancels) if not scope.shared.pivot.holds(cancel)), None)
+    return kept
 
 
 async def _fail_for_bug(task: asyncio.Task[None]) -> None:

@@ -527,6 +527,11 @@ class Run:
             raise self._exception(answer.failed)
         return self._decode([answer.succeeded.response])[0]
 
+    def workflow_object(self) -> Any:
+        """Return the workflow's object, for what a failed workflow task can no longer be asked; not in the sandbox."""
+        instance: Any = self._instance
+        return instance._object
+
     def autopilot(self, behaviours: Mapping[str, Any], *, cancel_at: Collection[int] = (), limit: int = 10_000) -> Run:
         """Drive the run to its end; activities (oldest first) before timers.
 

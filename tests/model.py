@@ -214,8 +214,9 @@ class Model:
 
     def _leave(self, scope: tuple[int, ...], errors: set[str]) -> set[str]:
         """The errors that leave a scope whose body ended with `errors`."""
+        # What a savepoint failed to undo is the whole saga's, whoever caught the savepoint's error.
         swallowed_stands = any(
-            self.scope_of[name] == scope and trace.undo_failed and trace.outcome == "UNKNOWN"
+            trace.undo_failed and (scope == ROOT or (self.scope_of[name] == scope and trace.outcome == "UNKNOWN"))
             for name, trace in self.world.traces.items()
         )
         if not errors and not swallowed_stands:

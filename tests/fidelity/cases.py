@@ -613,7 +613,8 @@ CHILD_CASES = [
     Case("a signal to a closed child", ["external workflows"], w.SignalsClosedChild.run),
 ]  # fmt: skip
 
-LIFE = {"run_timeout": timedelta(seconds=1)}
+# Long enough for a busy machine to begin.
+LIFE = {"run_timeout": timedelta(seconds=4)}
 RETRIES = RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_attempts=3)
 RUN_CASES = [
     Case("continue as new", ["continue-as-new"], w.Counter.run, [1, []]),
@@ -626,7 +627,7 @@ RUN_CASES = [
          options={"retry_policy": RETRIES}),
     Case("run timeout", ["workflow timeouts"], w.Sleeps.run, [[3600]], options=LIFE),
     Case("execution timeout", ["workflow timeouts"], w.Sleeps.run, [[3600]],
-         options={"execution_timeout": timedelta(seconds=1)}),
+         options={"execution_timeout": LIFE["run_timeout"]}),
     *(
         Case(f"a workflow that fails: {how}", ["failing workflows", "failures with causes and details"],
              w.FailsWith.run, [how])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import uuid
 from collections.abc import Callable
@@ -80,7 +81,11 @@ class World:
     objections: list[str] = field(default_factory=list)
     cancelled: tuple[int, int] | None = None
     """The activation that delivered the workflow's cancel, and which run (by continue-as-new) it was."""
+    last_run: int = 0
+    """Which run (by continue-as-new) was the last."""
     closed: Command | None = None
+    generation: int = 0
+    """Which run it was that closed."""
     commands: list[list[Command]] = field(default_factory=list)
     """By activation."""
     story: list[str] = field(default_factory=list)
@@ -188,10 +193,14 @@ class Harness:
             world.objections.append(f"driver: {_short(error)}")
         if self.run.task_failure is not None:
             world.objections.append(f"task failed: {self.run.task_failure[1]}: {self.run.task_failure[2]}")
+            with contextlib.suppress(AssertionError, ValueError):  # if it cannot answer any more
+                world.notes += self.run.query("seen")[0]
+            if not world.notes:
+                world.notes += self.run.workflow_object().notes
         else:
             self._ask()
             self._replay()
-        world.closed = self.run.closed
+        world.closed, world.generation = self.run.closed, self.generation
         return world
 
     def _goes_on(self) -> bool:
@@ -207,6 +216,7 @@ class Harness:
         self._replay()
         self.offset += len(run.activations)
         self.generation += 1
+        self.world.last_run = self.generation
         self.noted = 0
         self.run = self._new_run(*run.closed[1], now=run.now)
         self.world.story.append("--- continued as new")
@@ -320,6 +330,8 @@ class Harness:
 
     def _undo_ends(self, activity: Activity, entry: Entry, op: dict[str, Any]) -> list[Event]:
         undo = entry.undos[-1]
+        if op.get("sync"):
+            return [completed(activity.id)]
         undo.ended = self._next_events()
         undo.ok = op["undo"] == "ok"
         return [completed(activity.id) if undo.ok else failed(activity.id, _error())]
@@ -419,7 +431,9 @@ class Harness:
             _, _, kind, args = command
             entry = ledger.setdefault(args[0], Entry(args[0]))
             if kind == "undo":
-                entry.undos.append(Undo(now))
+                op = self._op(args[0])
+                sync = op.get("sync", False)  # it has ended when it has given the command
+                entry.undos.append(Undo(now, now if sync else None, ok=not sync or op["undo"] == "ok"))
             else:
                 entry.begun = now
         elif command[0] == "start_child":

@@ -69,6 +69,8 @@ class Sender:
     has_sent: Callable[[], bool]
     insists: bool = False
     """Whether the next await of the task must raise it."""
+    may_come_yet: Callable[[], bool] = lambda: False
+    """Whether it is due in this very second, and its timer may not have fired."""
     sent_at: int | None = None
     """How long history was then, if that is known."""
 
@@ -88,6 +90,10 @@ class Book:
     """Whose cancel is over and done with, and how long history was then."""
     onlookers: list[Book] = field(default_factory=list)
     """Tasks that await it, and do not hand their cancel on."""
+    borrowed: bool = False
+    """Whether the last CancelledError may be that of a task that this one has awaited."""
+    unsure: set[Sender] = field(default_factory=set)
+    """Whose cancel is over and done with, unless a cancel that interrupts an `except` counts as the same."""
     ended_cancelled: bool = False
     task: asyncio.Task[Any] | None = None
 
@@ -115,6 +121,8 @@ class Book:
     def swallow(self) -> None:
         """The user's code has swallowed the last CancelledError."""
         for sender in self.seen:
+            if sender.may_come_yet():
+                continue
             self.spent.setdefault(sender, history_length())
 
     def excuse(self) -> None:
@@ -136,9 +144,13 @@ class Scope:
     closed: bool = False
     left: bool = False
     past_pivot: bool = False
+    cancelled_before: bool = False
+    """Whether the workflow was cancelled before the pivot."""
     flying: set[str] = field(default_factory=set)
     callbacks: bool = False
     """Whether a callback was pushed."""
+    ended_well: bool | None = False
+    """Once it was left; None if its end can be called either."""
 
     @property
     def root(self) -> Scope:
@@ -146,6 +158,9 @@ class Scope:
 
     def chain(self) -> list[Scope]:
         return [self, *([] if self.parent is None else self.parent.chain())]
+
+    def is_due_now(self) -> bool:
+        return workflow.in_workflow() and self.due == asyncio.get_running_loop().time()
 
     def passed_deadline(self) -> bool:
         return self.due is not None and asyncio.get_running_loop().time() >= self.due
@@ -205,6 +220,7 @@ class Interpreter:
         self.scopes: list[Scope] = []
         self.tasks: dict[str, tuple[asyncio.Task[Any], Book]] = {}
         self.states: dict[str, SagaState] = {}
+        self.forgotten: list[Any] = []
         self.ending = False
         """The main method has ended, or a signal handler has failed."""
         self.program: dict[str, Any] = {}
@@ -315,7 +331,7 @@ class Interpreter:
         if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
             # The workflow's is held: this is somebody else's, if there is one.
             senders = {sender for sender in senders if sender.label != "the workflow"} or senders
-        env.book.seen = senders
+        env.book.seen, env.book.borrowed = senders, task_ended
         env.book.got |= senders
 
     def owed(self, env: Env) -> str | None:
@@ -330,7 +346,7 @@ class Interpreter:
                 return sender.label
         return None
 
-    async def leaf(self, env: Env, where: str, awaitable: Any, *, must: bool = True) -> Any:
+    async def leaf(self, env: Env, where: str, awaitable: Any, *, must: bool = True, of: Scope | None = None) -> Any:
         """Await; look at what cancels do."""
         owed, since = self.owed(env) if must else None, history_length()
         try:
@@ -339,6 +355,10 @@ class Interpreter:
             kind = kind_of(error)
             if kind in ("cancel", "cancelled call"):
                 self.sighted(env, where)
+                if env.book is self.main and of is not None and of.root.owner is self.main.task and not of.exiting:
+                    is_held = of.root.past_pivot and not of.root.cancelled_before and not self.ending
+                    if is_held and {sender.label for sender in self.main.seen} == {"the workflow"}:
+                        self.objects(f"the workflow's cancel comes out of {where}, past the pivot of {of.root.name}")
             elif owed and kind == "failure":
                 self.objects(f"{env.book.name} goes on at {where}, though {owed} had cancelled it before")
             raise
@@ -418,7 +438,7 @@ class Interpreter:
             name, call = called
             how = "ok"
             try:
-                result = await self.leaf(env, name, call)
+                result = await self.leaf(env, name, call, of=self.scope_of(op, env))
                 if isinstance(result, SagaState):
                     self.states[name] = result
             except BaseException as error:
@@ -529,6 +549,7 @@ class Interpreter:
             raise
         finally:
             env.book.excuse()  # it runs its body in a task before 3.12, and in this one from then on
+            env.book.senders += [sender for sender in book.senders if sender.label == "a group"]
 
     async def op_spawn(self, op: Op, env: Env) -> None:
         task, book = self.start(op["task"], op["body"], env, waiter=None)
@@ -545,6 +566,8 @@ class Interpreter:
             await task
         except asyncio.CancelledError:
             self.sighted(env, "join", task_ended=has_ended_cancelled(book))
+            if env.book.sent():  # it went to the task, and what the task awaits may get it turns later
+                book.senders.append(Sender("one who joined", lambda: True))
             raise
         finally:
             book.waiters.remove(env.book)
@@ -579,7 +602,12 @@ class Interpreter:
                 self.note("caught", how=kind_of(error))
                 if kind_of(error) in ("cancel", "cancelled call"):
                     env.book.swallow()
-                await self.body(op["handler"], env)
+                handled = set(env.book.seen)
+                try:
+                    await self.body(op["handler"], env)
+                except asyncio.CancelledError:
+                    env.book.unsure |= handled  # Python tells no `except` from a `finally`
+                    raise
             finally:
                 if self.is_alive():
                     await self.body(op["last"], env)
@@ -612,7 +640,7 @@ class Interpreter:
         self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
     ) -> None:
         scope = Scope(name, made, parent, asyncio.current_task(), env.book)
-        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS)
+        own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, may_come_yet=scope.is_due_now)
         entered, got_before = False, set(env.book.got)
         inside = outside = "ok"
         first: BaseException | None = None
@@ -651,6 +679,8 @@ class Interpreter:
                     # Whoever else has cancelled meanwhile still counts on it.
                     env.book.got -= env.book.seen - {own} - env.book.spent.keys() - got_before
                 scope.left = True
+                is_held = scope.root.past_pivot and outside in ("cancel", "cancelled call")
+                scope.ended_well = None if is_held else outside == "ok" and not scope.closed
                 self.note("left", name=name, how=outside, same=first is last, report=made.report().state)
                 env.book.spent[own] = TAKEN_BACK
 
@@ -663,10 +693,10 @@ class Interpreter:
             for sender in book.ever_sent()
             if sender is not own
             and not self.is_past(sender, book)
-            and not (sender in book.spent and sender.label == "the workflow")
+            and not (sender in book.spent and sender not in book.unsure and sender.label == "the workflow")
         }
         around = any(each.exiting for each in env.scopes) or self.ending
-        if inside == outside == "cancel" and own in book.seen and not others and not around:
+        if inside == outside == "cancel" and own in book.seen and not (others or around or book.borrowed):
             self.objects(f"the cancel of its own deadline leaves {scope.name}")
         is_lost = outside == "incomplete" and inside in ("cancel", "cancelled call")
         if scope.parent is not None and is_lost and of_workflow:
@@ -683,6 +713,8 @@ class Interpreter:
             raise
         self.note("pivot", name=scope.name)
         now = asyncio.get_running_loop().time()
+        if not scope.root.past_pivot:
+            scope.root.cancelled_before = self._workflow_was_cancelled()
         for each in scope.chain():
             each.past_pivot = True
             if each.due is not None and now < each.due:
@@ -707,7 +739,7 @@ class Interpreter:
         if (scope := self.scope_of(op, env)) is not None:
             name = op["name"]
             scope.root.callbacks = True
-            scope.saga.add_callback(self.called_back, op)
+            scope.saga.add_callback(self.called_back_at_once if op["sync"] else self.called_back, op)
             self.note("push", name=name, scope=scope.name)
 
     async def called_back(self, op: Op) -> None:
@@ -722,18 +754,24 @@ class Interpreter:
         finally:
             self.note("callback", name=name, how=how)
 
+    def called_back_at_once(self, op: Op) -> None:
+        name, fails = op["name"], op["undo"] != "ok"
+        workflow.start_activity("undo", name, activity_id=f"callback {name}", **OPTIONS)
+        self.note("callback", name=name, how="failure" if fails else "ok")
+        if fails:
+            raise ApplicationError("fail", type="Fail", non_retryable=True)
+
     async def op_undo(self, op: Op, env: Env) -> None:
-        name, scope = op["step"], self.owned(env)
-        calls = [note for note in self.notes if note["what"] == "call" and note["name"] == name]
-        if scope is None or not calls or calls[0]["scope"] != scope.name or scope.root.past_pivot:
+        name, scope = op["step"], env.scopes[-1] if env.scopes else None
+        if scope is None or any(each.exiting or each.closed or each.left for each in scope.chain()):
             return
-        done = {note["what"] for note in self.notes if note.get("name") == name}
-        if "returned" not in done or "undo" in done or not self.is_armed(name):
+        if not self.is_armed(name, scope):
             return
         self.note("undo", name=name)
         how = "ok"
+        kind = next(each["op"] for each in all_ops(self.program) if each.get("name") == name)
         try:
-            await scope.saga.undo("do", key=name)  # type: ignore[attr-defined,unused-ignore]
+            await scope.saga.undo("do" if kind == "step" else "Child", key=name)
         except BaseException as error:
             how = kind_of(error)
             if how == "cancel":
@@ -742,15 +780,73 @@ class Interpreter:
         finally:
             self.note("undo ended", name=name, how=how)
 
-    def is_armed(self, name: str) -> bool:
-        ops = {op["name"]: op for op in all_ops(self.program) if op["op"] == "step"}
-        return name in ops and ops[name]["undo"] is not None
+    def is_armed(self, name: str, scope: Scope) -> bool:
+        """Whether a step has ended, and `saga.undo` finds it in this scope."""
+        op = next((op for op in all_ops(self.program) if op.get("name") == name), None)
+        notes = {note["what"]: note for note in self.notes if note.get("name") == name}
+        end = notes.get("returned") or notes.get("raised")
+        if (
+            op is None
+            or end is None
+            or "undo" in notes
+            or op["undo"] is None
+            or op.get("detaches")
+            or scope.root.past_pivot
+        ):
+            return False
+        if end["what"] == "raised" and (end["how"] != "failure" or op["fate"] not in ("error", "timeout")):
+            return False  # nobody knows whether there was an effect
+        scopes = {each.name: each for each in self.scopes}
+        holder: Scope | None = scopes.get(notes["call"]["scope"])
+        while holder is not None and holder is not scope:
+            holder = holder.parent if holder.left and holder.ended_well else None
+        return holder is scope
+
+    async def op_forget(self, op: Op, env: Env) -> None:
+        if (scope := self.scope_of(op, env)) is not None:
+            self.forgotten.append(scope.saga.execute_activity("do", op["name"], key=op["name"], compensation="undo"))
+            self.note("forget", name=op["name"], scope=scope.name)
+
+    async def op_late(self, op: Op, env: Env) -> None:
+        name = op["name"]
+        scope = next((each for each in self.scopes if each.name == op["scope"]), None)
+        if scope is None or not (scope.left or scope.closed) or env.place == "a callback":
+            return
+        is_owner = scope.owner is asyncio.current_task()
+        allowed = {"closed"}
+        if env.place == "main" and scope.left:
+            ends = [each.ended_well for each in scope.chain() if each.left]
+            if is_owner or all(ends):
+                allowed = {"misuse"}
+            elif ends[0] is not False:
+                allowed = {"misuse", "closed"}
+        if not self.program["plugin"] and not (is_owner and env.place == "main"):
+            allowed = {"misuse", "closed"}  # a handler is told from the main method as well as can be
+        self.note("late", name=name, allowed=sorted(allowed))
+        how = "ok"
+        try:
+            if op["opens"]:
+                async with scope.saga.savepoint():
+                    pass
+            else:
+                await scope.saga.execute_activity("do", name, key=name, compensation="undo")
+        except BaseException as error:
+            how = kind_of(error)
+            if how == "cancel":
+                # It may be held until the unwind of a scope around has ended.
+                self.sighted(env, "a late step", task_ended=any(each.exiting for each in scope.chain()))
+            raise
+        finally:
+            if self.is_alive() and how not in ("cancel", *allowed):
+                self.objects(f"{name}, called after the end of {scope.name}, ended {how}, not {sorted(allowed)}")
 
     async def op_compensate(self, op: Op, env: Env) -> None:
         scope = self.owned(env)
         if scope is None:
             return
         scope.exiting = scope.closed = True
+        if not scope.passed_deadline():
+            scope.due = None
         how = "ok"
         self.note("compensate", name=scope.name)
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .program import (
     HAS_TIMEOUT,
+    Body,
     Op,
     Program,
     adopt,
@@ -22,6 +23,7 @@ from .program import (
     go_on,
     group,
     join,
+    late,
     pivot,
     plain,
     program,
@@ -31,6 +33,7 @@ from .program import (
     spawn,
     step,
     timeout,
+    undo,
     wait,
 )
 
@@ -38,6 +41,13 @@ from .program import (
 def _pays_by_another_card() -> Op:
     first = timeout(3, [step("card1", takes=5)])
     return attempt([first], handler=[step("card2")])
+
+
+def _deadline_meets_cancel(body: Body) -> Program:
+    """The workflow's cancel comes, then the deadline; the body has swallowed neither."""
+    return program(
+        [attempt([saga("order", body, deadline=2)], catches="any", last=[sleep()])], cancel_at=1, ties="together"
+    )
 
 
 PROGRAMS: dict[str, Program] = {
@@ -272,6 +282,43 @@ PROGRAMS: dict[str, Program] = {
         ],
         cancel_at=6,
         busy=[[6, 10]],
+    ),
+    "E2: without the plugin, a step past the pivot of the main method gets the workflow's cancel": program(
+        [saga("order", [pivot(), step("a", takes=5)])], cancel_at=3, plugin=False
+    ),
+    "E5: a late call on a savepoint that its saga's unwind has taken over": program(
+        [
+            attempt(
+                [
+                    saga(
+                        "order",
+                        [spawn("task", [attempt([savepoint("way", [sleep(5)])], catches="any")]), step("a"), fail()],
+                    )
+                ]
+            ),
+            sleep(8),
+            spawn("other", [late("late", "way")]),
+            sleep(3),
+        ]
+    ),
+    "E4: the deadline passes while a step waits that the workflow's cancel has interrupted": _deadline_meets_cancel(
+        [step("a", takes=3, obeys=3)]
+    ),
+    "E4: the deadline passes while a step in a gather waits": _deadline_meets_cancel(
+        [gather([[step("a", takes=3, obeys=3)]])]
+    ),
+    "E4: the deadline passes while a child waits": _deadline_meets_cancel([child("a", takes=3)]),
+    "E4: the deadline passes while a savepoint unwinds, which keeps the workflow's cancel": _deadline_meets_cancel(
+        [savepoint("way", [step("a", takes=0, undo_takes=4), fail()])]
+    ),
+    "E4: the deadline passes while undo() keeps the workflow's cancel": _deadline_meets_cancel(
+        [step("a", takes=0, undo_takes=4), undo("a")]
+    ),
+    "E4: the deadline passes while a saga inside waits": _deadline_meets_cancel(
+        [saga("inner", [step("a", takes=3, obeys=3)])]
+    ),
+    "E4: the deadline passes in a finally that the workflow's cancel passes": _deadline_meets_cancel(
+        [attempt([sleep(9)], catches="", last=[sleep(3)])]
     ),
 }
 """By what was wrong."""

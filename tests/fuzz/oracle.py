@@ -74,6 +74,8 @@ class Oracle:
         self.handlers: list[tuple[int, str, str]] = []
         self.caught: set[str] = set()
         self.went_on: list[tuple[int, str, int, int]] = []
+        self.forgotten: dict[str, str] = {}
+        self.late: list[dict[str, Any]] = []
         for index, note in enumerate(world.notes):
             self._read(index, note)
         self._take_children_in()
@@ -87,7 +89,7 @@ class Oracle:
             else:
                 self.parts[name] = Part(name, note["parent"], note["book"], entered_at=index)
         elif what == "end":
-            self.parts[name].inside, self.parts[name].ended_in = how, note["activation"]
+            self.parts[name].inside, self.parts[name].ended_in = how, note.get("activation", 0)
         elif what == "left":
             part = self.parts[name]
             part.outside, part.same, part.report, part.left_at = how, note["same"], note["report"], index
@@ -100,7 +102,7 @@ class Oracle:
         elif what == "compensated":
             self.parts[name].compensated = how
         elif what in ("call", "push"):
-            self.items[name] = Item(name, note["scope"], index, what == "push", note["activation"])
+            self.items[name] = Item(name, note["scope"], index, what == "push", note.get("activation", 0))
             if what == "push":
                 self.items[name].ended_at, self.items[name].how = index, "ok"
         elif what in ("returned", "raised"):
@@ -112,7 +114,11 @@ class Oracle:
         elif what == "callback":
             self.callbacks[name] = how or ""
         elif what == "went on":
-            self.went_on.append((index, name, note["since"], note["activation"]))
+            self.went_on.append((index, name, note["since"], note.get("activation", 0)))
+        elif what == "forget":
+            self.forgotten[name] = note["scope"]
+        elif what == "late":
+            self.late.append(note)
         elif what == "caught":
             self.caught.add(how or "")
         elif what == "main":
@@ -246,7 +252,9 @@ class Oracle:
     def objections(self) -> list[str]:
         """What did not hold, in words; the first word or two name its kind."""
         world = self.world
-        result = [*world.objections]
+        result = [text for text in world.objections if not self._is_misuse(text)]
+        if len(result) < len(world.objections):
+            return result
         if any(text.startswith(("task failed", "driver", "no end", "stuck")) for text in result):
             return result
         result += self._undone_wrongly()
@@ -255,7 +263,25 @@ class Oracle:
         result += self._scopes()
         result += self._went_on()
         result += self._close()
+        result += self._forgotten()
         return result
+
+    def _is_misuse(self, text: str) -> bool:
+        """Whether the program has failed its workflow task itself."""
+        if not text.startswith("task failed: RuntimeError"):
+            return False
+        if "never awaited" in text:
+            scopes = [self.parts[scope] for scope in self.forgotten.values()]
+            return any(part.inside not in (None, "failure") or part.detached for part in scopes)
+        return "had ended, where nothing would undo it" in text and any(
+            "misuse" in each["allowed"] for each in self.late
+        )
+
+    def _forgotten(self) -> Iterator[str]:
+        for name, scope in self.forgotten.items():
+            part = self.parts[scope]
+            if part.ended_well and not part.detached:
+                yield f"forgotten: {scope} ended well, and {name} was never awaited"
 
     def _undone_wrongly(self) -> Iterator[str]:
         for item in self.items.values():
@@ -265,7 +291,8 @@ class Oracle:
                 yield f"undone twice: {item.name}, {times} times"
             if any(undo.cancelled for undo in entry.undos):
                 yield f"undo cancelled: that of {item.name}"
-            if item.how == "closed":
+            ends = [part.left_at for part in self.chain(item.scope) if part.left_at is not None]
+            if item.how == "closed" and not any(end < item.rank for end in ends):
                 yield f"refused: {item.name}, which was called before its scope had ended"
             must = self.must_be_undone(item)
             if must and not times and self.callbacks.get(item.name, "ok") == "ok":
@@ -366,7 +393,11 @@ class Oracle:
             has_said_so = "incomplete" in (outside, part.compensated)
             if part.parent is None and failed and not has_said_so and not part.detached:
                 yield f"incomplete in silence: {part.name} ended {outside}, the undo of {failed[0]} having failed"
-            if outside == "incomplete" and inside != "incomplete" and not failed:
+            # Of a group its first leaf goes on, which may be that of a saga in it.
+            is_leaf = inside == "group" and any(
+                each.outside == "incomplete" for each in self.parts.values() if each is not part
+            )
+            if outside == "incomplete" and inside != "incomplete" and not failed and not is_leaf:
                 yield f"false CompensationError: out of {part.name}"
             if inside in ("failure", "timeout") and outside in ("failure", "timeout") and not part.same:
                 yield f"error replaced: {part.name} met {inside} and raised another {outside}"
@@ -403,7 +434,9 @@ class Oracle:
         if closed is None:
             return
         how = closed[0]
-        if how == "cancel" and not world.cancelled:
+        # A run ends Cancelled only if that very run was cancelled: a cancel that `detach()` hands on fails the next.
+        is_cancelled = world.cancelled is not None and world.cancelled[1] == world.generation
+        if how == "cancel" and not is_cancelled:
             yield "close: the run ended Cancelled, and nobody has cancelled it"
         lost = [
             part.name
@@ -427,9 +460,9 @@ class Oracle:
             "continue as new": "continue_as_new",
         }
         wanted = expected.get(self.main or "", "fail")
-        if self.main in ("cancel", "cancelled call") and not world.cancelled:
+        if self.main in ("cancel", "cancelled call") and not is_cancelled:
             wanted = "fail"
-        if self.main == "group" and how == "cancel" and world.cancelled:
+        if self.main == "group" and how == "cancel" and is_cancelled:
             return
         if self.main is not None and how != wanted:
             yield f"close: the main method ended with {self.main}, and the run with {how}"

@@ -157,14 +157,29 @@ def push(name: str, *, undo: str = "ok", undo_takes: int = 1, up: int = 0) -> Op
     return {"op": "push", **locals()}
 
 
-def callback(name: str, body: Body | None = None, *, undo: str = "ok", undo_takes: int = 1, up: int = 0) -> Op:
-    """A callback: runs a body, then an activity."""
-    return {"op": "callback", "name": name, "body": body or [], "undo": undo, "undo_takes": undo_takes, "up": up}
+def callback(
+    name: str, body: Body | None = None, *, undo: str = "ok", undo_takes: int = 1, up: int = 0, sync: bool = False
+) -> Op:
+    """A callback: runs a body, then an activity. One that is `sync` only starts the activity."""
+    return {"op": "callback", **locals(), "body": body or []}
 
 
 def undo(step: str) -> Op:
-    """`saga.undo` of a step; skipped where it would be misuse."""
+    """`saga.undo` of a step or child, in any task; skipped where it would be misuse."""
     return {"op": "undo", **locals()}
+
+
+def forget(name: str, *, up: int = 0) -> Op:
+    """Call a step, and never await it: misuse, if the scope ends well."""
+    return {"op": "forget", **locals()}
+
+
+def late(name: str, scope: str, *, opens: bool = False) -> Op:
+    """Call a step of a scope that has ended, or open a savepoint in it; skipped while the scope is open.
+
+    That is misuse in the main method, and fails the workflow task; a handler gets `SagaClosed`.
+    """
+    return {"op": "late", **locals()}
 
 
 def compensate() -> Op:
@@ -234,7 +249,8 @@ _MAKERS: dict[str, Callable[..., Op]] = {
     maker.__name__: maker
     for maker in (
         step, child, plain, sleep, wait, raise_flag, gather, group, timeout, wait_for, spawn, join, cancel_task, shield,
-        attempt, fail, saga, savepoint, pivot, push, callback, undo, compensate, go_on, again, adopt, event,
+        attempt, fail, saga, savepoint, pivot, push, callback, undo, forget, late, compensate, go_on, again, adopt,
+        event,
     )
 }  # fmt: skip
 BODIES = ("body", "handler", "last")
@@ -307,14 +323,17 @@ class Generator:
 
     MOST = 14
     """Operations that have an effect."""
+    LONGEST = 60
+    """Operations."""
 
     def __init__(self, seed: int, *, plugin: bool | None = None, sagas: bool = True) -> None:
         self.random = random.Random(seed)
         self.plugin = plugin
         self.sagas = sagas
-        self.names = 0
+        self.names = self.length = 0
         self.tasks: list[str] = []
         self.steps: list[str] = []
+        self.ended: list[str] = []
         # Each program has a taste, so that some are wild in few ways, and others mild in many.
         self.taste = {kind: self.random.choice([0, 1, 1, 2, 5]) for kind in _WEIGHTS}
 
@@ -395,6 +414,7 @@ class Generator:
         rnd = self.random
         body = [self.step(), *self.body(depth + 1, 0)] if rnd.random() < 0.7 else self.body(depth + 1, 0)
         name = self.name("saga")
+        self.ended.append(name)
         return saga(
             name,
             body,
@@ -408,15 +428,16 @@ class Generator:
         return [op for _ in range(count) for op in self.some(depth, effects)]
 
     def some(self, depth: int, outside: int) -> Body:
+        self.length += 1
         weights = {
             kind: weight * self.taste[kind]
             for kind, weight in _WEIGHTS.items()
-            if (depth < 5 or kind in _LEAVES)
+            if ((depth < 5 and self.length < self.LONGEST) or kind in _LEAVES)
             and (self.names < self.MOST or kind not in _EFFECTS)
             and (HAS_TIMEOUT or kind not in ("timeout", "group"))
             and (HAS_UNDO or kind != "undo")
             and not (outside and kind in _IN_SCOPE)
-            and (self.sagas or kind != "saga")
+            and (self.sagas or kind not in ("saga", "late"))
             and (not self.sagas or kind != "again")
         }
         kinds = [kind for kind, weight in weights.items() if weight]
@@ -452,8 +473,10 @@ class Generator:
 
     def make_child(self, depth: int, outside: int) -> Op:
         rnd = self.random
+        name = self.name("c")
+        self.steps.append(name)
         return child(
-            self.name("c"),
+            name,
             takes=self.seconds(),
             fate=rnd.choice(["ok"] * 5 + ["error"]),
             obeys=rnd.choice([0, 1, None, None]),
@@ -527,8 +550,10 @@ class Generator:
         return self.saga(depth + 1)
 
     def make_savepoint(self, depth: int, outside: int) -> Op:
-        op = savepoint(self.name("way"), self.body(depth + 1, outside))
-        return self.swallowed(op)
+        name = self.name("way")
+        body = self.body(depth + 1, outside)
+        self.ended.append(name)
+        return self.swallowed(savepoint(name, body))
 
     def make_pivot(self, depth: int, outside: int) -> Op:
         return pivot()
@@ -539,10 +564,20 @@ class Generator:
     def make_callback(self, depth: int, outside: int) -> Op:
         rnd = self.random
         body = [self.saga(3)] if rnd.random() < 0.2 and self.names < self.MOST else []
-        return callback(self.name("x"), body, undo=rnd.choice(["ok"] * 6 + ["error"]), up=self.up())
+        sync = not body and rnd.random() < 0.4
+        return callback(self.name("x"), body, undo=rnd.choice(["ok"] * 6 + ["error"]), up=self.up(), sync=sync)
 
     def make_undo(self, depth: int, outside: int) -> Op | Body:
         return undo(self.random.choice(self.steps)) if self.steps else []
+
+    def make_forget(self, depth: int, outside: int) -> Op:
+        return forget(self.name("s"), up=self.up())
+
+    def make_late(self, depth: int, outside: int) -> Op | Body:
+        return late(self.name("s"), self.random.choice(self.ended), opens=self.coin()) if self.ended else []
+
+    def coin(self) -> bool:
+        return self.random.random() < 0.3
 
     def make_compensate(self, depth: int, outside: int) -> Op:
         return compensate()
@@ -558,13 +593,14 @@ _WEIGHTS = {
     "step": 12, "child": 2, "plain": 2, "sleep": 3, "wait": 1, "raise_flag": 0.6, "gather": 2, "group": 2, "timeout": 3,
     "wait_for": 0.7, "spawn": 2, "join": 0.7, "cancel_task": 0.5, "shield": 0.5, "attempt": 4, "fail": 1.5, "saga": 0.7,
     "savepoint": 3, "pivot": 1, "push": 1, "callback": 0.5, "undo": 1, "compensate": 0.3, "go_on": 0.4, "again": 0.7,
+    "forget": 0.1, "late": 0.3,
 }  # fmt: skip
 _LEAVES = {
     "step", "child", "plain", "sleep", "wait", "raise_flag", "join", "cancel_task", "fail", "pivot", "push", "callback",
-    "undo", "compensate", "again",
+    "undo", "compensate", "again", "forget", "late",
 }  # fmt: skip
-_EFFECTS = {"step", "child", "plain", "spawn", "saga", "savepoint", "push", "callback"}
-_IN_SCOPE = {"step", "child", "savepoint", "pivot", "push", "callback", "undo", "compensate", "go_on"}
+_EFFECTS = {"step", "child", "plain", "spawn", "saga", "savepoint", "push", "callback", "forget", "late"}
+_IN_SCOPE = {"forget", "step", "child", "savepoint", "pivot", "push", "callback", "undo", "compensate", "go_on"}
 
 
 def may_hash_otherwise(program: Program) -> bool:

@@ -1128,7 +1128,10 @@ def test_a_compensation_from_that_returns_something_else_is_named() -> None:
 
     run = Run(body).autopilot({})
     assert run.task_failure is not None
-    assert "compensation_from= of step 'a' returned function: return a Compensation, a SagaState or None" in run.task_failure[2]
+    assert (
+        "compensation_from= of step 'a' returned function: return a Compensation, a SagaState or None"
+        in run.task_failure[2]
+    )
 
 
 @pytest.mark.parametrize("where", ["activity_options", "compensation_options"])

@@ -8,6 +8,7 @@ the plugin: each test runs both, and compares.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,9 +29,15 @@ Act = Callable[[], Any]
 RUN_ID = "11111111-2222-4333-8444-555555555555"
 
 
-def drive(body: type[Any], *tasks: list[Event], plugins: list[Any], single_batch: bool = False) -> Run:
-    """Run a workflow through these workflow tasks, until it has closed."""
-    run = Run(body, run_id=RUN_ID, plugins=plugins, single_batch=single_batch).start()
+def drive(
+    body: type[Any],
+    *tasks: list[Event],
+    start: list[Event] | None = None,
+    plugins: list[Any],
+    single_batch: bool = False,
+) -> Run:
+    """Run a workflow through these workflow tasks, until it has closed; the events of `start` come with its start."""
+    run = Run(body, run_id=RUN_ID, plugins=plugins, single_batch=single_batch).start(*start or [])
     for events in tasks:
         if run.closed is None and run.task_failure is None:
             run.activate(*events)
@@ -60,10 +67,12 @@ def what_counts(run: Run) -> list[tuple[Any, ...]]:
     return [*before, *sorted(answers, key=str), *commands[first : first + 1]]
 
 
-def same_with_and_without(body: type[Any], *tasks: list[Event], single_batch: bool = False) -> None:
+def same_with_and_without(
+    body: type[Any], *tasks: list[Event], start: list[Event] | None = None, single_batch: bool = False
+) -> None:
     """Check that a run gives the same commands with and without the plugin, so that each replays as the other."""
-    without = drive(body, *tasks, plugins=[], single_batch=single_batch)
-    with_it = drive(body, *tasks, plugins=[SagaPlugin()], single_batch=single_batch)
+    without = drive(body, *tasks, start=start, plugins=[], single_batch=single_batch)
+    with_it = drive(body, *tasks, start=start, plugins=[SagaPlugin()], single_batch=single_batch)
     assert what_counts(with_it) == what_counts(without)
 
 
@@ -226,6 +235,43 @@ def test_rule_12_a_cancel_reaches_the_main_method_in_the_same_turn(where: str) -
     for events in ([signal("tell"), cancel()], [cancel(), signal("tell")]):
         for single_batch in (False, True):
             same_with_and_without(body, events, [timer()], single_batch=single_batch)
+
+
+@pytest.mark.parametrize("single_batch", [False, True])
+def test_rule_12_a_cancel_that_comes_with_the_start_comes_after_the_first_step(single_batch: bool) -> None:
+    """What the main method enters or starts before its first wait meets the cancel as without the plugin.
+
+    A timeout that is entered there counts the cancel among those of its own time; a task that is made there begins.
+    """
+
+    @flow
+    async def body() -> list[str]:
+        seen: list[str] = []
+
+        async def tell() -> None:
+            seen.append("a task of the first step")
+
+        async def wait() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("the cancel")
+            await asyncio.sleep(60)
+
+        telling = asyncio.create_task(tell())
+        asyncio.get_running_loop().call_soon(seen.append, "a callback of the first step")
+        try:
+            if sys.version_info >= (3, 11):
+                async with asyncio.timeout(1):
+                    await wait()
+            else:
+                await wait()
+        except (asyncio.CancelledError, TimeoutError) as error:
+            seen.append(type(error).__name__)
+        await telling
+        return seen
+
+    same_with_and_without(body, [timer()], start=[cancel()], single_batch=single_batch)
 
 
 # --- a stall (D1) ---

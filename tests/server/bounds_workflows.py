@@ -17,13 +17,13 @@ STANDS: dict[str, set[int]] = {}
 
 @activity.defn
 async def make(number: int, size: int) -> str:
-    STANDS.setdefault(activity.info().workflow_id, set()).add(number)
+    STANDS.setdefault(activity.info().workflow_id or "", set()).add(number)
     return f"{number}:" + "x" * size
 
 
 @activity.defn
 async def unmake(made: str) -> None:
-    STANDS[activity.info().workflow_id].remove(int(made.partition(":")[0]))
+    STANDS[activity.info().workflow_id or ""].remove(int(made.partition(":")[0]))
 
 
 def step(saga: Saga, number: int, size: int) -> asyncio.Task[str]:
@@ -32,7 +32,7 @@ def step(saga: Saga, number: int, size: int) -> asyncio.Task[str]:
             make,
             args=[number, size],
             key=str(number),
-            compensation_from=lambda outcome: Compensation(unmake, outcome.result),
+            compensation_from=lambda outcome: Compensation(unmake, outcome.result or ""),
         )
     )
 

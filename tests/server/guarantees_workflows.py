@@ -21,7 +21,7 @@ async def make(name: str) -> str:
 
 @activity.defn
 async def unmake(name: str, first: str = "", second: str = "") -> None:
-    UNDONE.setdefault(activity.info().workflow_id, []).append(name)
+    UNDONE.setdefault(activity.info().workflow_id or "", []).append(name)
 
 
 async def unwinds(size: int) -> None:

@@ -24,7 +24,9 @@ async def start(client: Client) -> AsyncIterator[Callable[..., Any]]:
     started: list[WorkflowHandle[Any, Any]] = []
 
     async def start(run: Any, *args: Any) -> WorkflowHandle[Any, Any]:
-        handle = await client.start_workflow(run, args=args, id=f"w-{uuid4()}", task_queue=queue)
+        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+            run, args=args, id=f"w-{uuid4()}", task_queue=queue
+        )
         started.append(handle)
         return handle
 

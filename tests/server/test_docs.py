@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import sys
 from pathlib import Path
 
 from temporalio.testing import WorkflowEnvironment
+
+import temporal_saga
 
 README = Path(__file__).parents[2] / "README.md"
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
@@ -38,7 +41,12 @@ async def run_page(code: str, env: WorkflowEnvironment, folder: Path, *arguments
     script.write_text(code.replace("localhost:7233", env.client.service_client.config.target_host))
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        str(script),
+        *arguments,
+        env={**os.environ, "PYTHONPATH": str(Path(temporal_saga.__file__).parents[1])},  # the one that is tested
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
 

@@ -224,7 +224,7 @@ def new_loop() -> VirtualLoop:
     return loop
 
 
-# asyncio exports `_get_running_loop` and `_set_running_loop` (they are in its `__all__`) to those who write event loops.
+# asyncio exports `_get_running_loop` and `_set_running_loop`, in its `__all__`, for those who write event loops.
 _EXPORTED: Any = asyncio
 
 

@@ -15,8 +15,8 @@ from ._faults import Fault
 from ._history import Command, readable
 from ._outcome import outcome_of
 from ._pending import PendingFaults
-from ._sagas import reports_of
 from ._run import Run
+from ._sagas import reports_of
 from ._server import Execution, Server
 from ._timeline import timeline
 from ._trace import Call, TraceEvent
