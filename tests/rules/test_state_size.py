@@ -259,7 +259,7 @@ class Signed(JSONPlainPayloadConverter, WithSerializationContext):
     What has no context, the driver's own, is neither signed nor looked at.
     """
 
-    parts = ("activity_type", "workflow_id", "activity_task_queue", "activity_id")
+    parts: tuple[str, ...] = ("activity_type", "workflow_id", "activity_task_queue", "activity_id")
 
     def __init__(self, context: SerializationContext | None = None) -> None:
         super().__init__()
@@ -310,10 +310,10 @@ class Bound(CompositePayloadConverter):
     """Each payload signed for its receiver."""
 
     def __init__(self) -> None:
-        super().__init__(*[c for c in self.default() if not isinstance(c, JSONPlainPayloadConverter)], Signed())
+        super().__init__(*[c for c in self.of_the_sdk() if not isinstance(c, JSONPlainPayloadConverter)], Signed())
 
     @staticmethod
-    def default() -> list[EncodingPayloadConverter]:
+    def of_the_sdk() -> list[EncodingPayloadConverter]:
         """What the SDK has."""
         return list(DefaultPayloadConverter().converters.values())
 
@@ -322,7 +322,7 @@ class BoundByType(CompositePayloadConverter):
     """Each payload signed for its receiver's type."""
 
     def __init__(self) -> None:
-        super().__init__(*[c for c in Bound.default() if not isinstance(c, JSONPlainPayloadConverter)], SignedByType())
+        super().__init__(*[c for c in Bound.of_the_sdk() if not isinstance(c, JSONPlainPayloadConverter)], SignedByType())
 
 
 def bound(converter: type[PayloadConverter]) -> DataConverter:
@@ -387,8 +387,8 @@ def calls(run: Run) -> list[Activity | Child]:
     """Drive a run to its end; return the activities and children that undid something, in order of their names."""
     found: dict[str, Activity | Child] = {}
     while run.closed is None:
-        for call in (*run.activities, *run.children):
-            found[call.id] = call
+        found |= {activity.id: activity for activity in run.activities}
+        found |= {child.id: child for child in run.children}
         run.activate(run._next({}))
     return sorted((call for call in found.values() if call.name.lower().startswith("undo")), key=lambda c: c.name)
 
@@ -555,7 +555,7 @@ def test_a_state_given_to_two_in_one_run_is_misuse(how: str) -> None:
 def restored(state: Any) -> SagaState:
     """Return a state as a run gets it."""
     converter = DataConverter.default.payload_converter
-    return converter.from_payload(converter.to_payload(state), SagaState)  # type: ignore[no-any-return]
+    return converter.from_payload(converter.to_payload(state), SagaState)
 
 
 def test_the_states_of_two_children_are_two() -> None:

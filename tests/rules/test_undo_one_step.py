@@ -156,7 +156,8 @@ def test_it_goes_by_the_name_of_the_step(name: str) -> None:
     run.activate(run._next({}))
     run.activate(run._next({}))
     phase = "push" if name == "pushed" else "undo"
-    pending = [each.id.rpartition(":")[0] for each in (*run.activities, *run.children)]
+    calls: list[Any] = [*run.activities, *run.children]
+    pending = [call.id.rpartition(":")[0] for call in calls]
     assert pending == [f"{name}:{phase}"]
     run.autopilot({})
     ids = [c[1] for c in run.commands if c[0] in ("schedule_activity", "start_child")]
