@@ -167,7 +167,7 @@ class Compensation:
 
     def payloads(self, activity_options: dict[str, Any], id: str) -> Sequence[Payload]:
         """Return the arguments as the SDK will send them: by the converter bound to the receiver of the call."""
-        converter = workflow.payload_converter()
+        converter: Any = workflow.payload_converter()
         if isinstance(converter, WithSerializationContext):
             info = workflow.info()
             if self._kind == "child":
@@ -183,7 +183,8 @@ class Compensation:
                     is_local=False,
                 )
             converter = converter.with_context(receiver)
-        return converter.to_payloads(self._args)
+        payloads: Sequence[Payload] = converter.to_payloads(self._args)
+        return payloads
 
 
 @dataclass(frozen=True)

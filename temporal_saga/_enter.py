@@ -37,7 +37,7 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
             pivot.pass_()
         if state.cancelled:
             pivot.held = asyncio.CancelledError()
-    run.sagas.append(scope)
+    run.enter(scope)
     if seconds is not None and not pivot.is_passed:
         scope.cancels.set_deadline(seconds)
     return scope

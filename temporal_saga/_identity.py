@@ -23,7 +23,7 @@ __all__ = ["Step", "business_key", "current_step"]
 
 Phase = Literal["do", "undo", "push"]
 
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+_VARIANT: dict[str, str] = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _BUSINESS = UUID("6b2f3a52-9f4e-5d0c-8a51-0f3a7c1d9e64")
 
 

@@ -118,6 +118,7 @@ class Run:
         self.joined: list[tuple[str, int, str]] = []  # the sagas of children whose entries another saga has taken over
         self._ordinals: dict[str, int] = {}
         self._entries = 0
+        self._open: dict[OpenSaga, None] = {}
         self._when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] = []
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -152,9 +153,18 @@ class Run:
         self._entries += 1
         return self._entries
 
+    def enter(self, saga: OpenSaga) -> None:
+        """Note a saga that has been entered."""
+        self.sagas.append(saga)
+        self._open[saga] = None
+
+    def leave(self, saga: OpenSaga) -> None:
+        """Note that a saga has ended."""
+        del self._open[saga]
+
     def open_sagas(self) -> list[OpenSaga]:
         """Return the sagas that have not ended, in order of entry."""
-        return [saga for saga in self.sagas if saga.is_open]
+        return list(self._open)
 
     def is_in_use(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether a saga of this run has, or had, the steps of that one."""

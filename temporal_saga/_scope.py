@@ -251,6 +251,7 @@ class Scope:
             self._log_end()
         parent = self.parent
         if parent is None:
+            self.shared.run.leave(self)
             self.cancel_waited = self.shared.pivot.end()
             return
         if state is State.MERGED:

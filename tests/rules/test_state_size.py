@@ -322,7 +322,8 @@ class BoundByType(CompositePayloadConverter):
     """Each payload signed for its receiver's type."""
 
     def __init__(self) -> None:
-        super().__init__(*[c for c in Bound.of_the_sdk() if not isinstance(c, JSONPlainPayloadConverter)], SignedByType())
+        others = [each for each in Bound.of_the_sdk() if not isinstance(each, JSONPlainPayloadConverter)]
+        super().__init__(*others, SignedByType())
 
 
 def bound(converter: type[PayloadConverter]) -> DataConverter:
