@@ -27,7 +27,7 @@ class Messages:
         """Return the job of the workflow's cancellation, or None if that was requested before."""
         if self.cancel_requested:
             return None
-        self.cancel_requested = True
+        self.cancel_requested: bool = True
         proto = WorkflowActivationJob()
         proto.cancel_workflow.reason = reason
         return Job(proto, kind=kind, label="workflow")

@@ -56,7 +56,8 @@ class Run:
     """One run of a workflow."""
 
     def __init__(self, world: World, start: RunStart, chain: Chain, workflows: Workflows, *, is_main: bool) -> None:
-        state = self.state = RunState(world, start, is_main=is_main, on_job=lambda: self.tasks.wake())
+        state = RunState(world, start, is_main=is_main, on_job=lambda: self.tasks.wake())
+        self.state: RunState = state
         self.start = start
         self.cached: CachedRun = CachedRun(world.parts, start)
         self.messages: Messages = Messages(state)

@@ -33,7 +33,7 @@ class RunState:
         self.status: Status = "running"
         self.task = 0
         self.events = 1  # the start
-        self.inbox = Inbox()
+        self.inbox: Inbox = Inbox()
         self.at_once: list[Job] = []
         self._on_job = on_job
 

@@ -36,7 +36,7 @@ class World:
         self.loop = loop
         self.faults = faults
         self.unserved = unserved
-        self.journal = Journal(loop.time)
+        self.journal: Journal = Journal(loop.time)
         self.late: list[Callable[[], None]] = []
         """These run when nothing else is left to happen."""
         self.error: BaseException | None = None
