@@ -1,4 +1,4 @@
-"""Corners that an adversarial reading found: client data, control flow and nested scopes that meet a cancel or a close."""
+"""Corners where client data, control flow or a nested scope meets a cancel or the close of a run."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ from tests.driver import Event, Run, cancel, child_completed, child_started, com
 from tests.rules.cancelling import TaskGroup, counts
 from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, undone
 
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    # Python's own word on a call that a failed gather gave up comes whenever the coroutine is collected.
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 both = pytest.mark.parametrize("with_plugin", [False, True])
 
 
@@ -159,7 +165,7 @@ def test_review_continue_as_new_with_an_undo_in_flight_is_misuse(with_plugin: bo
 def test_review_a_pivot_raises_the_cancel_that_is_on_its_way_through_task_groups(
     depth: int, single_batch: bool, cancel_first: bool
 ) -> None:
-    """A pivot that the workflow's cancel has overtaken raises the cancel: the run undoes, and does not end half done."""
+    """A pivot that the workflow's cancel has overtaken raises the cancel: the run undoes, and is not half done."""
 
     async def level(depth: int) -> None:
         if depth:
@@ -293,7 +299,7 @@ class ManySagas:
 
 
 def test_review_a_saga_that_begins_while_the_close_is_held_is_cancelled_too() -> None:
-    """The plugin holds the close for sagas that it has cancelled: none that begins later keeps the run open for ever."""
+    """The plugin cancels each saga that it holds the close for: one that begins later ends too."""
     run = run_of(ManySagas, True).start()
     run.activate(update("one", "x"))
     run.activate(completed("x"))
@@ -372,7 +378,7 @@ def test_review_an_undo_that_does_not_start_keeps_no_room(with_plugin: bool) -> 
 
 
 def test_review_a_task_of_a_callback_that_outlives_the_unwind_does_not_hold_the_close() -> None:
-    """Only a callback's own sagas are a part of the unwind: a later saga of a task it made is cancelled at the close."""
+    """Only sagas within a callback are a part of its unwind: a later one, of a task it made, is cancelled."""
     tasks = []
 
     async def body() -> str:
@@ -433,7 +439,7 @@ def test_review_detach_names_the_callback_that_failed(with_plugin: bool) -> None
 def test_review_a_cancel_during_the_drain_after_a_deadline_undoes_what_a_child_detached(
     with_plugin: bool, single_batch: bool
 ) -> None:
-    """A deadline and then a cancel, both while a child is drained: the child's entries are undone, and nothing failed."""
+    """A cancel after a deadline, while a child is drained: the child's entries are undone, and no undo failed."""
 
     async def of_the_child() -> Any:
         async with new_saga() as saga:
@@ -444,12 +450,9 @@ def test_review_a_cancel_during_the_drain_after_a_deadline_undoes_what_a_child_d
     state = Run(flow(of_the_child)).autopilot({}).result
 
     async def body() -> None:
-        async with new_saga(deadline=timedelta(seconds=4)) as saga:
-            async with saga.savepoint() as attempt:
-                child = attempt.execute_child_workflow(
-                    "Child", result_type=SagaState, compensation_from=lambda o: o.result
-                )
-                await asyncio.wait_for(child, 1)
+        async with new_saga(deadline=timedelta(seconds=4)) as saga, saga.savepoint() as attempt:
+            child = attempt.execute_child_workflow("Child", result_type=SagaState, compensation_from=lambda o: o.result)
+            await asyncio.wait_for(child, 1)
 
     run = run_of(body, with_plugin, single_batch=single_batch).start()
     run.activate(child_started("Child"))
