@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from datetime import timedelta
 from typing import Any
@@ -198,7 +198,7 @@ def test_review_a_scope_left_by_control_flow_past_its_pivot_holds_no_cancel(
 ) -> None:
     """A pivot holds the workflow's cancel until its scope is left, however the scope is left."""
 
-    async def pages() -> AsyncIterator[int]:
+    async def pages() -> AsyncGenerator[int, None]:
         async with new_saga() as saga:
             await do(saga, "a")
             saga.pivot()
@@ -206,7 +206,7 @@ def test_review_a_scope_left_by_control_flow_past_its_pivot_holds_no_cancel(
             yield 2
 
     async def generator() -> None:
-        async with aclosing(pages()) as iterator:  # type: ignore[type-var]
+        async with aclosing(pages()) as iterator:
             async for _ in iterator:
                 break
 
@@ -228,6 +228,26 @@ def test_review_a_scope_left_by_control_flow_past_its_pivot_holds_no_cancel(
     assert run.closed is None
     run.activate(cancel())
     assert run.history == ["a"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+@both
+def test_review_continue_as_new_past_the_pivot_meets_the_held_cancel(with_plugin: bool) -> None:
+    """The next run would never learn of a cancel that a pivot holds: the run that was cancelled ends Cancelled."""
+
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            saga.pivot()
+            await do(saga, "b", compensation=None)
+            workflow.continue_as_new()
+
+    run = run_of(body, with_plugin).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    run.activate(completed("b"))
+    assert undone(run) == []
     assert end(run) == "Cancelled"
     run.check()
 
@@ -273,6 +293,42 @@ def test_review_the_plugin_cancels_no_saga_past_its_pivot_by_the_owner_of_its_ou
     assert "undo_a" not in run.history
     assert end(run) == "done"
     run.check()
+
+
+@workflow.defn
+class NestedInABranch:
+    """A branch of its main method has a saga past its pivot inside another one; a signal fails the run meanwhile."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async def branch() -> None:
+            async with new_saga("inner") as inner:
+                await do(inner, "a")
+                inner.pivot()
+                await do(inner, "b", compensation=None)
+                await do(inner, "c", compensation=None)
+
+        async with new_saga("outer") as outer:
+            await do(outer, "o")
+            await asyncio.gather(branch())
+
+    @workflow.signal
+    async def bad(self) -> None:
+        raise REFUSED
+
+
+def test_review_a_signal_that_fails_the_run_cancels_no_branch_past_its_pivot() -> None:
+    """Past its pivot a saga goes on to its end, also in a branch of the main method, whose outer saga is open."""
+    run = run_of(NestedInABranch, True).start()
+    run.activate(completed("o"))
+    run.activate(completed("a"))
+    run.activate(signal("bad"))
+    run.activate(completed("b"))
+    assert run.names == ["c"]
+    run.autopilot({})
+    assert run.history[:4] == ["o", "a", "b", "c"]
+    assert "undo_a" not in run.history
+    assert end(run) == "Refused"
 
 
 @workflow.defn
@@ -339,7 +395,6 @@ def test_review_many_unwinds_whose_callbacks_unwind_sagas_do_not_lock_up() -> No
         run.activate(*[completed(activity.id) for activity in run.activities])
     assert len(undone(run)) == many
     assert end(run) == "Cancelled"
-    run.check()
 
 
 class _RefusesUndoB(Interceptor):
