@@ -20,14 +20,14 @@ class Messages:
 
     def __init__(self, run: RunState) -> None:
         self.updates: dict[str, Update] = {}
-        self.cancel_requested = False
+        self.cancel_requested: bool = False
         self._run = run
 
     def cancel(self, reason: str, *, kind: str = "cancel") -> Job | None:
         """Return the job of the workflow's cancellation, or None if that was requested before."""
         if self.cancel_requested:
             return None
-        self.cancel_requested: bool = True
+        self.cancel_requested = True
         proto = WorkflowActivationJob()
         proto.cancel_workflow.reason = reason
         return Job(proto, kind=kind, label="workflow")
