@@ -41,8 +41,9 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
         raise_if_evicted()
     if await scope.is_taken_over():
         return error or unwound()
-    if scope.state is not State.OPEN:
-        return error  # compensate() or detach() has ended it
+    if scope.state is not State.OPEN:  # compensate() or detach() has ended it
+        passing = failure is not None and is_cancelled_exception(failure)
+        return (_deadline_error(scope, failure) if passing else None) or error
     if scope.shared.misuse is not None:
         await fail_task(scope.shared.misuse)
         failure = failure or scope.shared.misuse
