@@ -290,7 +290,7 @@ class Cancels:
             if sys.version_info >= (3, 11):
                 self._others = self._owner.uncancel() > self._settled(cancel)
             else:
-                self._others = not self._came_before and self._arrivals.came_at() == self._expired_at
+                self._others = self._has_workflows(cancel)
         return self._others
 
     # --- the unwind --------------------------------------------------------------------------------------------------
@@ -340,7 +340,8 @@ class Cancels:
         Each group, and each task around the owner, takes a turn of the loop to hand it on.
         """
         return (
-            self._arrivals.gate is not None
+            sys.version_info >= (3, 11)
+            and self._arrivals.gate is not None
             and self.is_main
             and not self._came_before
             and self._arrivals.came_at() == workflow.info().get_current_history_length()
@@ -354,18 +355,31 @@ class Cancels:
     def _settled(self, cancel: BaseException | None) -> int:
         """Count the cancels of the owner that concern no deadline.
 
-        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry. A
-        body that was still on its way out then has not swallowed it: Python chains what is raised meanwhile.
+        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry.
         """
-        came_at = self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at())
-        if not self.is_main or self._came_before or came_at is None or came_at >= self._expired_at:
-            return self._count
+        return self._count + (self._came_at() is not None and not self._has_workflows(cancel))
+
+    def _has_workflows(self, cancel: BaseException | None) -> bool:
+        """Tell whether the workflow's cancel was on its way when the deadline passed, or has come since then.
+
+        A body that was still on its way out has not swallowed it: Python chains what is raised meanwhile.
+        """
+        came_at = self._came_at()
+        if came_at is None:
+            return False
         passing = cancel.__context__ if cancel is not None else None
         while passing is not None and passing is not self._handled:
             if isinstance(passing, asyncio.CancelledError):
-                return self._count
+                return True
             passing = passing.__context__
-        return self._count + 1
+        return came_at >= self._expired_at
+
+    def _came_at(self) -> int | None:
+        """Return the length of the history when the workflow's cancel came to the owner, inside of the scope."""
+        gate = self._arrivals.gate
+        if not self.is_main or self._came_before or (gate is not None and gate.is_closed):
+            return None
+        return self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at())
 
 
 def _count(task: asyncio.Task[Any]) -> int:
