@@ -27,7 +27,7 @@ from tests.driver import HANG, Run, cancel, completed, failed
 from tests.rules.cancelling import TaskGroup, both, counts
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
-pytestmark = [pytest.mark.usefixtures("collected"), counts]
+pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.slow, counts]
 
 Options = dict[str, Any]
 NAMES = "abcdefgh"

@@ -21,7 +21,7 @@ from tests.driver import Run, cancel, child_completed, child_started, completed,
 from tests.rules.cancelling import PLUGIN, TaskGroup, background, both
 from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, undone
 
-pytestmark = pytest.mark.usefixtures("collected")
+pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.slow]
 
 Options = dict[str, Any]
 Way = Callable[[Saga], Coroutine[Any, Any, None]]

@@ -23,7 +23,7 @@ from tests.driver import Event, Run, cancel, completed, signal, timer, update
 from tests.rules.cancelling import PLUGIN
 from tests.rules.workflows import OPTIONS, flow
 
-pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.filterwarnings("ignore:.*TMPRL1102")]
+pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*TMPRL1102")]
 
 Act = Callable[[], Any]
 RUN_ID = "11111111-2222-4333-8444-555555555555"

@@ -25,6 +25,7 @@ from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
 pytestmark = [
     pytest.mark.usefixtures("collected"),
+    pytest.mark.slow,
     # Of a `gather` that meets the eviction: the SDK refuses its first task, and it never comes to the second coroutine.
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]
