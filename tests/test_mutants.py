@@ -40,6 +40,7 @@ def test_a_mutant_is_caught(mutant: Mutant, outcomes: Outcomes) -> None:
     assert result.failed == {test.rpartition("/")[2].partition("[")[0] for test in mutant.tests}, result.output
 
 
+@pytest.mark.timeout(900)  # every test that a broken copy names
 def test_the_copy_that_is_not_broken_passes(tmp_path: Path) -> None:
     """Else the mutants would prove nothing."""
     tests = sorted({test for mutant in MUTANTS for test in mutant.tests})

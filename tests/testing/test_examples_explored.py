@@ -64,7 +64,6 @@ MUTANTS = {
     "error_replaced": 1,
     "no_once_guard": 1,
     "order_reversed": 1,
-    "pivot_does_not_hold_the_cancel": 1,
     "random_keys": 1,
     "textbook": 1,
     "type_error_unwinds": 1,

@@ -140,7 +140,7 @@ def pushes(saga: Saga, order: Order, receipt: Receipt) -> None:
     saga.add_compensation(refund, order, timeout=SECOND)  # wrong: no such option
     saga.add_compensation(Compensation(refund, order), order)  # wrong: it has its input
     saga.add_compensation(Compensation(refund, order), summary="s")  # wrong: it has its options
-    saga.add_callback(plain, "text")  # wrong: not async
+    saga.add_callback(plain, "text")
     saga.add_callback(note)  # wrong: no text
     saga.add_callback(note, 1)  # wrong: no text
     saga.add_callback(note, "text", number=1)  # wrong: no such argument

@@ -17,7 +17,7 @@ from .test_race import find
 DEATHS = 2
 """In each gap, while the other runs."""
 
-OFFSETS = (0.0, -0.004, 0.001, 0.004, -0.001)
+OFFSETS = (0.0, -0.004, 0.001, 0.004, -0.001, 0.012, 0.03)
 """Seconds by which the other starts after the one that is killed."""
 
 PLACES = ("sqlite", "READ COMMITTED", "SERIALIZABLE")
