@@ -263,7 +263,7 @@ class Database:
         # A RuntimeError, not the driver's: a migration fixes this, so the activity has to be tried again, while the
         # driver's error is classified as a statement that will always be rejected.
         raise RuntimeError(
-            f"there is no table {TABLE} {place}: call fence.{create}(connection{schema}) before the worker starts, or "
+            f"table {TABLE} is missing {place}: call fence.{create}(connection{schema}) before the worker starts, or "
             "run fence.DDL in a migration"
         ) from error
 

@@ -380,7 +380,7 @@ def test_the_undo_of_a_step_that_committed_gives_its_money_back(database: Databa
 
 
 def test_an_undo_between_the_two_transactions_of_a_step(database: Database) -> None:
-    """The step is told that its record is no longer its own: it does not say that it applied."""
+    """A step whose record was taken over fails, and does not report that it applied."""
     bank, key = Bank(database), new_key()
 
     def effect(connection: Any) -> int:

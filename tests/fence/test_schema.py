@@ -98,7 +98,7 @@ async def test_a_schema_with_asyncio(database: Database) -> None:
         await fence.create_table_async(connection, schema=schema)
         for _ in range(2):
             assert await fence.once_async(connection, effect, payload=1, key="a", schema=schema) == 7
-        told = r"^there is no table temporal_saga_fence in schema 'nowhere': call fence\.create_table_async\("
+        told = r"^table temporal_saga_fence is missing in schema 'nowhere': call fence\.create_table_async\("
         with tells(RuntimeError, told):
             await fence.once_async(connection, effect, payload=1, key="a", schema="nowhere")
         await connection.rollback()

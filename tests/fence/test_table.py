@@ -177,7 +177,7 @@ def test_a_record_that_is_purged_under_a_repeat(database: Database) -> None:
 
 def test_a_table_that_is_not_there(sqlite: Database) -> None:
     connection = sqlite3.connect(":memory:")
-    with pytest.raises(RuntimeError, match=r"^there is no table temporal_saga_fence in the connection's database"):
+    with pytest.raises(RuntimeError, match=r"^table temporal_saga_fence is missing in the connection's database"):
         environment("do", new_key()).run(lambda: fence.once(connection, lambda: 1, payload=1))
     connection.close()
 

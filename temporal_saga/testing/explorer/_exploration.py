@@ -46,7 +46,7 @@ class Exploration:
         tried: How many plans ran.
         plan: The one plan that was to run; None if all were.
         pruned: How many plans were left out, by the reason.
-        untried: How many plans there was no time for, without those that would follow from their runs.
+        untried: How many plans the time did not allow. Plans that their runs would have led to are not counted.
         violations: One for each way of failing, the shortest plan of each, shortest first.
         without_compensation: The steps that took effect in a run that ended badly, and that no run undid.
         seconds: How long it took.

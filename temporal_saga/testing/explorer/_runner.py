@@ -33,7 +33,7 @@ class Runner(Generic[W, R]):
         ends: End = "completed",
     ) -> None:
         if not callable(setup):
-            raise TypeError(f"setup={setup!r} is no function: give one that makes a fresh world for each run")
+            raise TypeError(f"setup={setup!r} is not a function: give a function that makes a fresh world for each run")
         self.name: str = getattr(workflow_run, "__qualname__", str(workflow_run))
         self.known: Known = Known()
         self._workflow_run = workflow_run

@@ -40,7 +40,7 @@ class Chain(Protocol):
     """The runs of one workflow id, as one of them sees it."""
 
     def next_attempt(self, failure: Failure) -> tuple[RunStart, float] | None:
-        """Return what the run that tries again starts with, and in how many seconds; None if there is no such run."""
+        """Return the start of the retrying run and its delay in seconds; None if the workflow is not retried."""
         ...
 
     def continue_with(self, start: RunStart, delay: float = 0.0) -> None:

@@ -46,7 +46,7 @@ def reports_of(instance: Instance, converter: Converter) -> list[SagaReport]:
 
 
 def _innermost_owner() -> asyncio.Task[Any] | None:
-    """Return the task inside of the innermost open saga; None if there is no such saga."""
+    """Return the task inside the innermost open saga; None if no saga is open."""
     run = Run.find()
     owners = [saga.owner for saga in run.open_sagas()] if run else []
     return next((owner for owner in reversed(owners) if not owner.done()), None)

@@ -115,7 +115,7 @@ class Execution:
         )
 
     def next_attempt(self, failure: Failure) -> tuple[RunStart, float] | None:
-        """Return what the run that tries again starts with, and in how many seconds; None if there is no such run."""
+        """Return the start of the retrying run and its delay in seconds; None if the workflow is not retried."""
         start = self.run.start
         if start.retry_policy is None:
             self.retry_state = RetryState.RETRY_STATE_RETRY_POLICY_NOT_SET
