@@ -64,8 +64,8 @@ class Preset:
         initial_interval: The wait before the first retry.
         maximum_interval: The longest wait; waits grow until then.
         maximum_attempts: How many attempts; 0 is no limit (Temporal's own meaning).
-        schedule_to_close_timeout: The time for all attempts together; None means no limit. The server skips a retry that
-            would start later.
+        schedule_to_close_timeout: The time for all attempts together; None means no limit. The server skips a
+            retry that would start later.
         start_to_close_timeout: The time for one attempt; None is as long as all of them together.
         backoff_coefficient: What a wait is multiplied by for the next one.
         non_retryable_error_types: The types of `ApplicationError` that end the retries. A plain exception's type is the

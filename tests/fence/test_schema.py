@@ -255,7 +255,7 @@ def check(told: Any) -> None:
     assert isinstance(told.value.__cause__, (sqlite3.OperationalError, psycopg.errors.UndefinedTable))
 
 
-MISSING = r"^there is no table temporal_saga_fence .*: call fence\.create_table(_async)?\(connection\) before the"
+MISSING = r"^table temporal_saga_fence is missing .*: call fence\.create_table(_async)?\(connection\) before the"
 
 
 @pytest.mark.parametrize("phase", ["do", "undo", "push", "key"])

@@ -211,7 +211,7 @@ def generator(*_: Any) -> Any:
         (TypeError, "setup has to be a plain function", {"setup": asynchronous}),
         (TypeError, "setup has to be a plain function", {"setup": generator}),
         (TypeError, "setup has to be a plain function", {"setup": lambda: None}),
-        (TypeError, "setup=.*Bank.* is no function", {"setup": Bank()}),
+        (TypeError, "setup=.*Bank.* is not a function", {"setup": Bank()}),
         (TypeError, "returned, object, has no list of activities", {"setup": object}),
         (TypeError, "explore has no option 'fault': did you mean 'faults'", {"fault": 2}),
         (TypeError, "explore has no option 'activities': they are those of the world", {"activities": []}),
