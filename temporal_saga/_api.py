@@ -8,6 +8,7 @@ import temporal_saga.presets as presets
 from temporal_saga._compensation import Compensation
 from temporal_saga._identity import Step, business_key, current_step
 from temporal_saga._outcome import Outcome, StepOutcome
+from temporal_saga._parking import Parked
 from temporal_saga._report import SagaReport, StepReport
 from temporal_saga._saga import Saga
 from temporal_saga._state import SagaState
@@ -27,6 +28,7 @@ __all__ = [
     "Declined",
     "DuplicateStep",
     "Outcome",
+    "Parked",
     "Rejected",
     "Saga",
     "SagaClosed",

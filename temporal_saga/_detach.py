@@ -20,6 +20,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
     shared = scope.shared
     if scope.parent is not None or scope.has_savepoints:
         raise shared.refuse("detach() in a savepoint: leave the savepoint first, so that it ends well or badly")
+    if parked := [step.name for step in shared.steps if step.ticket is not None]:
+        raise shared.refuse(f"detach() while something is parked ({', '.join(parked)}): a person has to decide first")
     if scope.is_busy:
         raise shared.refuse("detach() with a step in flight: await every step first")
     if never := scope.stack.never_awaited():

@@ -25,6 +25,8 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     run = Run.current()
     if state is not None and run.is_in_use(state.identity):
         raise RuntimeError(in_use(state.name))
+    if options.parks_undos:
+        run.parking.check_name_is_free()
     pivot = Pivot(run.arrivals, _main_task(name, run))
     scope = Scope(Shared(run, name, pivot, state), None, options)
     seconds = None if deadline is None else deadline.total_seconds()

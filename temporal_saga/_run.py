@@ -5,17 +5,20 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cached_property
 from inspect import Parameter, Signature
 from typing import Any, Protocol, cast
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeKey
 
 from ._cancels import Arrivals
+from ._parking import Parking
 from ._report import SagaReport
 from ._waiting import until_idle
 from .errors import CompensationError
 
-__all__ = ["QUERY", "OpenSaga", "Room", "Run", "in_main_method"]
+__all__ = ["QUERY", "OpenSaga", "Room", "Run", "in_main_method", "search_attribute"]
 
 QUERY = "saga_report"
 
@@ -24,6 +27,9 @@ _MOST_BYTES = 1024 * 1024  # the server ends a run whose workflow task exceeds 4
 # The server fails a workflow task that would leave more than 2,000 activities pending (limit.numPendingActivities);
 # the rest of the run needs some of them.
 _MOST_AT_ONCE = 500
+
+search_attribute: ContextVar[str | None] = ContextVar("temporal_saga_search_attribute", default=None)
+"""The search attribute that shows the state of a run's sagas, as the plugin was told; None for none."""
 
 in_main_method: ContextVar[bool] = ContextVar("temporal_saga_in_main_method", default=False)
 """Whether the current code is the main method's, or of a task of it; a handler's is not.
@@ -109,7 +115,16 @@ class Room:
 
 
 class Run:
-    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
+    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global.
+
+    Attributes:
+        unwinding: How many scopes unwind.
+        is_incomplete: Whether a saga has ended with an undo that failed for good.
+    """
+
+    unwinding = 0
+    is_incomplete = False
+    _shown: str | None = None  # by the search attribute
 
     def __init__(self) -> None:
         self.arrivals = Arrivals()
@@ -121,6 +136,24 @@ class Run:
         self._open: dict[OpenSaga, None] = {}
         self._when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] = []
         self._sweeper: asyncio.Task[None] | None = None
+
+    @cached_property
+    def parking(self) -> Parking:
+        """What waits for a person."""
+        return Parking()
+
+    def show_state(self) -> None:
+        """Show in the list of workflows that something unwinds, is parked, or has stayed behind."""
+        name = search_attribute.get()
+        if name is None:
+            return
+        state = "INCOMPLETE" if self.is_incomplete else None
+        state = "PARKED" if self.parking else "UNWINDING" if self.unwinding else state
+        if state == self._shown or not workflow.patched("temporal-saga-search-attribute"):
+            return
+        self._shown = state
+        key = SearchAttributeKey.for_keyword(name)
+        cast(Any, workflow).upsert_search_attributes([key.value_unset() if state is None else key.value_set(state)])
 
     @staticmethod
     def find() -> "Run | None":

@@ -13,21 +13,24 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 from temporalio import workflow
 
 from ._cancels import Cancels
+from ._metrics import count
 from ._outcome import type_name
+from ._parking import Resolution
 from ._report import SagaReport
 from ._run import in_main_method
 from ._shared import Shared
 from ._stack import Stack
-from ._step import Step
+from ._step import ParkingStep, Step
 from ._typing import Options
 from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
@@ -225,6 +228,19 @@ class Scope:
         """Whether a savepoint in it is open."""
         return bool(self._savepoints)
 
+    @property
+    def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
+        """What lets an undo wait for a person that has failed for good; None if the saga goes on without."""
+        reminder = self.options.reminder
+        return partial(self.shared.park, "undo", reminder) if self.options.parks_undos else None
+
+    def parking_step(self, *args: Any) -> ParkingStep:
+        """Return a step that waits for a person if it fails for good."""
+        self.shared.run.parking.check_name_is_free()
+        step = ParkingStep(*args)
+        step.park = partial(self.shared.park, "step", self.options.reminder)
+        return step
+
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
         scopes = (self, *self.open_savepoints())
@@ -240,7 +256,8 @@ class Scope:
         steps = [step.report() for step in self.shared.steps]
         if ended_well:  # what is still armed then is kept
             steps = [replace(step, undo_state=None) if step.undo_state == "PENDING" else step for step in steps]
-        return SagaReport(self.shared.name, cast(Any, self.state.value), steps)
+        parked = not self.has_ended and any(step.ticket is not None for step in self.shared.steps)
+        return SagaReport(self.shared.name, cast(Any, "PARKED" if parked else self.state.value), steps)
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
@@ -248,10 +265,16 @@ class Scope:
         was, self.state, self.has_ended = self.state, state, True
         self.cancels.stop_deadline()
         if was is State.UNWINDING:
+            self.shared.run.unwinding -= 1
             self._log_end()
         parent = self.parent
         if parent is None:
-            self.shared.run.leave(self)
+            run = self.shared.run
+            run.leave(self)
+            run.is_incomplete |= state is State.INCOMPLETE
+            run.show_state()
+            if state is not State.DETACHED:
+                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=state.value.lower())
             self.cancel_waited = self.shared.pivot.end()
             return
         if state is State.MERGED:
@@ -282,6 +305,9 @@ class Scope:
 
     def note_failed(self, failed: list[Step], cause: BaseException | None) -> None:
         """Note undos that failed for good. They are the whole saga's."""
+        for step in failed:
+            text = "Compensations that have failed for good."
+            count("compensation_failures", text, saga=self.shared.name, step=step.name)
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
         self.stack.failed += failed

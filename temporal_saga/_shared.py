@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from ._cancels import Pivot
 from ._identity import Keys, check_parts, checked_name
+from ._outcome import type_name
+from ._parking import Parked, Resolution
+from ._report import hide, show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
 from ._step import Step
-from ._typing import Moment
+from ._typing import Moment, Reminder
 from .errors import DuplicateStep
 
 __all__ = ["Shared", "in_use"]
@@ -127,6 +130,30 @@ class Shared:
         if self.run.is_in_use(state.identity):
             raise self.refuse(in_use(state.name))
         self.run.joined.append(state.identity)
+
+    async def park(
+        self, what: Literal["step", "undo"], reminder: Reminder | None, step: Step, error: BaseException
+    ) -> Resolution | None:
+        """Let a step, or its undo, wait for a person; return the decision, or None if a cancel came first."""
+        run = self.run
+        ticket = step.ticket = run.parking.park(Parked(self.name, step.name, step.key, what, type_name(error)))
+        self.show()
+        run.show_state()
+        try:
+            resolution = await ticket.wait(reminder)
+        finally:
+            step.ticket = None
+        step.resolution = resolution or step.resolution
+        run.show_state()
+        if run.unwinding or run.parking:
+            self.show()
+        else:
+            hide()
+        return resolution
+
+    def show(self) -> None:
+        """Show the saga in the Web UI."""
+        show(self.name, [step.report() for step in self.steps])
 
     def newest_error(self) -> BaseException | None:
         """Return the newest error that a step has raised."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, cast
 
 from temporalio import workflow
 
 from ._compensation import Callback, Compensation, registered_name
 from ._identity import Phase
-from ._outcome import Outcome, outcome_of
+from ._outcome import Outcome, is_refusal, outcome_of, saga_failure
+from ._parking import Resolution, Ticket
 from ._report import StepReport
 from ._typing import Kind, Moment
-from ._waiting import raise_if_evicted
+from ._waiting import UntilDone, raise_if_evicted
 
-__all__ = ["ACTIVITY_OPTIONS", "Step"]
+__all__ = ["ACTIVITY_OPTIONS", "ParkingStep", "Step"]
 
 # An undo must not overtake its own step: a cancelled step is awaited until it has ended.
 ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
@@ -23,6 +24,9 @@ _CHILD_OPTIONS: dict[str, Any] = {
     "cancellation_type": workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
     "parent_close_policy": workflow.ParentClosePolicy.REQUEST_CANCEL,
 }
+
+
+UndoState = Literal["PENDING", "RUNNING", "DONE", "FAILED", "PARKED", "BY_HAND", "GIVEN_UP"]
 
 
 class Step:
@@ -42,8 +46,10 @@ class Step:
     outcome: Outcome | None = None  # None while the step runs
     error: BaseException | None = None
     raised = False  # True iff the body got an error or a cancel in place of a result; the body may have swallowed that
-    undo_state: Literal["PENDING", "RUNNING", "DONE", "FAILED"] | None = None  # None if nothing is armed
+    undo_state: UndoState | None = None  # None if nothing is armed
     undo_error: BaseException | None = None
+    ticket: Ticket | None = None  # while the step, or its undo, waits for a person
+    resolution: Resolution | None = None  # what a person has decided last
     inputs: list[Any] | None = None  # held while something is armed
     task: asyncio.Task[Any]  # of the call, while the step is in flight
     _call: Any  # what asks the call to end, while the step is in flight
@@ -93,7 +99,7 @@ class Step:
             return
         # The history has not grown since the command was given, so the command never left this worker. The SDK's core
         # drops both commands (measured: no ActivityTaskScheduled). A child's cancel waits until the child has started.
-        if isinstance(self.task, workflow.ActivityHandle):
+        if isinstance(cast(object, self._call), workflow.ActivityHandle):
             self._never_sent |= workflow.info().get_current_history_length() == self._history_at_start
         self._call.cancel()
 
@@ -158,8 +164,61 @@ class Step:
 
     def report(self) -> StepReport:
         """Return what people see of the step."""
-        state = self.outcome.value if self.outcome else "RUNNING"
-        return StepReport(self.name, self.key, state, self.undo_name, self.undo_state)
+        state = self.outcome.value if self.outcome else "RUNNING" if self.ticket is None else "PARKED"
+        who, why = (None, None) if self.resolution is None else (self.resolution.who, self.resolution.why)
+        return StepReport(self.name, self.key, state, self.undo_name, self.undo_state, who, why)
+
+
+class ParkingStep(Step):
+    """A step that waits for a person when it has failed for good, in place of raising.
+
+    To the rest it is in flight meanwhile. A cancel ends the waiting.
+
+    Attributes:
+        park: Waits for the decision of a person; None if a cancel comes first.
+    """
+
+    park: Callable[[Step, BaseException], Awaitable[Resolution | None]]
+    _is_cancelled = False
+    _is_unknown = False  # True iff an attempt before the last one may have had an effect, or nobody decided
+
+    def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
+        """Give the command. Returns a task that ends when the call has ended, and nobody has to decide anything."""
+
+        def start() -> asyncio.Task[Any]:
+            return super(ParkingStep, self).start(kind, target, options, info)
+
+        self.task = asyncio.create_task(self._run(start, start()))
+        return self.task
+
+    async def _run(self, start: Callable[[], asyncio.Task[Any]], task: asyncio.Task[Any]) -> Any:
+        this = self.task
+        while True:
+            await UntilDone(task)
+            try:
+                return task.result()
+            except Exception as error:
+                if self._is_cancelled or saga_failure(error) is None or is_refusal(error):
+                    raise
+                resolution = await self.park(self, error)
+                self._is_unknown |= resolution is None
+                if resolution is None or resolution.action != "retry":
+                    raise
+            self._is_unknown = True
+            task = start()
+            self.task = this
+
+    def request_cancel(self) -> None:
+        """Ask the call to end, or the waiting."""
+        self._is_cancelled = True
+        if self.ticket is not None:
+            self.ticket.settle(None)
+        else:
+            super().request_cancel()
+
+    def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
+        """Read what became of the call: only if the first attempt was the last can it prove anything."""
+        super().settle(ended, lambda: self._is_unknown or may_repeat())
 
 
 class _Child:

@@ -16,7 +16,7 @@ from typing import Any
 from temporalio import workflow
 
 from ._cancels import after
-from ._report import show
+from ._metrics import record_seconds
 from ._scope import Scope, State, Undoing, undoing
 from ._step import Step
 from ._undo import How, Todo, undo
@@ -42,7 +42,7 @@ class Unwind:
         self._is_drained = False
         self._todo = Todo()
         self._todo.add(swallowed or [])
-        self._how = How(scope.options, scope.shared.run.room, self._on_change)
+        self._how = How(scope.options, scope.shared.run.room, self._on_change, scope.park_undo)
         scope.on_push = self._take_late
 
     async def run(self, cause: BaseException | None) -> list[Step]:
@@ -53,9 +53,13 @@ class Unwind:
         """
         scope, shared = self._scope, self._scope.shared
         scope.cancels.begin_unwind()
+        began = asyncio.get_running_loop().time()
         if scope.state is State.OPEN:
+            shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
+        shared.run.show_state()
+        shared.show()
         scope.released = scope.released or asyncio.get_running_loop().create_future()
         while True:
             task = asyncio.create_task(self._drain_and_undo())
@@ -67,6 +71,8 @@ class Unwind:
                 break
         scope.on_push = None
         scope.note_failed(self._how.failed, cause)
+        lasted = asyncio.get_running_loop().time() - began
+        record_seconds("unwind_seconds", "How long an unwind took.", lasted, saga=shared.name)
         return self._how.failed
 
     async def _drain_and_undo(self) -> None:
@@ -77,9 +83,9 @@ class Unwind:
             await self._drain()
             self._is_drained = True
             self._take_late()
-            self._show()
+            self._scope.shared.show()
             await undo(self._todo, self._how)
-            self._show()
+            self._scope.shared.show()
         finally:
             this.is_over = True
 
@@ -123,20 +129,17 @@ class Unwind:
             self._todo.add(self._scope.stack.give())
 
     def _on_change(self, step: Step) -> None:
-        if step.undo_state == "FAILED":
+        if step.undo_state in ("FAILED", "GIVEN_UP"):
             self._take_all()
         elif len(self._scope.shared.steps) <= _MOST_SHOWN:
-            self._show()
-
-    def _show(self) -> None:
-        show(self._scope.shared.name, [step.report() for step in self._scope.shared.steps])
+            self._scope.shared.show()
 
 
 async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     """Undo one step while its scope stays open, whatever happens meanwhile; return a cancel that came."""
     todo = Todo()
     todo.add([step])
-    how = How(scope.options, scope.shared.run.room, lambda _: None)
+    how = How(scope.options, scope.shared.run.room, lambda _: None, scope.park_undo)
 
     async def protected() -> None:
         this = Undoing(scope)
