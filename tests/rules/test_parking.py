@@ -284,7 +284,7 @@ def test_a_refusal_does_not_park(error: ApplicationError) -> None:
 @pytest.mark.parametrize("last", [REFUSED, NOT_SENT], ids=["unknown", "no effect"])
 @pytest.mark.parametrize("retries", [0, 1])
 def test_proof_holds_for_the_only_attempt(first: Any, last: Any, retries: int) -> None:
-    """What failed before a retry may have had an effect; a step that nobody has tried again is what its error proves."""
+    """What failed before a retry may have had an effect; without a retry the error says what the step is."""
     run = Run(one_step()).start()
     run.activate(completed("a"))
     run.activate(failed("b", first))
