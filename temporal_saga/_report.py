@@ -59,12 +59,9 @@ def show(name: str, steps: Sequence[StepReport]) -> None:
     A list: the Web UI (2.54.1) drops the borders and the spaces of a table.
     """
     armed = [step for step in steps if step.undo_state is not None or step.state == "PARKED"]
-    counts = [
-        f"{count} {word}"
-        for word, states in _COUNTED
-        if (count := sum(step.undo_state in states for step in armed)) or word == "undone"
-    ]
-    lines = [f"Saga **{name}**: {' · '.join(counts)}, of {len(armed)}", ""]
+    counted = {word: sum(step.undo_state in states for step in armed) for word, states in _COUNTED}
+    head = [f"{counted.pop('undone')} of {len(armed)} undone", *(f"{n} {word}" for word, n in counted.items() if n)]
+    lines = [f"Saga **{name}**: {', '.join(head)}", ""]
     lines += [f"- {_line(step)}" for step in reversed(armed[-_MOST_ROWS:])]
     if len(armed) > _MOST_ROWS:
         lines.append(f"- … and {len(armed) - _MOST_ROWS} older ones")
