@@ -8,7 +8,7 @@ from typing import Literal
 
 from temporalio import workflow
 
-__all__ = ["SagaReport", "StepReport", "hide", "show"]
+__all__ = ["SagaReport", "StepReport", "show"]
 
 _MOST_ROWS = 50
 
@@ -66,11 +66,6 @@ def show(name: str, steps: Sequence[StepReport]) -> None:
     if len(armed) > _MOST_ROWS:
         lines.append(f"- … and {len(armed) - _MOST_ROWS} older ones")
     workflow.set_current_details("\n".join(lines))
-
-
-def hide() -> None:
-    """Take away what was shown: the saga goes on."""
-    workflow.set_current_details("")
 
 
 _COUNTED = [("undone", ("DONE", "BY_HAND")), ("failed", ("FAILED", "GIVEN_UP")), ("parked", ("PARKED",))]

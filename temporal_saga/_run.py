@@ -119,10 +119,12 @@ class Run:
 
     Attributes:
         unwinding: How many scopes unwind.
+        details: What the UI showed before something was parked, to show it again.
         is_incomplete: Whether a saga has ended with an undo that failed for good.
     """
 
     unwinding = 0
+    details = ""
     is_incomplete = False
     _shown: str | None = None  # by the search attribute
 

@@ -12,7 +12,7 @@ from ._cancels import Pivot
 from ._identity import Keys, check_parts, checked_name
 from ._outcome import type_name
 from ._parking import Parked, Resolution
-from ._report import hide, show
+from ._report import show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
@@ -136,6 +136,8 @@ class Shared:
     ) -> Resolution | None:
         """Let a step, or its undo, wait for a person; return the decision, or None if a cancel came first."""
         run = self.run
+        if not (run.parking or run.unwinding):
+            run.details = workflow.get_current_details()
         ticket = step.ticket = run.parking.park(Parked(self.name, step.name, step.key, what, type_name(error)))
         self.show()
         run.show_state()
@@ -148,7 +150,7 @@ class Shared:
         if run.unwinding or run.parking:
             self.show()
         else:
-            hide()
+            workflow.set_current_details(run.details)
         return resolution
 
     def show(self) -> None:

@@ -396,6 +396,34 @@ def test_a_child_that_failed_parks_and_runs_again_under_its_id() -> None:
 # --- around it ---
 
 
+def test_the_details_show_what_is_parked_and_then_what_they_showed_before() -> None:
+    @flow
+    async def body() -> list[str]:
+        workflow.set_current_details("mine")
+        shown: list[str] = []
+        workflow.set_signal_handler("look", lambda: shown.append(workflow.get_current_details()))
+        async with new_saga(on_step_failure="park") as saga:
+            await do(saga, "a")
+            await asyncio.gather(do(saga, "b"), do(saga, "c"))
+        return [*shown, workflow.get_current_details()]
+
+    run = Run(body).start()
+    for event in (completed("a"), failed("b", REFUSED), failed("c", REFUSED)):
+        run.activate(event)
+    run.activate(signal("look"))
+    run.activate(decide(key_of(run, "b"), "retry", update_id="1"))
+    run.activate(completed("b"))
+    run.activate(decide(key_of(run, "c"), "retry", update_id="2"))
+    run.activate(completed("c"))
+    waits = "(PARKED) → undo_{0}: **PENDING**, waits for a person: `saga_resolve` with key `{1}`"
+    shown, end_of_all = run.result
+    assert shown.split("\n")[0] == "Saga **saga**: 0 of 3 undone"
+    for name in "bc":
+        assert f"- **{name}** " + waits.format(name, key_of(run, name)) in shown
+    assert end_of_all == "mine"
+    run.check()
+
+
 def test_detach_while_something_is_parked_is_misuse_that_says_so() -> None:
     async def act(saga: Saga) -> None:
         task = asyncio.create_task(do(saga, "b"))
