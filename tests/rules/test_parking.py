@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import Compensation, Parked, Saga
 from temporal_saga.plugin import SagaPlugin
-from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, timer, update
+from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, signal, timer, update
 from tests.rules.workflows import DECLINED, REFUSED, cancels, do, end, flow, new_saga, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
