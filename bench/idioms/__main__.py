@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--only", action="append", choices=IDIOMS, metavar="NAME", help=f"an idiom, of {', '.join(IDIOMS)}; repeatable"
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--plans", action="store_true", help="also list the plans that a cell counts")
     parser.add_argument("--write", action="store_true", help="also write the tables into README.md and docs/by-hand.md")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N", help="default: one for each core")
     chosen = parser.parse_args(arguments)
@@ -42,10 +43,13 @@ def main(arguments: list[str] | None = None) -> None:
     # Spawned: a forked process would share the SDK's threads.
     with ProcessPoolExecutor(chosen.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for depth in DEPTHS if chosen.depth is None else (chosen.depth,):
-            table = rows(_explore(pool, names, depth), names, depth)
+            counts = _explore(pool, names, depth)
+            table = rows(counts, names, depth)
             tables[depth] = markdown(table)
             shown = tables[depth] if chosen.markdown else plain(table)
             print("\n" if len(tables) > 1 else "", shown, sep="", flush=True)
+            if chosen.plans:
+                _list_plans(counts, names)
     if not chosen.markdown:
         print("\nEach cell: plans that end badly with an effect standing, of the plans that ran.")
     if chosen.write:
@@ -69,6 +73,13 @@ def _explore(pool: Executor, names: list[str], depth: int) -> dict[Cell, Count]:
         _progress(f"{heading(depth)}: {len(counts)} of {len(cells)} explorations, {plans:,} plans, {spent:.0f} s")
     _progress("")
     return counts
+
+
+def _list_plans(counts: dict[Cell, Count], names: list[str]) -> None:
+    for name in names:
+        for story, provider in COLUMNS:
+            if standing := counts[name, story, provider].standing:
+                print(f"\n{name}, {story}, {provider}:", *standing, sep="\n  ")
 
 
 def _progress(line: str) -> None:

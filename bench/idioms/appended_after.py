@@ -1,10 +1,10 @@
 """Each compensation goes on a list after its step, and `except Exception` runs the list in reverse.
 
-Seen in: blog posts and the first answers to "saga in Temporal"; most first versions in applications.
+Seen in: blog posts, answers to questions about sagas, and most first versions in applications.
 
-Misses: a step whose reply is lost, or that times out, may have taken effect, and its compensation is not on the list. A
-cancel in a sleep or a wait is no `Exception`. A cancel while compensations run, or one compensation that fails, loses the
-rest. In a `gather`, a step that is still running is not on the list either.
+Misses: a step that timed out, or whose reply was lost, may have taken effect, and its compensation is not on the list.
+In a `gather`, a step that is still running is not on the list either. A cancel in a sleep or a wait is not an
+`Exception`. A cancel while the compensations run, or one compensation that fails, loses the rest.
 """
 
 from __future__ import annotations

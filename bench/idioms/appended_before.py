@@ -1,9 +1,9 @@
 """Each compensation goes on a list before its step, and `except Exception` runs the list in reverse.
 
-Seen in: the better tutorials, and vendors' pages on compensating transactions.
+Seen in: the better tutorials, and pages on compensating transactions.
 
-Misses: a cancel in a sleep or a wait is no `Exception`. A cancel while compensations run, or one compensation that fails,
-loses the rest. In a `gather`, the compensation of a step that is still running overtakes its step.
+Misses: a cancel in a sleep or a wait is not an `Exception`. A cancel while the compensations run, or one compensation
+that fails, loses the rest. In a `gather`, the compensation of a step that is still running overtakes the step.
 """
 
 from __future__ import annotations

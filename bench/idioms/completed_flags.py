@@ -1,10 +1,10 @@
-"""The workflow notes which steps have completed, and the rollback skips the others.
+"""The workflow notes which steps have completed, and the rollback skips the other steps.
 
-Seen in: workflows that keep a status for queries, where the rollback reads that status; state machines moved to Temporal;
-code that assistants write.
+Seen in: workflows that keep a status for queries and roll back by that status, state machines that were moved to
+Temporal, and code that assistants write.
 
-Misses: a step that is not marked may have taken effect: its reply was lost, it timed out, it was cancelled, or it is
-still running beside one that failed. A cancel while the rollback runs loses the rest.
+Misses: a step without the mark may have taken effect: its reply was lost, it timed out, it was cancelled, or it still
+runs beside a step that failed. A cancel while the rollback runs, or one undo that fails, loses the rest.
 """
 
 from __future__ import annotations

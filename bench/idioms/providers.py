@@ -3,8 +3,8 @@
 *Idempotent*: a request takes effect once, and its refund too. A refund of a request that has not come finds nothing to
 refund, as with most payment providers: a request that comes later takes effect.
 
-*Fenced*: the refund of a request that has not come leaves a record, which refuses the request. With a saga the record is
-that of `temporal_saga.fence`. By hand the providers keep the same record under the same kind of key.
+*Fenced*: the refund of a request that has not come leaves a record, which refuses the request. With a saga the record
+is that of `temporal_saga.fence`. By hand the providers keep the same record under the same kind of key.
 """
 
 from __future__ import annotations

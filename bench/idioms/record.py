@@ -1,8 +1,8 @@
 """Explores an idiom, and counts the plans that end badly with an effect standing.
 
 What stands is read from the providers' books after each run; how the workflow remembers its compensations does not
-matter. Left out of the count is an effect whose own undo a fault has broken for good, if the run's error names that undo:
-no code can undo it, and a person is told.
+matter. Left out of the count is an effect whose own undo a fault has broken for good, if the run's error names that
+undo: no code can undo it, and a person is told.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class World:
         self.close = books.close
 
 
-def count(name: str, story: Story, provider: Provider, depth: int) -> Count:
-    """Explore an idiom with up to `depth` faults at once."""
+def count(name: str, story: Story, provider: Provider, depth: int, *, kinds: Collection[Any] | None = None) -> Count:
+    """Explore an idiom with up to `depth` faults at once, of the kinds that its provider can stand by default."""
     idiom = IDIOMS[name]
     standing: list[str] = []
 
@@ -116,7 +116,7 @@ def count(name: str, story: Story, provider: Provider, depth: int) -> Count:
         setup=lambda: World(story, _books(idiom, provider)),
         check=look,
         faults=depth,
-        kinds=_kinds(provider),
+        kinds=_kinds(provider) if kinds is None else kinds,
         fail=False,
         progress=False,
     )

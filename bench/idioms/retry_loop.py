@@ -1,10 +1,11 @@
-"""Each undo is repeated in a loop in the workflow until it succeeds, even after an error that is not retryable.
+"""Each undo is repeated in a loop in the workflow until the undo succeeds, even after an error that is not retryable.
 
-Seen in: workflows where an undo "must not fail", and posts that let the workflow wait until somebody has fixed the
+Seen in: workflows whose undo "must not fail", and posts that let the workflow wait until somebody has fixed the
 provider.
 
-Misses: a cancel in the loop's sleep ends the loop. In a `gather`, the undo of a step that is still running overtakes its
-step. A step that a cancel gives up may take effect after its undo.
+Misses: a step that a cancel gives up, or that still runs beside a step that failed, may take effect after its undo,
+unless a fence refuses the step. A cancel in the sleep of the loop ends the loop and loses the rest: that takes three
+faults.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Each undo is retried by its activity's policy, so many times; one that fails is logged, and the rest run.
+"""Each undo is retried by its activity's policy, up to a maximum of attempts; a failed undo is logged.
 
 Seen in: samples that give every activity one retry policy with a maximum of attempts, and reviews that ask for bounded
-retries.
+retries. The other undos run after one that failed.
 
-Misses: an undo that has used up its attempts stands, and only a log line says so: the run fails with the error of the
-step. A cancel ends the undo that is running. What the table cannot show: an outage that lasts longer than the attempts.
+Misses: the effect of an undo that failed stands, and only a log line says so: the run ends with the error of the step.
+A cancel gives up the undo that is running. What the table cannot show is an outage that lasts longer than the attempts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A list of closures, run in reverse under `asyncio.shield`, after a cancel as well.
+"""A list of closures, run in reverse under `asyncio.shield`, after a cancel too.
 
-Seen in: answers on forums to "my compensations do not run when the workflow is cancelled", and advanced tutorials.
+Seen in: answers to "my compensations do not run when the workflow is cancelled", and advanced tutorials.
 
-Misses: the shield protects the compensations and not the wait for them. A second cancel ends the main method, which closes
-the run under its compensations. One that fails loses the rest. A step that a cancel gives up may take effect after its
-compensation.
+Misses: the shield protects the compensations, and not the `await` of the shield. A cancel while the compensations run
+ends the main method, which closes the run under the compensations. A compensation that fails loses the rest. A step
+that a cancel gives up may take effect after its compensation.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ class TransferWorkflow:
     async def run(self, transfer: Transfer) -> None:
         compensations: list[Closure] = []
         try:
-            compensations.append(
-                lambda: workflow.execute_activity_method(Bank.return_withdrawal, transfer, **UNDO)
-            )
+            compensations.append(lambda: workflow.execute_activity_method(Bank.return_withdrawal, transfer, **UNDO))
             await workflow.execute_activity_method(Bank.withdraw, transfer, **STEP)
             await asyncio.sleep(SETTLEMENT.total_seconds())
             compensations.append(lambda: workflow.execute_activity_method(Bank.reverse_deposit, transfer, **UNDO))

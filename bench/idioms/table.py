@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.idioms.record import IDIOMS, PROVIDERS, STORIES, Count
+from bench.idioms.record import IDIOMS, PROVIDERS, STORIES, Count, Provider, Story
 
-Cell = tuple[str, str, str]
+Cell = tuple[str, Story, Provider]
 """An idiom, a story and a provider."""
 
-COLUMNS = [(story, provider) for story in STORIES for provider in PROVIDERS]
+COLUMNS: list[tuple[Story, Provider]] = [(story, provider) for story in STORIES for provider in PROVIDERS]
 
 
 def heading(depth: int) -> str:
@@ -22,7 +22,7 @@ def heading(depth: int) -> str:
 def rows(counts: Mapping[Cell, Count], names: Sequence[str], depth: int) -> list[list[str]]:
     """Return the table's cells, its header first."""
     header = [heading(depth), *[f"{story}, {provider}" for story, provider in COLUMNS]]
-    return [header, *[[IDIOMS[name].title, *[str(counts[name, *column]) for column in COLUMNS]] for name in names]]
+    return [header, *[[IDIOMS[name].title, *[str(counts[name, story, by]) for story, by in COLUMNS]] for name in names]]
 
 
 def plain(table: list[list[str]]) -> str:
