@@ -98,7 +98,7 @@ class Attempt:
     def _leaves_time_after(self, delay: timedelta) -> bool:
         """Tell whether a full attempt fits between a delay and schedule-to-close.
 
-        An attempt that schedule-to-close cuts off ends in a timeout, which takes the failure's place and proves nothing.
+        An attempt that schedule-to-close cuts off ends in a timeout, which hides the failure, and proves nothing.
         """
         total, one = self.info.schedule_to_close_timeout, self.info.start_to_close_timeout
         if not total:
