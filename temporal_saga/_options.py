@@ -6,11 +6,10 @@ first unwind, again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
-from math import isfinite
 from typing import Any, cast
 
 from temporalio import workflow
@@ -35,7 +34,6 @@ _TYPES: Mapping[Kind, Mapping[str, type | None]] = {
     "activity": _types(workflow.ActivityConfig),
     "child": _types(workflow.ChildWorkflowConfig),
 }
-_MOST_ATTEMPTS = 2**31 - 1  # the server's int32
 _OF_A_STEP = ("args", "compensation", "compensation_from", "key", "step")
 _POLICY = [field.name for field in fields(RetryPolicy)]
 
@@ -54,12 +52,7 @@ def check_options(options: Mapping[str, object], kind: Kind) -> None:
 
 
 def check_types(options: Mapping[str, object], kind: Kind) -> None:
-    """Raise if a name is not an option, or a value has another type; the message says what to write.
-
-    Raises:
-        TypeError: If a name is not an option, or a value has another type.
-        ValueError: If a number of a retry policy is not one that the server can count with.
-    """
+    """Raise TypeError if a name is not an option, or a value has another type; the message says what to write."""
     types = _TYPES[kind]
     for name, value in options.items():
         if name not in types:
@@ -102,19 +95,6 @@ def _check_policy(policy: object) -> None:
     check_duration("initial_interval", policy.initial_interval)
     if policy.maximum_interval is not None:
         check_duration("maximum_interval", policy.maximum_interval)
-    attempts, coefficient = cast("object", policy.maximum_attempts), cast("object", policy.backoff_coefficient)
-    if isinstance(attempts, bool) or not isinstance(attempts, int):
-        raise TypeError(f"maximum_attempts must be an int, such as 3, or 0 for no limit; got {attempts!r}")
-    if attempts > _MOST_ATTEMPTS:
-        raise ValueError(f"maximum_attempts must be at most {_MOST_ATTEMPTS}, or 0 for no limit; got {attempts}")
-    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
-        raise TypeError(f"backoff_coefficient must be a float, such as 2.0; got {coefficient!r}")
-    if not isfinite(coefficient):  # the server would take it, and compute a wait of no meaning
-        raise ValueError(f"backoff_coefficient must be a finite number, such as 2.0; got {coefficient!r}")
-    types = cast("object", policy.non_retryable_error_types)
-    if types is not None and (isinstance(types, str) or not isinstance(types, Sequence)):
-        names = [types] if isinstance(types, str) else ["ValueError"]
-        raise TypeError(f"non_retryable_error_types must be a list of names, such as {names!r}; got {types!r}")
     for each in policy.non_retryable_error_types or ():
         if not isinstance(cast("object", each), str):
             name = getattr(each, "__name__", "ValueError")

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count, islice
+from math import isfinite
 from textwrap import wrap
-from typing import cast
+from typing import Any, cast
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _LONGEST = timedelta(days=36_500)  # the server counts a time in nanoseconds, 64 bits of them: 292 years
+_MOST_ATTEMPTS = 2**31 - 1  # the server's int32
 _WAITS_LOOKED_AT = 1000  # a wait that grows by 5 % is at any maximum by then
 _ROWS_SHOWN = 25
 
@@ -280,20 +282,23 @@ class Preset:
             UserWarning,
             frame.f_code.co_filename,
             frame.f_lineno,
-            registry=cast("dict[str, object]", warnings.onceregistry),  # type: ignore[attr-defined]
+            registry=cast("Any", warnings).onceregistry,
         )
 
 
 def _check(options: PresetOptions) -> None:
     """Raise if options contradict each other, or do not mean to the server what they say."""
     config = cast("workflow.ActivityConfig", options)  # at run time the changes may be any options of an activity
+    policy = options.get("retry_policy")
+    if isinstance(policy, RetryPolicy):
+        _check_types_of(policy)
     check_types(config, "activity")
     total = _in_range("schedule_to_close_timeout", options.get("schedule_to_close_timeout"))
     queued = _in_range("schedule_to_start_timeout", options.get("schedule_to_start_timeout"))
     one = _in_range("start_to_close_timeout", options.get("start_to_close_timeout"))
     if total is None and one is None:
         raise ValueError("nothing would notice a dead worker: set start_to_close_timeout, or schedule_to_close_timeout")
-    beat = _in_range("heartbeat_timeout", cast("timedelta | None", config.get("heartbeat_timeout")))
+    beat = _in_range("heartbeat_timeout", config.get("heartbeat_timeout"))
     limit = total if one is None else one
     if beat is not None and limit is not None and beat > limit:
         name = "schedule_to_close_timeout" if one is None else "start_to_close_timeout"
@@ -308,7 +313,6 @@ def _check(options: PresetOptions) -> None:
                 f"schedule_to_close_timeout, {_text(total)}, is shorter than {name}, {_text(part)}, of one attempt: "
                 "raise the first, or lower the second"
             )
-    policy = options.get("retry_policy")
     if policy is None:
         return
     if policy.maximum_attempts < 0:
@@ -337,6 +341,24 @@ def _check(options: PresetOptions) -> None:
                 "of the timeouts, non_retryable_error_types may list TemporalTimeout:StartToClose and "
                 f"TemporalTimeout:Heartbeat; got {each!r}"
             )
+
+
+def _check_types_of(policy: RetryPolicy) -> None:
+    # The SDK encodes some of these, and the server counts with others as with something else.
+    attempts: object = policy.maximum_attempts
+    if isinstance(attempts, bool) or not isinstance(attempts, int):
+        raise TypeError(f"maximum_attempts must be an int, such as 3, or 0 for no limit; got {attempts!r}")
+    if attempts > _MOST_ATTEMPTS:
+        raise ValueError(f"maximum_attempts must be at most {_MOST_ATTEMPTS}, or 0 for no limit; got {attempts}")
+    coefficient: object = policy.backoff_coefficient
+    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
+        raise TypeError(f"backoff_coefficient must be a float, such as 2.0; got {coefficient!r}")
+    if not isfinite(coefficient):
+        raise ValueError(f"backoff_coefficient must be a finite number, such as 2.0; got {coefficient!r}")
+    types: object = policy.non_retryable_error_types
+    if types is not None and (isinstance(types, str) or not isinstance(types, Sequence)):
+        names = [types] if isinstance(types, str) else ["ValueError"]
+        raise TypeError(f"non_retryable_error_types must be a list of names, such as {names!r}; got {types!r}")
 
 
 def _in_range(name: str, value: timedelta | None) -> timedelta | None:

@@ -467,7 +467,9 @@ def check_taken(options: Any) -> None:
     policy.apply_to_proto(encoded)
     # The server's own meaning of no maximum.
     longest = policy.maximum_interval or 100 * policy.initial_interval
-    assert RetryPolicy.from_proto(encoded) == dataclasses.replace(policy, maximum_interval=longest)
+    types = list(policy.non_retryable_error_types or ()) or None
+    same = dataclasses.replace(policy, maximum_interval=longest, non_retryable_error_types=types)
+    assert RetryPolicy.from_proto(encoded) == same
     assert type(policy.maximum_attempts) is int
     assert math.isfinite(policy.backoff_coefficient)
     assert type(policy.backoff_coefficient) in (int, float)
@@ -525,7 +527,7 @@ def test_an_option_of_a_call_is_taken_as_it_is_or_an_error_names_it(name: str, v
 def test_two_options_that_are_right_alone_may_contradict_each_other() -> None:
     long, short = 40 * SECOND, 20 * SECOND
     for names in itertools.permutations(sorted(TIMEOUTS), 2):
-        options = taken_or_error(lambda a=names[0], b=names[1]: UNTYPED_QUIET(**{a: long, b: short}))
+        options = taken_or_error(partial(UNTYPED_QUIET, **{names[0]: long, names[1]: short}))
         if isinstance(options, Exception):
             assert any(name in str(options) for name in names)
         else:
