@@ -13,11 +13,11 @@ measured on server 1.32.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from inspect import currentframe
 from itertools import count, islice
 from math import isfinite
 from textwrap import wrap
@@ -269,8 +269,8 @@ class Preset:
     def _warn_past_key_window(self, total: timedelta | None) -> None:
         if total is None or self.key_window is None or total <= self.key_window:
             return
-        frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__name__") in (__name__, "dataclasses"):
+        frame = currentframe()
+        while frame is not None and frame.f_globals.get("__name__") in (__name__, "dataclasses"):
             frame = frame.f_back
         # The sandbox imports this module, and the caller's, anew for each run. So the note that this line has been
         # warned of has to be with a module that the sandbox passes through.
@@ -280,8 +280,8 @@ class Preset:
             "or say how long yours keeps keys: dataclasses.replace(preset, key_window=timedelta(days=30)), or None for "
             "a key that is kept for ever, or no key",
             UserWarning,
-            frame.f_code.co_filename,
-            frame.f_lineno,
+            frame.f_code.co_filename if frame else __file__,
+            frame.f_lineno if frame else 0,
             registry=cast("Any", warnings).onceregistry,
         )
 
@@ -345,17 +345,17 @@ def _check(options: PresetOptions) -> None:
 
 def _check_types_of(policy: RetryPolicy) -> None:
     # The SDK encodes some of these, and the server counts with others as with something else.
-    attempts: object = policy.maximum_attempts
+    attempts = cast("object", policy.maximum_attempts)
     if isinstance(attempts, bool) or not isinstance(attempts, int):
         raise TypeError(f"maximum_attempts must be an int, such as 3, or 0 for no limit; got {attempts!r}")
     if attempts > _MOST_ATTEMPTS:
         raise ValueError(f"maximum_attempts must be at most {_MOST_ATTEMPTS}, or 0 for no limit; got {attempts}")
-    coefficient: object = policy.backoff_coefficient
+    coefficient = cast("object", policy.backoff_coefficient)
     if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
         raise TypeError(f"backoff_coefficient must be a float, such as 2.0; got {coefficient!r}")
     if not isfinite(coefficient):
         raise ValueError(f"backoff_coefficient must be a finite number, such as 2.0; got {coefficient!r}")
-    types: object = policy.non_retryable_error_types
+    types = cast("object", policy.non_retryable_error_types)
     if types is not None and (isinstance(types, str) or not isinstance(types, Sequence)):
         names = [types] if isinstance(types, str) else ["ValueError"]
         raise TypeError(f"non_retryable_error_types must be a list of names, such as {names!r}; got {types!r}")
