@@ -484,7 +484,7 @@ def check_taken(options: Any) -> None:
     assert policy.initial_interval <= (policy.maximum_interval or timedelta.max)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, report_multiple_bugs=False)
 @given(name=st.sampled_from(sorted(FIELDS)), value=ANYTHING)
 @example("backoff_coefficient", float("nan"))
 @example("backoff_coefficient", float("inf"))
@@ -507,7 +507,7 @@ def test_an_option_is_taken_as_it_is_or_an_error_names_it(name: str, value: Any)
         assert isinstance(value, bool) is False
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, report_multiple_bugs=False)
 @given(name=st.sampled_from(sorted({*TIMEOUTS, *POLICY})), value=ANYTHING)
 @example("heartbeat_timeout", timedelta(seconds=31))
 @example("schedule_to_start_timeout", timedelta(minutes=11))
