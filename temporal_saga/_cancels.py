@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -110,14 +111,13 @@ gates: ContextVar[Gate | None] = ContextVar("temporal_saga_gate", default=None)
 class Arrivals:
     """The cancels of one run: when the workflow's came, and which are on their way back to their task."""
 
+    owed: Mapping[asyncio.Task[Any], int] = {}  # by the task that gets one in this turn: what it had counted before
+    came_again_at: Mapping[asyncio.Task[Any], int] = {}  # by the task that has got one back: as `came_at`
+    _seen_at: int | None = None  # without the plugin
+    _watcher: asyncio.Task[None] | None = None
+
     def __init__(self) -> None:
         self.gate = gates.get()
-        self.owed: dict[
-            asyncio.Task[Any], int
-        ] = {}  # by the task that gets one in this turn: what it had counted before
-        self.came_again_at: dict[asyncio.Task[Any], int] = {}  # by the task that has got one back: as `came_at`
-        self._seen_at: int | None = None  # without the plugin
-        self._watcher: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
         """Without the plugin: look for the workflow's cancel from now on."""
@@ -130,8 +130,12 @@ class Arrivals:
 
     def owe(self, task: asyncio.Task[Any], count: int) -> None:
         """Note that a task is about to get a cancel, which is not among the `count` that it has had."""
-        self.owed[task] = count
-        asyncio.get_running_loop().call_soon(self.owed.pop, task, None)
+
+        def forget() -> None:
+            self.owed = {other: had for other, had in self.owed.items() if other is not task}
+
+        self.owed = {**self.owed, task: count}
+        asyncio.get_running_loop().call_soon(forget)
 
     def came_at(self) -> int | None:
         """Return the length of the history when the workflow's cancel came; without the plugin, when it was seen."""
@@ -151,15 +155,17 @@ class Pivot:
             reaches. Without the plugin only the main method's own task may.
     """
 
-    is_passed = False
-    held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
-    _cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
-    _went_no_further = False  # True iff the cancel was held before a task that the main method waits for could get it
+    __slots__ = ("_arrivals", "_cancelled_before", "_gate", "_main_task", "_went_no_further", "held", "is_passed")
 
     def __init__(self, arrivals: Arrivals, main_task: asyncio.Task[Any] | None) -> None:
         self._arrivals = arrivals
         self._gate = arrivals.gate
         self._main_task = main_task
+        self.is_passed = False
+        self.held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
+        self._cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
+        # True iff the cancel was held before a task that the main method waits for could get it
+        self._went_no_further = False
 
     @property
     def is_barred(self) -> bool:
@@ -318,11 +324,12 @@ class Cancels:
         the timeout has taken its cancel back.
         """
         if sys.version_info >= (3, 11):
-            owner, count, again_at = self._owner, self._count_at_unwind, self._arrivals.came_again_at
+            owner, count, arrivals = self._owner, self._count_at_unwind, self._arrivals
 
             def deliver() -> None:
                 if not owner.done() and owner.cancelling() > count:
-                    again_at[owner] = workflow.info().get_current_history_length()
+                    came_at = workflow.info().get_current_history_length()
+                    arrivals.came_again_at = {**arrivals.came_again_at, owner: came_at}
                     owner.uncancel()
                     owner.cancel()
 

@@ -76,7 +76,7 @@ class Compensation:
         args: Sequence[Any] = (),
         **options: Any,
     ) -> None:
-        self._set(kind_of(activity_or_workflow), activity_or_workflow, arguments(arg, args), options)
+        self._set(kind_of(activity_or_workflow), activity_or_workflow, list(arguments(arg, args)), options)
 
     def _set(
         self, kind: Kind, target: Callable[..., Any] | str, args: list[Any], options: dict[str, Any]
@@ -129,7 +129,7 @@ class Compensation:
             args: Its arguments, if there are several; not with `arg`.
             options: Options of `workflow.execute_child_workflow`.
         """
-        return cls.__new__(cls)._set("child", workflow, arguments(arg, args), options)
+        return cls.__new__(cls)._set("child", workflow, list(arguments(arg, args)), options)
 
     def __repr__(self) -> str:
         return f"Compensation({self.name!r})"  # arguments are the user's data
@@ -207,13 +207,13 @@ class Callback:
             await result
 
 
-def arguments(arg: Any, args: Sequence[Any]) -> list[Any]:
-    """Return the arguments of a call as a list; raise TypeError if both ways to give them are used."""
+def arguments(arg: Any, args: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the arguments of a call; raise TypeError if both ways to give them are used."""
     if arg is UNSET:
-        return list(args)
+        return tuple(args)
     if args:
         raise TypeError("give one argument as arg, or several as args=[...], not both")
-    return [arg]
+    return (arg,)
 
 
 def kind_of(target: Callable[..., Any] | str) -> Kind:
@@ -227,12 +227,12 @@ def registered_name(target: Any) -> str:
     Raises:
         TypeError: If it is neither a name nor decorated.
     """
-    if isinstance(target, str):
-        return target
     definition = getattr(target, "__temporal_activity_definition", None)
-    if definition is None and hasattr(target, "__temporal_workflow_run"):
-        return workflow._Definition.get_name_and_result_type(target)[0]
     if definition is None:
+        if isinstance(target, str):
+            return target
+        if kind_of(target) == "child":
+            return workflow._Definition.get_name_and_result_type(target)[0]
         raise TypeError(
             f"{getattr(target, '__qualname__', type(target).__name__)!r} is not an activity: decorate it with "
             "@activity.defn, or give workflow code to saga.add_callback(...)"
@@ -251,10 +251,10 @@ def check_arguments(target: Any, args: Sequence[Any], *, of_step: bool = False) 
         args: Its arguments.
         of_step: Whether these are the arguments of the step that it undoes.
     """
-    if isinstance(target, str):
-        return
     definition = getattr(target, "__temporal_activity_definition", None)
     if definition is not None and definition.arg_types and len(definition.arg_types) == len(args):
+        return
+    if isinstance(target, str):
         return
     name = registered_name(target)
     least, most = _arity(target)

@@ -18,7 +18,7 @@ __all__ = ["detach"]
 def detach(scope: Scope, max_bytes: int) -> SagaState:
     """Return what is armed in a saga as data, and give it up here."""
     shared = scope.shared
-    if scope.parent is not None or scope.has_savepoints:
+    if scope.parent is not None or scope.savepoints:
         raise shared.refuse("detach() in a savepoint: leave the savepoint first, so that it ends well or badly")
     if scope.is_busy:
         raise shared.refuse("detach() with a step in flight: await every step first")
@@ -60,8 +60,8 @@ def _state_of(scope: Scope) -> SagaState:
         ordinal=shared.ordinal,
         anchor=shared.anchor,
         ticks=shared.ticks,
-        counts=dict(shared.counts),
-        keyed={step: list(keys) for step, keys in shared.keyed.items()},
+        counts={step: uses.count for step, uses in shared.uses.items() if uses.count},
+        keyed={step: list(uses.keys) for step, uses in shared.uses.items() if uses.keys},
         past_pivot=shared.pivot.is_passed,
         deadline=None if expires_at is None else expires_at - asyncio.get_running_loop().time(),
         run_id=shared.info.original_execution_run_id,

@@ -98,7 +98,7 @@ async def undo_step(scope: Scope, name: str, key: str | None) -> None:
     """Undo the newest armed step of a name, or the one with that key, while the scope stays open."""
     await scope.admit(f"undo() of {name!r}")
     step = _to_undo(scope, name, key)
-    del scope.stack.armed[step]
+    scope.stack.armed.remove(step)
     cancel = await undo_one(scope, step)
     await _hold_if_unwinding(scope, step.undo_error)
     error = None if step.undo_error is None else scope.compensation_error([step], step.undo_error)

@@ -33,6 +33,8 @@ class Keys:
     Written out, since `uuid.uuid5` and `json.dumps` of the whole path are slow, and each step needs a key.
     """
 
+    __slots__ = ("_prefix",)
+
     def __init__(self, anchor: str, saga: str, ordinal: int) -> None:
         self._prefix = sha1(bytes.fromhex(anchor.replace("-", "")), usedforsecurity=False)
         self._prefix.update(f"[{_as_json(saga)},{ordinal},".encode())

@@ -57,7 +57,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
 
 async def _pass_on(scope: Scope, error: BaseException) -> BaseException:
     """Close a scope that holds nothing for control flow that leaves it: else it would hold the workflow's cancel on."""
-    if scope.has_ended or scope.has_savepoints or not isinstance(error, (workflow.ContinueAsNewError, GeneratorExit)):
+    if scope.has_ended or scope.savepoints or not isinstance(error, (workflow.ContinueAsNewError, GeneratorExit)):
         return error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
     if isinstance(error, workflow.ContinueAsNewError) and scope.parent is None:

@@ -3,8 +3,9 @@
 # No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import cached_property
 from inspect import Parameter, Signature
 from typing import Any, Protocol, cast
 
@@ -108,19 +109,23 @@ class Room:
             self._bytes = 0
 
 
-class Run:
+class Run(Arrivals):
     """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
 
+    joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
+    open_sagas: Sequence[OpenSaga] = ()  # those that have not ended, in order of entry
+    _entries = 0
+    _when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] | None = None
+
     def __init__(self) -> None:
-        self.arrivals = Arrivals()
+        super().__init__()
         self.sagas: list[OpenSaga] = []
-        self.room = Room()
-        self.joined: list[tuple[str, int, str]] = []  # the sagas of children whose entries another saga has taken over
         self._ordinals: dict[str, int] = {}
-        self._entries = 0
-        self._open: dict[OpenSaga, None] = {}
-        self._when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] = []
-        self._sweeper: asyncio.Task[None] | None = None
+
+    @cached_property
+    def room(self) -> Room:
+        """What its undos may ask of the server."""
+        return Room()
 
     @staticmethod
     def find() -> "Run | None":
@@ -156,15 +161,11 @@ class Run:
     def enter(self, saga: OpenSaga) -> None:
         """Note a saga that has been entered."""
         self.sagas.append(saga)
-        self._open[saga] = None
+        self.open_sagas = (*self.open_sagas, saga)
 
     def leave(self, saga: OpenSaga) -> None:
         """Note that a saga has ended."""
-        del self._open[saga]
-
-    def open_sagas(self) -> list[OpenSaga]:
-        """Return the sagas that have not ended, in order of entry."""
-        return list(self._open)
+        self.open_sagas = tuple(each for each in self.open_sagas if each is not saga)
 
     def is_in_use(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether a saga of this run has, or had, the steps of that one."""
@@ -176,13 +177,14 @@ class Run:
         A `TaskGroup` cancels its tasks in the order of a set, which differs from one process to the next. What comes of
         that must not depend on the order.
         """
+        if self._when_idle is None:
+            self._when_idle = waiting = []
+            asyncio.create_task(self._sweep(waiting))
         self._when_idle.append((rank, do))
-        if self._sweeper is None:
-            self._sweeper = asyncio.create_task(self._sweep())
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, waiting: list[tuple[tuple[Any, ...], Callable[[], object]]]) -> None:
         await until_idle()
-        waiting, self._when_idle, self._sweeper = self._when_idle, [], None
+        self._when_idle = None
         for _, do in sorted(waiting, key=lambda each: each[0]):
             do()
 

@@ -172,7 +172,7 @@ class Saga(Steps):
         scope = self._scope or self._entered()
         if options:
             check_option_names(options, kind)
-        inputs = [arg] if arg is not UNSET and not args else arguments(arg, args)
+        inputs = (arg,) if arg is not UNSET and not args else arguments(arg, args)
         if compensation is not None:
             if compensation_from is not None:
                 raise TypeError("give compensation= or compensation_from=, not both")
@@ -181,8 +181,8 @@ class Saga(Steps):
         name = registered_name(target) if step is None else checked_name("step=", step, 'step="charge"')
         if scope.has_ended:
             return refuse_late(scope, f"step {name!r}")
-        options["args"] = inputs
-        step_called = Step(name, scope.shared.key(name, key), "undo", inputs, compensation, compensation_from)
+        options["args"] = [*inputs]
+        step_called = Step(name, scope.shared.key(name, key), compensation, compensation_from, inputs)
         scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
         return coroutine
 
@@ -200,12 +200,12 @@ class Saga(Steps):
                 check_option_names(options, "activity")
             target = Compensation(target, arg, args=args, **options)
         name = target.name if step is None else checked_name("step=", step, 'step="charge"')
-        scope.push(Step(name, scope.shared.key(name, key), "push", compensation=target))
+        scope.push(Step(name, scope.shared.key(name, key), target))
 
     def _push_callback(self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         scope = self._entered()
         pushed = Callback(callback, args, dict(kwargs))
-        scope.push(Step(pushed.name, scope.shared.callback_key(pushed.name), "push", compensation=pushed))
+        scope.push(Step(pushed.name, scope.shared.callback_key(pushed.name), pushed))
 
     def undo(self, step: Callable[..., Any] | str, *, key: str | None = None) -> Coroutine[Any, Any, None]:
         """Undo one earlier step now, and take it off the stack: an item that is taken out of a cart.

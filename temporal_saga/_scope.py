@@ -13,7 +13,7 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -83,11 +83,16 @@ class Scope:
         cancels: The cancels of its owner.
         entry: Which scope of the run it is, in order of entry.
         undos: The tasks that undo single steps while it is open.
+        savepoints: Those in it that are open.
+        ended: Done when a savepoint has ended.
     """
 
     state = State.OPEN
     has_ended = False  # True iff nothing may begin in it any more: it is neither OPEN nor UNWINDING
     has_left = False  # True iff its `async with` block has been left
+    undos: Sequence[asyncio.Task[None]] = ()
+    savepoints: Sequence[Scope] = ()
+    ended: asyncio.Future[None]
     is_in_unwind = False  # True iff a callback of an unwind has entered it
     incomplete: CompensationError | None = None  # what it has raised, if an undo failed for good
     failed_for: BaseException | None = None  # the error for which the first of the failed undos ran
@@ -103,16 +108,15 @@ class Scope:
         self.parent = parent
         self.options = options
         self.stack = Stack(shared, options.activity)
-        self.cancels = Cancels(owner, shared.run.arrivals, is_main=in_main_method.get())
+        self.cancels = Cancels(owner, shared.run, is_main=in_main_method.get())
         self.entry = shared.run.next_entry()
-        self.undos: dict[asyncio.Task[None], None] = {}
-        self._savepoints: dict[Scope, asyncio.Future[None]] = {}  # those still open, each done when it has ended
 
     async def enter_savepoint(self) -> Scope:
         """Enter a savepoint in this scope."""
         await self.admit("savepoint()")
         savepoint = Scope(self.shared, self, self.options)
-        self._savepoints[savepoint] = asyncio.get_running_loop().create_future()
+        savepoint.ended = asyncio.get_running_loop().create_future()
+        self.savepoints = [*self.savepoints, savepoint]
         return savepoint
 
     # --- who may enter -----------------------------------------------------------------------------------------------
@@ -184,11 +188,11 @@ class Scope:
 
     def open_savepoints(self) -> list[Scope]:
         """Return the savepoints inside that are still open, at any depth."""
-        return [each for savepoint in self._savepoints for each in (savepoint, *savepoint.open_savepoints())]
+        return [each for savepoint in self.savepoints for each in (savepoint, *savepoint.open_savepoints())]
 
     def in_progress(self) -> list[asyncio.Future[Any]]:
         """Return what a good end waits for."""
-        return [*(step.task for step in self.stack.in_flight), *self.undos, *self._savepoints.values()]
+        return [*(step.task for step in self.stack.in_flight), *self.undos, *(each.ended for each in self.savepoints)]
 
     @property
     def is_open(self) -> bool:
@@ -219,11 +223,6 @@ class Scope:
     def identity(self) -> tuple[str, int, str]:
         """Which saga it is."""
         return self.shared.identity
-
-    @property
-    def has_savepoints(self) -> bool:
-        """Whether a savepoint in it is open."""
-        return bool(self._savepoints)
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
@@ -259,17 +258,19 @@ class Scope:
         if self.stack.failed:
             if not parent.stack.failed:
                 parent.failed_for = self.failed_for
-            parent.stack.failed += self.stack.failed
-        parent._savepoints.pop(self).set_result(None)
+            parent.stack.failed = [*parent.stack.failed, *self.stack.failed]
+        parent.savepoints = [each for each in parent.savepoints if each is not self]
+        self.ended.set_result(None)
 
     def _log_end(self) -> None:
         name = self.shared.name
-        new = [step for step in self.stack.failed if step not in self.shared.told]
-        self.shared.told.update(dict.fromkeys(new))
+        new = [step for step in self.stack.failed if not step.is_told]
         if not new:
             end = "is incomplete, as told" if self.stack.failed else "has unwound"
             workflow.logger.info("Saga %s %s", name, end, extra={"saga": name})
             return
+        for step in new:
+            step.is_told = True
         failed = "; ".join(f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in new)
         extra = {"saga": name, "steps": [step.name for step in new], "keys": [step.key for step in new]}
         message = "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s"
@@ -284,7 +285,7 @@ class Scope:
         """Note undos that failed for good. They are the whole saga's."""
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
-        self.stack.failed += failed
+        self.stack.failed = [*self.stack.failed, *failed]
 
     def compensation_error(self, failed: list[Step], cause: BaseException | None) -> CompensationError:
         names = ", ".join(step.name for step in failed)

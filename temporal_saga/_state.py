@@ -150,7 +150,8 @@ def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within:
     steps: list[Step] = []
     for written in states:
         compensation = _read(written.compensation, options)
-        step = Step(written.name, written.key, cast(Phase, written.phase), compensation=compensation)
+        step = Step(written.name, written.key, compensation)
+        step.phase = cast(Phase, written.phase)
         step.began = (*within, *written.place)
         step.ended = (*within, *written.ended)
         step.outcome = Outcome(written.outcome)

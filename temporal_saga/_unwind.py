@@ -154,9 +154,9 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
             kept = after(cancel, kept)
 
     task = asyncio.create_task(protected())
-    scope.undos[task] = None
+    scope.undos = [*scope.undos, task]
     await wait_through_cancels(task, keep)
-    del scope.undos[task]
+    scope.undos = [each for each in scope.undos if each is not task]
     await _fail_for_bug(task)
     scope.note_failed(how.failed, step.undo_error)
     return kept
