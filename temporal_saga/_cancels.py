@@ -35,8 +35,6 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
-__all__ = ["Arrivals", "Cancels", "Gate", "Pivot", "after", "gates"]
-
 _COUNTS = sys.version_info >= (3, 11)
 
 _DEADLINE = "the deadline of a saga has passed"

@@ -12,8 +12,6 @@ from ._scope import Scope, State
 from ._state import VERSION, WARN_BYTES, SagaState, write_steps
 from .errors import SagaStateTooLarge
 
-__all__ = ["detach"]
-
 
 def detach(scope: Scope, max_bytes: int) -> SagaState:
     """Return what is armed in a saga as data, and give it up here."""

@@ -15,8 +15,6 @@ from ._shared import Shared, in_use
 from ._state import SagaState
 from ._typing import Options
 
-__all__ = ["enter"]
-
 
 def enter(name: str, options: Options, deadline: timedelta | None, state: SagaState | None) -> Scope:
     """Enter a saga in the current task."""
@@ -52,7 +50,7 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     """
     task = asyncio.current_task()
     assert task is not None
-    if any(saga.owner is task for saga in run.open_sagas):
+    if any(saga.owner is task for saga in run.open_sagas()):
         workflow.logger.warning(
             "Saga %s is entered inside another one and independent of it: if it ends well, its effects are final. "
             "For a part that is undone with the whole, use saga.savepoint()",

@@ -17,8 +17,6 @@ from ._typing import Kind
 from ._unwind import undo_one
 from ._waiting import UntilDone, raise_if_evicted
 
-__all__ = ["called", "execute", "refuse_late", "undo_step"]
-
 _OPEN = State.OPEN
 T = TypeVar("T")
 

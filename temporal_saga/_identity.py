@@ -19,8 +19,6 @@ from uuid import UUID, uuid5
 
 from temporalio import activity
 
-__all__ = ["Step", "business_key", "current_step"]
-
 Phase = Literal["do", "undo", "push"]
 
 _VARIANT: dict[str, str] = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))

@@ -14,8 +14,6 @@ from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
 from .errors import SagaDeadlineExceeded
 
-__all__ = ["compensate", "leave", "pass_pivot"]
-
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
     """Leave the scope with what left its body; return what goes on: the same, another error, or None."""

@@ -16,8 +16,6 @@ from ._report import SagaReport
 from ._waiting import until_idle
 from .errors import CompensationError
 
-__all__ = ["QUERY", "OpenSaga", "Room", "Run", "in_main_method"]
-
 QUERY = "saga_report"
 
 _MOST_BYTES = 1024 * 1024  # the server ends a run whose workflow task exceeds 4 MB (GrpcMessageTooLarge, measured)
@@ -113,7 +111,7 @@ class Run(Arrivals):
     """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
 
     joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
-    open_sagas: Sequence[OpenSaga] = ()  # those that have not ended, in order of entry
+    _open: Sequence[OpenSaga] = ()
     _entries = 0
     _when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] | None = None
 
@@ -161,11 +159,15 @@ class Run(Arrivals):
     def enter(self, saga: OpenSaga) -> None:
         """Note a saga that has been entered."""
         self.sagas.append(saga)
-        self.open_sagas = (*self.open_sagas, saga)
+        self._open = (*self._open, saga)
 
     def leave(self, saga: OpenSaga) -> None:
         """Note that a saga has ended."""
-        self.open_sagas = tuple(each for each in self.open_sagas if each is not saga)
+        self._open = tuple(each for each in self._open if each is not saga)
+
+    def open_sagas(self) -> Sequence[OpenSaga]:
+        """Return the sagas that have not ended, in order of entry."""
+        return self._open
 
     def is_in_use(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether a saga of this run has, or had, the steps of that one."""
@@ -178,14 +180,14 @@ class Run(Arrivals):
         that must not depend on the order.
         """
         if self._when_idle is None:
-            self._when_idle = waiting = []
-            asyncio.create_task(self._sweep(waiting))
+            self._when_idle = []
+            self._sweeper = asyncio.create_task(self._sweep())
         self._when_idle.append((rank, do))
 
-    async def _sweep(self, waiting: list[tuple[tuple[Any, ...], Callable[[], object]]]) -> None:
+    async def _sweep(self) -> None:
         await until_idle()
-        self._when_idle = None
-        for _, do in sorted(waiting, key=lambda each: each[0]):
+        waiting, self._when_idle = self._when_idle, None
+        for _, do in sorted(waiting or (), key=lambda each: each[0]):
             do()
 
     async def turn(self, rank: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ from temporalio import workflow
 from typing_extensions import Self
 
 from . import presets
-from ._compensation import Callback, Compensation, arguments, check_arguments, registered_name
+from ._compensation import Callback, arguments, check_arguments, registered_name
 from ._detach import detach
 from ._enter import enter
 from ._execute import called, execute, refuse_late, undo_step
@@ -23,10 +23,8 @@ from ._report import SagaReport
 from ._scope import Scope
 from ._state import MAX_BYTES, VERSION, SagaState
 from ._step import ACTIVITY_OPTIONS, Step
-from ._surface import Steps
+from ._surface import Compensation, Steps
 from ._typing import UNSET, Kind, Options, Order
-
-__all__ = ["Saga"]
 
 _COMPENSATION_OPTIONS: dict[str, Any] = dict(presets.compensation())
 

@@ -32,8 +32,6 @@ from ._typing import Options
 from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
 
-__all__ = ["UNWOUND", "Scope", "State", "Undoing", "undoing", "unwound"]
-
 UNWOUND = "the saga has been unwound"
 """The message of the CancelledError that the caller of a step gets when its saga has been unwound."""
 
@@ -287,7 +285,7 @@ class Scope:
             self.failed_for = cause or failed[0].undo_error
         self.stack.failed = [*self.stack.failed, *failed]
 
-    def compensation_error(self, failed: list[Step], cause: BaseException | None) -> CompensationError:
+    def compensation_error(self, failed: Sequence[Step], cause: BaseException | None) -> CompensationError:
         names = ", ".join(step.name for step in failed)
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause

@@ -18,8 +18,6 @@ from ._step import Step
 from ._typing import Moment
 from .errors import DuplicateStep
 
-__all__ = ["Shared", "in_use"]
-
 
 @dataclass(slots=True)
 class Uses:
@@ -90,8 +88,8 @@ class Shared:
         if uses.caller is not task:
             if uses.caller is not None:
                 raise self.refuse(
-                    f"step {step!r} is called from two tasks of one saga: after a reset they may come in another order, "
-                    "and one would carry the other's key. Give each call a key= from its own data, or a step= name"
+                    f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
+                    "order, and one would carry the other's key. Give each call a key= from its own data, or a step= name"
                 )
             uses.caller = task
         uses.count = use = uses.count + 1

@@ -10,14 +10,12 @@ from typing import Any
 
 from temporalio import workflow
 
-from ._compensation import Compensation
+from ._compensation import Call
 from ._outcome import Outcome, StepOutcome
 from ._shared import Shared
 from ._state import SagaState, steps_of
 from ._step import Step
 from ._typing import Kind, Moment
-
-__all__ = ["Called", "Stack"]
 
 
 @dataclass(eq=False)
@@ -126,7 +124,7 @@ class Stack:
             ) from error
         if chosen is None:
             step.disarm()
-        elif isinstance(chosen, Compensation):
+        elif isinstance(chosen, Call):
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
             self._shared.claim(chosen)

@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 from temporalio import workflow
 
-from ._compensation import Callback, Compensation, registered_name
+from ._compensation import Call, Callback, kind_of, registered_name
 from ._identity import Phase
 from ._outcome import Outcome, outcome_of
 from ._report import StepReport
 from ._typing import Kind, Moment
 from ._waiting import raise_if_evicted
-
-__all__ = ["ACTIVITY_OPTIONS", "Step"]
 
 # An undo must not overtake its own step: a cancelled step is awaited until it has ended.
 ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
@@ -141,11 +139,11 @@ class Step:
         return f"step {self.name!r}"
 
     @property
-    def undo(self) -> Compensation | Callback | None:
+    def undo(self) -> Call | Callback | None:
         """What undoes the step; None if that is not known."""
-        if self.compensation is None or isinstance(self.compensation, (Compensation, Callback)):
+        if self.compensation is None or isinstance(self.compensation, (Call, Callback)):
             return self.compensation
-        return Compensation(self.compensation, args=self.inputs)
+        return Call(kind_of(self.compensation), self.compensation, self.inputs, {})
 
     @property
     def undo_name(self) -> str | None:
@@ -153,7 +151,7 @@ class Step:
         undo = self.compensation
         if undo is None:
             return getattr(self.compensation_from, "__name__", None)
-        return undo.name if isinstance(undo, (Compensation, Callback)) else registered_name(undo)
+        return undo.name if isinstance(undo, (Call, Callback)) else registered_name(undo)
 
     def report(self) -> StepReport:
         """Return what people see of the step."""

@@ -22,8 +22,6 @@ from ._step import Step
 from ._undo import How, Todo, undo
 from ._waiting import fail_task, until_all_done, wait_through_cancels
 
-__all__ = ["Unwind", "undo_one"]
-
 _MOST_SHOWN = 50  # from here on the list in the UI is not redrawn for each undo
 
 

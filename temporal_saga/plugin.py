@@ -147,7 +147,7 @@ class _HoldClose(WorkflowInboundInterceptor):
             if self._main_has_ended:
                 return
             run = Run.find()
-            if not any(saga.holds_compensations() for saga in (run.open_sagas if run else ())):
+            if not any(saga.holds_compensations() for saga in (run.open_sagas() if run else ())):
                 raise
             failure: BaseException = RuntimeError(
                 "continue_as_new in a signal handler would drop the compensations of an open saga: "
@@ -225,7 +225,7 @@ async def _end_sagas() -> None:
     cancelled: list[OpenSaga] = []
 
     def open_sagas() -> list[OpenSaga]:
-        sagas = run.open_sagas if run else ()
+        sagas = run.open_sagas() if run else ()
         return [saga for saga in sagas if saga.owner is not task and not saga.owner.done()]
 
     def to_cancel() -> list[OpenSaga]:
