@@ -10,8 +10,6 @@ PYTEST_DONT_REWRITE
 # PYTEST_DONT_REWRITE is for pytest. It rewrites the asserts of a package that has a pytest plugin, as this one has, and
 # a rewritten module imports pytest. The sandbox runs this module in each run, so each run would import pytest anew.
 
-# ruff: noqa: F403, F405, F821
-
 import sys
 
 from temporalio import workflow
@@ -19,7 +17,28 @@ from temporalio import workflow
 # One module in one statement: each import that passes through costs a run time, and `from temporal_saga import errors`
 # here does not pass through at all.
 with workflow.unsafe.imports_passed_through():
-    from temporal_saga._api import *
+    from temporal_saga._api import (
+        Compensation,
+        CompensationError,
+        Declined,
+        DuplicateStep,
+        Outcome,
+        Rejected,
+        Saga,
+        SagaClosed,
+        SagaDeadlineExceeded,
+        SagaReport,
+        SagaState,
+        SagaStateTooLarge,
+        Step,
+        StepOutcome,
+        StepReport,
+        business_key,
+        current_step,
+        errors,
+        loaded,
+        presets,
+    )
 
 # The sandbox imports anew what it has not seen: without this, `from temporal_saga.errors import Declined` in a workflow
 # gave a class that is not the library's.

@@ -3,8 +3,8 @@
 import sys as _sys
 
 # A type checker reads `from temporal_saga import errors` as the façade's name, which comes from here: a circle.
-import temporal_saga.errors as errors  # noqa: F401
-import temporal_saga.presets as presets  # noqa: F401
+import temporal_saga.errors
+import temporal_saga.presets
 from temporal_saga._identity import Step as Step
 from temporal_saga._identity import business_key as business_key
 from temporal_saga._identity import current_step as current_step
@@ -22,6 +22,9 @@ from temporal_saga.errors import Rejected as Rejected
 from temporal_saga.errors import SagaClosed as SagaClosed
 from temporal_saga.errors import SagaDeadlineExceeded as SagaDeadlineExceeded
 from temporal_saga.errors import SagaStateTooLarge as SagaStateTooLarge
+
+errors = temporal_saga.errors
+presets = temporal_saga.presets
 
 # The package's modules so far, without the package itself: the sandbox has a package of its own in each run.
 loaded = {name: module for name, module in _sys.modules.items() if name.startswith("temporal_saga.")}

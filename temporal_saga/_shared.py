@@ -89,7 +89,8 @@ class Shared:
             if uses.caller is not None:
                 raise self.refuse(
                     f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
-                    "order, and one would carry the other's key. Give each call a key= from its own data, or a step= name"
+                    "order, and one would carry the other's key. Give each call a key= from its own data, or a "
+                    "step= name"
                 )
             uses.caller = task
         uses.count = use = uses.count + 1
