@@ -35,8 +35,6 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
-_COUNTS = sys.version_info >= (3, 11)
-
 _DEADLINE = "the deadline of a saga has passed"
 _GIVEN_BACK = "given back after an unwind"
 
@@ -157,7 +155,7 @@ class Pivot:
 
     def __init__(self, arrivals: Arrivals, main_task: asyncio.Task[Any] | None) -> None:
         self._arrivals = arrivals
-        self._gate = arrivals.gate
+        self._gate = arrivals.gate if main_task is not None else None
         self._main_task = main_task
         self.is_passed = False
         self.held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
@@ -168,26 +166,23 @@ class Pivot:
     @property
     def is_barred(self) -> bool:
         """True iff the workflow's cancel waits for another saga, so that this one must not pass its pivot."""
-        return self._gate is not None and self._gate.is_closed and self._main_task is not None and not self.is_passed
+        return self._gate is not None and self._gate.is_closed and not self.is_passed
 
     def pass_(self) -> None:
         """Pass the pivot: from here on the workflow's cancel waits."""
-        if self._gate is not None and self._main_task is not None and not self.is_passed:
+        if self._gate is not None and not self.is_passed:
             self._gate.hold()
         self.is_passed = True
         self._cancelled_before = workflow.cancellation_reason() is not None
 
     def is_holding_a_cancel(self) -> bool:
         """Tell whether the workflow's cancel waits for this saga."""
-        waits = self._gate is not None and self._gate.is_closed and self._main_task is not None
-        return self.is_passed and (self.held is not None or waits)
+        return self.is_passed and (self.held is not None or (self._gate is not None and self._gate.is_closed))
 
     def end(self) -> bool:
         """Note that the saga has ended; return whether the workflow's cancel had waited for it."""
-        if self._gate is None or self._main_task is None or not self.is_passed:
-            return False
-        main = self._gate.release()
-        if main is None:
+        main = self._gate.release() if self._gate is not None and self.is_passed else None
+        if self._gate is None or main is None:
             return False
         # The main method's task may run now. The cancel is in its count at once, and reaches it at its next await.
         self._arrivals.owe(main, _count(main))

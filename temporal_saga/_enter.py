@@ -11,7 +11,7 @@ from temporalio import workflow
 from ._cancels import Pivot
 from ._run import Run, in_main_method
 from ._scope import Scope, undoing
-from ._shared import Shared, in_use
+from ._shared import Shared
 from ._state import SagaState
 from ._typing import Options
 
@@ -21,8 +21,8 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     if not workflow.in_workflow():
         raise RuntimeError("a saga was entered outside a workflow: enter it in the method with @workflow.run")
     run = Run.current()
-    if state is not None and run.is_in_use(state.identity):
-        raise RuntimeError(in_use(state.name))
+    if state is not None and (misuse := run.in_use(state.name, state.identity)):
+        raise RuntimeError(misuse)
     pivot = Pivot(run, _main_task(name, run))
     scope = Scope(Shared(run, name, pivot, state), None, options)
     seconds = None if deadline is None else deadline.total_seconds()

@@ -21,7 +21,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
         return error  # the garbage collector closes what is left of another run
     if asyncio.current_task() is not scope.owner:
         raise_if_evicted()
-        if not scope.is_open:
+        if scope.has_ended:
             return error
         misuse = scope.shared.refuse(
             f"saga {scope.shared.name!r} was left in another task than it was entered in, where it cannot unwind: "
@@ -196,7 +196,7 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
         failure = RuntimeError("the generator around a saga was closed: let it run to its end, so that the saga ends")
     else:
         failure = error if isinstance(error, Exception) else bug_in(error)
-    if failure is None or not scope.is_open:
+    if failure is None or scope.has_ended:
         return None
     if failure is error:
         workflow.logger.warning(

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from temporalio import workflow
 
-from ._cancels import Arrivals
+from ._cancels import Arrivals, Cancels
 from ._report import SagaReport
 from ._waiting import until_idle
 from .errors import CompensationError
@@ -34,46 +34,25 @@ The plugin knows. Without the plugin it is set where a saga is entered, for the 
 class OpenSaga(Protocol):
     """What a run knows of a saga."""
 
-    @property
-    def owner(self) -> asyncio.Task[Any]:
-        """The task that entered it."""
-        ...
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not ended."""
-        ...
-
+    owner: asyncio.Task[Any]
+    """The task that entered it."""
+    cancels: Cancels
+    """The cancels of its owner."""
     incomplete: CompensationError | None
     """What it has raised, if an undo failed for good."""
 
     @property
-    def is_detached(self) -> bool:
-        """Whether its state was given away."""
-        ...
-
-    @property
     def ends_by_itself(self) -> bool:
         """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
-        ...
 
-    @property
-    def is_main(self) -> bool:
-        """Whether a task of the main method entered it."""
-        ...
-
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """Its name, which saga of that name it is, and its anchor."""
-        ...
+    def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
+        """Tell whether it has, or had, the steps of a saga: of its name, its number among them, and its anchor."""
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed in it."""
-        ...
 
     def report(self) -> SagaReport:
         """Return what people see of it."""
-        ...
 
 
 class Room:
@@ -134,10 +113,10 @@ class Run(Arrivals):
     @classmethod
     def current(cls) -> "Run":
         """Return the current run's; the first saga makes it."""
-        run: object = cast(Any, workflow).get_query_handler(QUERY)
-        if isinstance(run, Run):
-            return run
+        run = cls.find()
         if run is not None:
+            return run
+        if cast(Any, workflow).get_query_handler(QUERY) is not None:
             raise RuntimeError(
                 f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
                 "a saga shows its report under that name"
@@ -169,9 +148,14 @@ class Run(Arrivals):
         """Return the sagas that have not ended, in order of entry."""
         return self._open
 
-    def is_in_use(self, identity: tuple[str, int, str]) -> bool:
-        """Tell whether a saga of this run has, or had, the steps of that one."""
-        return identity in self.joined or any(saga.identity == identity and not saga.is_detached for saga in self.sagas)
+    def in_use(self, name: str, identity: tuple[str, int, str]) -> str | None:
+        """Return what is wrong with the state of a saga whose steps a saga of this run has, or had."""
+        if identity not in self.joined and not any(saga.has_steps_of(identity) for saga in self.sagas):
+            return None
+        return (
+            f"the state of saga {name!r} is in use in this run: give it to Saga(state=...), or return it from "
+            "compensation_from=, once"
+        )
 
     def when_idle(self, rank: tuple[Any, ...], do: Callable[[], object]) -> None:
         """Call `do` when nothing else of this activation is left to run; of several, in the order of their rank.

@@ -15,7 +15,7 @@ from . import presets
 from ._compensation import Callback, arguments, check_arguments, registered_name
 from ._detach import detach
 from ._enter import enter
-from ._execute import called, execute, refuse_late, undo_step
+from ._execute import called, execute, undo_step
 from ._identity import checked_name
 from ._leave import compensate, leave, pass_pivot
 from ._options import check_duration, check_option_names, check_options, check_types
@@ -178,7 +178,7 @@ class Saga(Steps):
                 check_arguments(compensation, inputs, of_step=True)
         name = registered_name(target) if step is None else checked_name("step=", step, 'step="charge"')
         if scope.has_ended:
-            return refuse_late(scope, f"step {name!r}")
+            return scope.admit(f"step {name!r}")
         options["args"] = [*inputs]
         step_called = Step(name, scope.shared.key(name, key), compensation, compensation_from, inputs)
         scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
@@ -318,7 +318,7 @@ class Saga(Steps):
 
     def _open(self, what: str) -> Scope:
         scope = self._owned(what)
-        if not scope.is_open or scope.unwinding_scope() is not None:
+        if scope.has_ended or scope.unwinding_scope() is not None:
             raise scope.closed(what)
         return scope
 

@@ -121,7 +121,6 @@ class Scope:
 
     async def admit(self, what: str) -> None:
         """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
-        scope = self.unwinding_scope()
         # In a savepoint's callback too: this scope may start to unwind meanwhile, and would wait for it.
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
@@ -129,8 +128,7 @@ class Scope:
                     f"code that the unwind of saga {self.shared.name!r} runs called a step of it, which may have to "
                     "wait for itself: call workflow.execute_activity(...) in a callback"
                 )
-        if scope is not None:
-            await scope.hold()
+        if await self.outlasts_unwind():
             raise unwound()
         if self.state is not State.OPEN:
             error = self.closed(what)
@@ -152,17 +150,18 @@ class Scope:
             )
         return SagaClosed(f"{name} has ended")
 
-    async def hold(self) -> None:
-        """Hold a caller until the unwind has ended."""
-        assert self.released is not None
-        await wait_through_cancels(self.released)
+    async def outlasts_unwind(self) -> bool:
+        """Hold the caller while this scope or one around it unwinds, and tell whether one did."""
+        scope = self.unwinding_scope()
+        if scope is None:
+            return False
+        assert scope.released is not None
+        await wait_through_cancels(scope.released)
+        return True
 
     async def is_taken_over(self) -> bool:
         """Tell whether the unwind of a scope around this savepoint undoes its steps; wait for its end."""
-        scope = self.unwinding_scope()
-        if scope is not None:
-            await scope.hold()
-        return scope is not None or self.state is State.MERGED
+        return await self.outlasts_unwind() or self.state is State.MERGED
 
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand, here or in the scope that has taken this one over."""
@@ -193,16 +192,6 @@ class Scope:
         return [*(step.task for step in self.stack.in_flight), *self.undos, *(each.ended for each in self.savepoints)]
 
     @property
-    def is_open(self) -> bool:
-        """Whether it has not ended."""
-        return not self.has_ended
-
-    @property
-    def is_detached(self) -> bool:
-        """Whether its steps were given up."""
-        return self.state is State.DETACHED
-
-    @property
     def is_busy(self) -> bool:
         """Whether a step of it is in flight, or is being undone while the scope is open."""
         return bool(self.stack.in_flight) or not all(task.done() for task in self.undos)
@@ -212,15 +201,9 @@ class Scope:
         """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
         return self.state is State.UNWINDING or self.is_in_unwind or self.shared.pivot.is_passed
 
-    @property
-    def is_main(self) -> bool:
-        """Whether a task of the main method entered it."""
-        return self.cancels.is_main
-
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """Which saga it is."""
-        return self.shared.identity
+    def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
+        """Tell whether it has, or had, the steps of a saga."""
+        return self.shared.identity == identity and self.state is not State.DETACHED
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""

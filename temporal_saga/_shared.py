@@ -15,7 +15,6 @@ from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
 from ._step import Step
-from ._typing import Moment
 from .errors import DuplicateStep
 
 
@@ -63,17 +62,8 @@ class Shared:
             for step in (*state.counts, *state.keyed):
                 self.uses[step] = Uses(state.counts.get(step, 0), dict.fromkeys(state.keyed.get(step, ())))
             self._repeats = state.repeats or not is_straight_from(state.run_id)
+        self.identity = (name, self.ordinal, self.anchor)
         self._keys = Keys(self.anchor, name, self.ordinal)
-
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """Which saga it is."""
-        return (self.name, self.ordinal, self.anchor)
-
-    def next_moment(self) -> Moment:
-        """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
-        self.ticks += 1
-        return (self.ticks,)
 
     def may_repeat(self) -> bool:
         """Tell whether a step may repeat what an earlier life of the saga did."""
@@ -140,21 +130,7 @@ class Shared:
         self.misuse = error = RuntimeError(message)
         return error
 
-    def claim(self, state: SagaState) -> None:
-        """Note that the entries of a child's saga are this one's from now on."""
-        if self.run.is_in_use(state.identity):
-            raise self.refuse(in_use(state.name))
-        self.run.joined = [*self.run.joined, state.identity]
-
     def newest_error(self) -> BaseException | None:
         """Return the newest error that a step has raised."""
         raised = [step for step in self.steps if step.error is not None]
         return max(raised, key=lambda step: step.ended).error if raised else None
-
-
-def in_use(name: str) -> str:
-    """Return what is wrong with a state that two sagas of one run would undo."""
-    return (
-        f"the state of saga {name!r} is in use in this run: give it to Saga(state=...), or return it from "
-        "compensation_from=, once"
-    )

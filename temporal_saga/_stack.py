@@ -60,7 +60,7 @@ class Stack:
     def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
         """Arm a step, then give its command."""
         shared = self._shared
-        shared.ticks = tick = shared.ticks + 1  # `next_moment`, without the call: each step passes here
+        shared.ticks = tick = shared.ticks + 1
         step.began = (tick,)
         if step.undo_state is not None:
             self.armed.append(step)
@@ -79,7 +79,8 @@ class Stack:
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand."""
         step.phase = "push"
-        step.began = step.ended = self._shared.next_moment()
+        self._shared.ticks += 1
+        step.began = step.ended = (self._shared.ticks,)
         step.outcome = Outcome.APPLIED
         self.armed.append(step)
         self._shared.steps.append(step)
@@ -89,7 +90,7 @@ class Stack:
         self.in_flight.remove(step)
         shared = self._shared
         task = step.task
-        shared.ticks = tick = shared.ticks + 1  # `next_moment`, without the call
+        shared.ticks = tick = shared.ticks + 1
         step.settle((tick,), shared.may_repeat)
         if step.error is None and step.compensation_from is None:
             return
@@ -127,7 +128,9 @@ class Stack:
         elif isinstance(chosen, Call):
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
-            self._shared.claim(chosen)
+            if misuse := self._shared.run.in_use(chosen.name, chosen.identity):
+                raise refuse(misuse)
+            self._shared.run.joined = [*self._shared.run.joined, chosen.identity]
             step.join(self.join(chosen, step.began))
         else:
             raise refuse(
