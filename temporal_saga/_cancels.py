@@ -287,7 +287,10 @@ class Cancels:
         """
         if self._others is None:
             if sys.version_info >= (3, 11):
-                self._others = self._owner.uncancel() > self._settled(cancel)
+                # Two concern no deadline: those from before the scope, and the workflow's if the body swallowed it
+                # before the expiry.
+                swallowed = self._came_at() is not None and not self._has_workflows(cancel)
+                self._others = self._owner.uncancel() > self._count + swallowed
             else:
                 self._others = self._has_workflows(cancel)
         return self._others
@@ -351,13 +354,6 @@ class Cancels:
     def deliver(self) -> None:
         """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
         self._owner.cancel(_GIVEN_BACK)
-
-    def _settled(self, cancel: BaseException | None) -> int:
-        """Count the cancels of the owner that concern no deadline.
-
-        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry.
-        """
-        return self._count + (self._came_at() is not None and not self._has_workflows(cancel))
 
     def _has_workflows(self, cancel: BaseException | None) -> bool:
         """Tell whether the workflow's cancel was on its way when the deadline passed, or has come since then.

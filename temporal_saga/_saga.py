@@ -13,11 +13,10 @@ from typing_extensions import Self
 
 from . import presets
 from ._compensation import Callback, arguments, check_arguments, registered_name
-from ._detach import detach
 from ._enter import enter
 from ._execute import called, execute, undo_step
 from ._identity import checked_name
-from ._leave import compensate, leave, pass_pivot
+from ._leave import compensate, detach, leave, pass_pivot
 from ._options import check_duration, check_option_names, check_options, check_types
 from ._report import SagaReport
 from ._scope import Scope
@@ -28,21 +27,8 @@ from ._typing import UNSET, Kind, Options, Order
 
 _COMPENSATION_OPTIONS: dict[str, Any] = dict(presets.compensation())
 
-_PARALLEL = "for several at once, asyncio.gather(...) or a TaskGroup"
 _LOCAL = "saga.add_compensation(...), then the call of workflow: a local activity cannot be a step"
-_NOT_STEPS = {
-    "start_activity": f"await saga.execute_activity(...); {_PARALLEL}",
-    "start_activity_class": f"await saga.execute_activity(...); {_PARALLEL}",
-    "start_activity_method": f"await saga.execute_activity_method(...); {_PARALLEL}",
-    "start_child_workflow": f"await saga.execute_child_workflow(...); {_PARALLEL}",
-    "execute_activity_class": "await saga.execute_activity(...)",
-    "execute_local_activity": _LOCAL,
-    "execute_local_activity_class": _LOCAL,
-    "execute_local_activity_method": _LOCAL,
-    "start_local_activity": _LOCAL,
-    "start_local_activity_class": _LOCAL,
-    "start_local_activity_method": _LOCAL,
-}
+_PARALLEL = "; for several at once, asyncio.gather(...) or a TaskGroup"
 
 
 class Saga(Steps):
@@ -326,8 +312,10 @@ class Saga(Steps):
 
         def __getattr__(self, name: str) -> NoReturn:
             """Say what to write instead of a name that `workflow` has and a saga has not."""
-            if name in _NOT_STEPS:
-                raise AttributeError(f"a saga has no {name}: write {_NOT_STEPS[name]}")
+            if name.startswith(("execute_", "start_")) and hasattr(workflow, name):
+                step = name.replace("start_", "execute_").replace("_class", "")
+                step = f"await saga.{step}(...)" + (_PARALLEL if name.startswith("start_") else "")
+                raise AttributeError(f"a saga has no {name}: write {_LOCAL if '_local_' in name else step}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 

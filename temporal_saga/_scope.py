@@ -13,7 +13,8 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -61,6 +62,17 @@ class Undoing:
 
     scope: Scope
     is_over: bool = False
+
+
+@contextmanager
+def undoing_in(scope: Scope) -> Iterator[None]:
+    """Note that the code of this task undoes."""
+    this = Undoing(scope)
+    undoing.set((*undoing.get(), this))
+    try:
+        yield
+    finally:
+        this.is_over = True
 
 
 undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
@@ -139,10 +151,7 @@ class Scope:
     def closed(self, what: str) -> Exception:
         """Return what to raise for a call after the end: misuse, if only the programmer can have caused it."""
         name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
-        scope = self
-        while scope.state is State.MERGED and scope.parent is not None:
-            scope = scope.parent
-        ended_well = scope.state in (State.OPEN, State.COMPLETED)
+        ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
@@ -165,9 +174,7 @@ class Scope:
 
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand, here or in the scope that has taken this one over."""
-        scope = self
-        while scope.state is State.MERGED and scope.parent is not None:
-            scope = scope.parent
+        scope = self.merged_into()
         if scope.state is not State.UNWINDING and (scope is not self or scope.state is not State.OPEN):
             raise self.closed("add_compensation()")
         scope.stack.push(step)
@@ -175,6 +182,10 @@ class Scope:
             scope.on_push()
 
     # --- what is in it -----------------------------------------------------------------------------------------------
+
+    def merged_into(self) -> Scope:
+        """Return the scope that has the steps of this one: this, or one around it."""
+        return self.parent.merged_into() if self.state is State.MERGED and self.parent is not None else self
 
     def unwinding_scope(self) -> Scope | None:
         """Return this scope or the nearest around it that unwinds."""
@@ -236,10 +247,7 @@ class Scope:
             return
         if state is State.MERGED:
             parent.stack.take(self.stack.give())
-        if self.stack.failed:
-            if not parent.stack.failed:
-                parent.failed_for = self.failed_for
-            parent.stack.failed = [*parent.stack.failed, *self.stack.failed]
+        parent.note_failed(self.stack.failed, self.failed_for)
         parent.savepoints = [each for each in parent.savepoints if each is not self]
         self.ended.set_result(None)
 
@@ -262,7 +270,7 @@ class Scope:
         if self.released is not None and not self.released.done():
             self.released.set_result(None)
 
-    def note_failed(self, failed: list[Step], cause: BaseException | None) -> None:
+    def note_failed(self, failed: Sequence[Step], cause: BaseException | None) -> None:
         """Note undos that failed for good. They are the whole saga's."""
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
