@@ -90,7 +90,6 @@ async def _end_well(scope: Scope) -> BaseException | None:
     if scope.parent is None and stack.failed:
         return await _end_badly(scope, scope.failed_for)  # of a savepoint, whoever caught its error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
-    scope.release()
     return None if scope.parent is not None else await _held_cancel(scope)
 
 
@@ -148,7 +147,6 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
 async def _unwind_all(scope: Scope, cause: BaseException | None) -> None:
     await Unwind(scope, None).run(cause)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
-    scope.release()
 
 
 async def compensate(scope: Scope) -> None:

@@ -244,12 +244,15 @@ class Scope:
         if parent is None:
             self.shared.run.leave(self)
             self.cancel_waited = self.shared.pivot.end()
-            return
-        if state is State.MERGED:
-            parent.stack.take(self.stack.give())
-        parent.note_failed(self.stack.failed, self.failed_for)
-        parent.savepoints = [each for each in parent.savepoints if each is not self]
-        self.ended.set_result(None)
+        else:
+            if state is State.MERGED:
+                parent.stack.take(self.stack.give())
+            parent.note_failed(self.stack.failed, self.failed_for)
+            parent.savepoints = [each for each in parent.savepoints if each is not self]
+            self.ended.set_result(None)
+        # Just before the owner raises: the callers that were held go on after it.
+        if self.released is not None and not self.released.done():
+            self.released.set_result(None)
 
     def _log_end(self) -> None:
         name = self.shared.name
@@ -264,11 +267,6 @@ class Scope:
         extra = {"saga": name, "steps": [step.name for step in new], "keys": [step.key for step in new]}
         message = "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s"
         workflow.logger.error(message, name, failed, extra=extra)
-
-    def release(self) -> None:
-        # Just before the owner raises: the callers that were held go on after it.
-        if self.released is not None and not self.released.done():
-            self.released.set_result(None)
 
     def note_failed(self, failed: Sequence[Step], cause: BaseException | None) -> None:
         """Note undos that failed for good. They are the whole saga's."""
