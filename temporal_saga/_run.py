@@ -44,15 +44,19 @@ class OpenSaga(Protocol):
     @property
     def ends_by_itself(self) -> bool:
         """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
+        ...
 
     def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether it has, or had, the steps of a saga: of its name, its number among them, and its anchor."""
+        ...
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed in it."""
+        ...
 
     def report(self) -> SagaReport:
         """Return what people see of it."""
+        ...
 
 
 class Room:

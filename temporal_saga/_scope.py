@@ -13,7 +13,7 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ class Undoing:
 
 
 @contextmanager
-def undoing_in(scope: Scope) -> Iterator[None]:
+def undoing_in(scope: Scope) -> Generator[None, None, None]:
     """Note that the code of this task undoes."""
     this = Undoing(scope)
     undoing.set((*undoing.get(), this))

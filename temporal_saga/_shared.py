@@ -62,8 +62,12 @@ class Shared:
             for step in (*state.counts, *state.keyed):
                 self.uses[step] = Uses(state.counts.get(step, 0), dict.fromkeys(state.keyed.get(step, ())))
             self._repeats = state.repeats or not is_straight_from(state.run_id)
-        self.identity = (name, self.ordinal, self.anchor)
         self._keys = Keys(self.anchor, name, self.ordinal)
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Which saga it is."""
+        return (self.name, self.ordinal, self.anchor)
 
     def may_repeat(self) -> bool:
         """Tell whether a step may repeat what an earlier life of the saga did."""
