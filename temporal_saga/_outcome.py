@@ -14,8 +14,6 @@ from typing_extensions import TypeVar
 
 from ._proof import says_no_effect
 
-__all__ = ["Outcome", "StepOutcome", "bug_in", "outcome_of", "saga_failure", "type_name"]
-
 
 class Outcome(str, Enum):
     """What is known of a step's effect."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-__all__ = ["UNSET", "Kind", "Moment", "Options", "Order", "Unset"]
-
 Kind = Literal["activity", "child"]
 Order = Literal["reverse", "concurrent"]
 

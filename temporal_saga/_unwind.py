@@ -17,12 +17,10 @@ from temporalio import workflow
 
 from ._cancels import after
 from ._report import show
-from ._scope import Scope, State, Undoing, undoing
+from ._scope import Scope, State, undoing_in
 from ._step import Step
 from ._undo import How, Todo, undo
 from ._waiting import fail_task, until_all_done, wait_through_cancels
-
-__all__ = ["Unwind", "undo_one"]
 
 _MOST_SHOWN = 50  # from here on the list in the UI is not redrawn for each undo
 
@@ -70,9 +68,7 @@ class Unwind:
         return self._how.failed
 
     async def _drain_and_undo(self) -> None:
-        this = Undoing(self._scope)
-        undoing.set((*undoing.get(), this))
-        try:
+        with undoing_in(self._scope):
             await self._scope.shared.run.turn((1, self._scope.entry))
             await self._drain()
             self._is_drained = True
@@ -80,8 +76,6 @@ class Unwind:
             self._show()
             await undo(self._todo, self._how)
             self._show()
-        finally:
-            this.is_over = True
 
     async def _drain(self) -> None:
         """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
@@ -139,12 +133,8 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     how = How(scope.options, scope.shared.run.room, lambda _: None)
 
     async def protected() -> None:
-        this = Undoing(scope)
-        undoing.set((*undoing.get(), this))
-        try:
+        with undoing_in(scope):
             await undo(todo, how)
-        finally:
-            this.is_over = True
 
     kept: asyncio.CancelledError | None = None
 
@@ -154,9 +144,9 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
             kept = after(cancel, kept)
 
     task = asyncio.create_task(protected())
-    scope.undos[task] = None
+    scope.undos = [*scope.undos, task]
     await wait_through_cancels(task, keep)
-    del scope.undos[task]
+    scope.undos = [each for each in scope.undos if each is not task]
     await _fail_for_bug(task)
     scope.note_failed(how.failed, step.undo_error)
     return kept
