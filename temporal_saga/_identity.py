@@ -19,8 +19,6 @@ from uuid import UUID, uuid5
 
 from temporalio import activity
 
-__all__ = ["Step", "business_key", "current_step"]
-
 Phase = Literal["do", "undo", "push"]
 
 _VARIANT: dict[str, str] = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
@@ -32,6 +30,8 @@ class Keys:
 
     Written out, since `uuid.uuid5` and `json.dumps` of the whole path are slow, and each step needs a key.
     """
+
+    __slots__ = ("_prefix",)
 
     def __init__(self, anchor: str, saga: str, ordinal: int) -> None:
         self._prefix = sha1(bytes.fromhex(anchor.replace("-", "")), usedforsecurity=False)
