@@ -43,7 +43,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
             return await _pass_on(scope, error)
     if failure is not None:
         raise_if_evicted()
-    if await scope.is_taken_over():
+    if scope.parent is not None and await scope.is_taken_over():
         return error or unwound()
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
         passing = failure is not None and is_cancelled_exception(failure)

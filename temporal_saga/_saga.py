@@ -86,9 +86,10 @@ class Saga(Steps):
     ) -> None:
         fix = "Saga(activity_options=...)" if isinstance(name, (Mapping, presets.Preset)) else 'Saga("order")'
         name = checked_name("a saga's name", name, fix)
-        check_choice("order", order, ("reverse", "concurrent"))
-        check_choice("on_step_failure", on_step_failure, ("raise", "park"))
-        check_choice("on_compensation_failure", on_compensation_failure, ("continue", "park"))
+        if (order, on_step_failure, on_compensation_failure) != ("reverse", "raise", "continue"):
+            check_choice("order", order, ("reverse", "concurrent"))
+            check_choice("on_step_failure", on_step_failure, ("raise", "park"))
+            check_choice("on_compensation_failure", on_compensation_failure, ("continue", "park"))
         if park_reminder is not None:
             check_reminder(park_reminder)
         if deadline is not None:
@@ -112,8 +113,9 @@ class Saga(Steps):
         if compensation_options is not None:
             compensation = _options(compensation_options)
             check_options(compensation, "activity")
-        parks = (on_step_failure == "park", on_compensation_failure == "park")
-        self._options = Options(order, activity, compensation, *parks, park_reminder)
+        self._options = Options(
+            order, activity, compensation, on_step_failure == "park", on_compensation_failure == "park", park_reminder
+        )
         self._deadline = deadline
         self._from_state = state
 
@@ -170,12 +172,12 @@ class Saga(Steps):
         # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
         # first runs, whose order a `gather` would leave to the loop.
         scope = self._scope or self._entered()
-        parks = scope.options.parks_steps
+        make = scope.new_step
         if options:
             if "on_step_failure" in options:
                 choice = options.pop("on_step_failure")
                 check_choice("on_step_failure", choice, ("raise", "park"))
-                parks = choice == "park"
+                make = scope.parking_step if choice == "park" else Step
             check_option_names(options, kind)
         inputs = (arg,) if arg is not UNSET and not args else arguments(arg, args)
         if compensation is not None:
@@ -187,7 +189,6 @@ class Saga(Steps):
         if scope.has_ended:
             return scope.admit(f"step {name!r}")
         options["args"] = [*inputs]
-        make = scope.parking_step if parks else Step
         step_called = make(name, scope.shared.key(name, key), compensation, compensation_from, inputs)
         scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
         return coroutine

@@ -59,6 +59,9 @@ class State(Enum):
     """A savepoint that has ended, and whose steps are its parent's."""
 
 
+_OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", State.INCOMPLETE: "incomplete"}
+
+
 @dataclass(eq=False)
 class Undoing:
     """An unwind, or the undo of one step, as the code sees it that runs in it."""
@@ -111,6 +114,7 @@ class Scope:
     failed_for: BaseException | None = None  # the error for which the first of the failed undos ran
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # of an unwind: takes what is armed meanwhile
+    new_step: Callable[..., Step] = Step
     released: asyncio.Future[None] | None = None  # done when the unwind has ended: callers are held until then
 
     def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
@@ -122,6 +126,8 @@ class Scope:
         self.options = options
         self.stack = Stack(shared, options.activity)
         self.cancels = Cancels(owner, shared.run, is_main=in_main_method.get())
+        if options.parks_steps:
+            self.new_step = self.parking_step
         self.entry = shared.run.next_entry()
 
     async def enter_savepoint(self) -> Scope:
@@ -225,7 +231,7 @@ class Scope:
         reminder = self.options.reminder
         return partial(self.shared.park, "undo", reminder) if self.options.parks_undos else None
 
-    def parking_step(self, *args: Any) -> ParkingStep:
+    def parking_step(self, *args: Any) -> Step:
         """Return a step that waits for a person if it fails for good."""
         self.shared.run.parking.check_name_is_free()
         step = ParkingStep(*args)
@@ -256,16 +262,17 @@ class Scope:
         was, self.state, self.has_ended = self.state, state, True
         self.cancels.stop_deadline()
         if was is State.UNWINDING:
-            self.shared.run.unwinding -= 1
+            run = self.shared.run
+            run.unwinding -= 1
+            run.is_incomplete |= state is State.INCOMPLETE and self.parent is None
+            run.show_state()
             self._log_end()
         parent = self.parent
         if parent is None:
-            run = self.shared.run
-            run.leave(self)
-            run.is_incomplete |= state is State.INCOMPLETE
-            run.show_state()
-            if state is not State.DETACHED:
-                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=state.value.lower())
+            self.shared.run.leave(self)
+            outcome = _OUTCOMES.get(state)
+            if outcome is not None:
+                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
             self.cancel_waited = self.shared.pivot.end()
         else:
             if state is State.MERGED:

@@ -92,14 +92,14 @@ class Shared:
                 )
             uses.caller = task
         uses.count = use = uses.count + 1
-        return self._keys.of_step(step, use)
+        return self._keys.of_use(step, use)
 
     def _uses_of(self, step: str) -> Uses:
         return self.uses.setdefault(step, Uses())
 
     def key_of(self, step: str, key: str) -> str:
         """Return the key of the use of a step that `key=` names."""
-        return self._keys.of_step(step, key)
+        return self._keys.of_key(step, key)
 
     def checked_key(self, step: str, key: str) -> str:
         """Return a `key=`, if it is one."""
@@ -120,14 +120,14 @@ class Shared:
             self.has_refused_a_call = True
             raise DuplicateStep(message)  # a client's data did that, and must not wedge the run
         uses.keys[key] = None
-        return self._keys.of_step(step, key)
+        return self._keys.of_key(step, key)
 
     def callback_key(self, name: str) -> str:
         """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
         name = f"{name}()"  # not the name of a step
         uses = self._uses_of(name)
         uses.count += 1
-        return self._keys.of_step(name, uses.count)
+        return self._keys.of_use(name, uses.count)
 
     def user_key(self, parts: tuple[str | int, ...]) -> str:
         """Return the key of an effect of the workflow's own."""
