@@ -10,6 +10,7 @@ from temporal_saga._identity import business_key as business_key
 from temporal_saga._identity import current_step as current_step
 from temporal_saga._outcome import Outcome as Outcome
 from temporal_saga._outcome import StepOutcome as StepOutcome
+from temporal_saga._parking import Parked as Parked
 from temporal_saga._report import SagaReport as SagaReport
 from temporal_saga._report import StepReport as StepReport
 from temporal_saga._saga import Saga as Saga

@@ -23,6 +23,8 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     run = Run.current()
     if state is not None and (misuse := run.in_use(state.name, state.identity)):
         raise RuntimeError(misuse)
+    if options.parks_undos:
+        run.parking.check_name_is_free()
     pivot = Pivot(run, _main_task(name, run))
     scope = Scope(Shared(run, name, pivot, state), None, options)
     seconds = None if deadline is None else deadline.total_seconds()

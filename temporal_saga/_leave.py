@@ -43,7 +43,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
             return await _pass_on(scope, error)
     if failure is not None:
         raise_if_evicted()
-    if await scope.is_taken_over():
+    if scope.parent is not None and await scope.is_taken_over():
         return error or unwound()
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
         passing = failure is not None and is_cancelled_exception(failure)
@@ -190,6 +190,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
     shared = scope.shared
     if scope.parent is not None or scope.savepoints:
         raise shared.refuse("detach() in a savepoint: leave the savepoint first, so that it ends well or badly")
+    if parked := [step.name for step in shared.steps if step.ticket is not None]:
+        raise shared.refuse(f"detach() while something is parked ({', '.join(parked)}): a person has to decide first")
     if scope.is_busy:
         raise shared.refuse("detach() with a step in flight: await every step first")
     if never := scope.stack.never_awaited():

@@ -6,6 +6,7 @@ first unwind, again and again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
@@ -32,7 +33,7 @@ _TYPES: Mapping[Kind, Mapping[str, type | None]] = {
     "activity": _types(workflow.ActivityConfig),
     "child": _types(workflow.ChildWorkflowConfig),
 }
-_OF_A_STEP = ("args", "compensation", "compensation_from", "key", "step")
+_OF_A_STEP = ("args", "compensation", "compensation_from", "key", "on_step_failure", "step")
 _POLICY = [field.name for field in fields(RetryPolicy)]
 
 
@@ -76,6 +77,12 @@ def check_option_names(options: Mapping[str, object], kind: Kind) -> None:
             raise TypeError(
                 f"{name}= is not an option of a step: {nearest[0]}= is" if nearest else _unknown(name, value, kind)
             )
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ValueError if a value is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(json.dumps(choice) for choice in choices)}; got {value!r}")
 
 
 def check_duration(name: str, value: object) -> None:

@@ -9,10 +9,17 @@ from enum import Enum
 from typing import Any, Generic
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, TimeoutError, TimeoutType
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    CancelledError,
+    ChildWorkflowError,
+    TimeoutError,
+    TimeoutType,
+)
 from typing_extensions import TypeVar
 
-from ._proof import says_no_effect
+from ._proof import mark_in, says_no_effect
 
 
 class Outcome(str, Enum):
@@ -41,6 +48,18 @@ def outcome_of(error: BaseException) -> Outcome:
         if never_started or says_no_effect(cause):
             return Outcome.NOT_APPLIED
     return Outcome.UNKNOWN
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Tell whether an error is an answer, or a cancel: nothing that a person could make another try of."""
+    while error is not None:
+        mark = mark_in(error.details) if isinstance(error, ApplicationError) else None
+        if isinstance(error, (CancelledError, asyncio.CancelledError)):
+            return True
+        if mark is not None and mark.get("kind") in ("DECLINED", "REJECTED", "FENCED"):
+            return True
+        error = error.__cause__
+    return False
 
 
 InputT = TypeVar("InputT", covariant=True, default=Any)

@@ -18,10 +18,11 @@ class StepReport:
     Attributes:
         name: The step's name.
         key: Its key.
-        state: RUNNING, or its outcome: APPLIED, NOT_APPLIED, UNKNOWN.
+        state: RUNNING, PARKED (it waits for a person), or its outcome: APPLIED, NOT_APPLIED, UNKNOWN.
         undo: The name of what undoes it; None if nothing is armed.
-        undo_state: PENDING, RUNNING, DONE or FAILED; None if nothing is armed.
-        who: Who settled a parked compensation.
+        undo_state: PENDING, RUNNING, DONE, FAILED, PARKED (it waits for a person), BY_HAND or GIVEN_UP (as a person
+            has decided); None if nothing is armed.
+        who: Who has decided about the step, or about its undo.
         why: Why, in their words.
     """
 
@@ -40,29 +41,40 @@ class SagaReport:
 
     Attributes:
         name: The saga's name.
-        state: OPEN, UNWINDING, or how it ended: COMPLETED, COMPENSATED, INCOMPLETE (a compensation failed), DETACHED.
+        state: OPEN, UNWINDING, PARKED (something waits for a person), or how it ended: COMPLETED, COMPENSATED,
+            INCOMPLETE (a compensation failed), DETACHED.
         steps: Its steps.
     """
 
     name: str
-    state: Literal["OPEN", "UNWINDING", "COMPLETED", "COMPENSATED", "INCOMPLETE", "DETACHED"]
+    state: Literal["OPEN", "UNWINDING", "PARKED", "COMPLETED", "COMPENSATED", "INCOMPLETE", "DETACHED"]
     steps: list[StepReport]
 
 
 def show(name: str, steps: Sequence[StepReport]) -> None:
-    """Show an unwinding saga in the Web UI, as a small table: newest step first, as they are undone."""
-    armed = [step for step in steps if step.undo_state is not None]
-    done = sum(step.undo_state == "DONE" for step in armed)
-    failed = sum(step.undo_state == "FAILED" for step in armed)
-    lines = [
-        f"saga **{name}**: {done} of {len(armed)} undone" + (f", {failed} failed" if failed else ""),
-        "",
-        "| step | state | undo | |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {step.name} | {step.state} | {step.undo} | {step.undo_state} |" for step in reversed(armed[-_MOST_ROWS:])
-    ]
+    """Show a saga in the Web UI that unwinds, or in which something is parked: newest step first, as they are undone.
+
+    A list: the Web UI (2.54.1) drops the borders and the spaces of a table.
+    """
+    armed = [step for step in steps if step.undo_state is not None or step.state == "PARKED"]
+    counted = {word: sum(step.undo_state in states for step in armed) for word, states in _COUNTED}
+    head = [f"{counted.pop('undone')} of {len(armed)} undone", *(f"{n} {word}" for word, n in counted.items() if n)]
+    lines = [f"Saga **{name}**: {', '.join(head)}", ""]
+    lines += [f"- {_line(step)}" for step in reversed(armed[-_MOST_ROWS:])]
     if len(armed) > _MOST_ROWS:
-        lines.append(f"\n… and {len(armed) - _MOST_ROWS} older ones")
+        lines.append(f"- … and {len(armed) - _MOST_ROWS} older ones")
     workflow.set_current_details("\n".join(lines))
+
+
+_COUNTED = [("undone", ("DONE", "BY_HAND")), ("failed", ("FAILED", "GIVEN_UP")), ("parked", ("PARKED",))]
+
+
+def _line(step: StepReport) -> str:
+    line = f"**{step.name}** ({step.state})"
+    if step.undo_state is not None:
+        line += f" → {step.undo}: **{step.undo_state}**"
+    if "PARKED" in (step.state, step.undo_state):
+        line += f", waits for a person: `saga_resolve` with key `{step.key}`"
+    if step.who is not None:
+        line += f", decided by {step.who}"
+    return line

@@ -10,8 +10,10 @@ from inspect import Parameter, Signature
 from typing import Any, Protocol, cast
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeKey
 
 from ._cancels import Arrivals, Cancels
+from ._parking import Parking
 from ._report import SagaReport
 from ._waiting import until_idle
 from .errors import CompensationError
@@ -23,6 +25,9 @@ _MOST_BYTES = 1024 * 1024  # the server ends a run whose workflow task exceeds 4
 # The server fails a workflow task that would leave more than 2,000 activities pending (limit.numPendingActivities);
 # the rest of the run needs some of them.
 _MOST_AT_ONCE = 500
+
+search_attribute: ContextVar[str | None] = ContextVar("temporal_saga_search_attribute", default=None)
+"""The search attribute that shows the state of a run's sagas, as the plugin was told; None for none."""
 
 in_main_method: ContextVar[bool] = ContextVar("temporal_saga_in_main_method", default=False)
 """Whether the current code is the main method's, or of a task of it; a handler's is not.
@@ -91,7 +96,18 @@ class Room:
 
 
 class Run(Arrivals):
-    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global."""
+    """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global.
+
+    Attributes:
+        unwinding: How many scopes unwind.
+        details: What the UI showed before something was parked, to show it again.
+        is_incomplete: Whether a saga has ended with an undo that failed for good.
+    """
+
+    unwinding = 0
+    details = ""
+    is_incomplete = False
+    _shown: str | None = None  # by the search attribute
 
     joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
     _open: Sequence[OpenSaga] = ()
@@ -107,6 +123,24 @@ class Run(Arrivals):
     def room(self) -> Room:
         """What its undos may ask of the server."""
         return Room()
+
+    @cached_property
+    def parking(self) -> Parking:
+        """What waits for a person."""
+        return Parking()
+
+    def show_state(self) -> None:
+        """Show in the list of workflows that something unwinds, is parked, or has stayed behind."""
+        name = search_attribute.get()
+        if name is None:
+            return
+        state = "INCOMPLETE" if self.is_incomplete else None
+        state = "PARKED" if self.parking else "UNWINDING" if self.unwinding else state
+        if state == self._shown or not workflow.patched("temporal-saga-search-attribute"):
+            return
+        self._shown = state
+        key = SearchAttributeKey.for_keyword(name)
+        cast(Any, workflow).upsert_search_attributes([key.value_unset() if state is None else key.value_set(state)])
 
     @staticmethod
     def find() -> "Run | None":

@@ -17,13 +17,14 @@ from ._enter import enter
 from ._execute import called, execute, undo_step
 from ._identity import checked_name
 from ._leave import compensate, detach, leave, pass_pivot
-from ._options import check_duration, check_option_names, check_options, check_types
+from ._options import check_choice, check_duration, check_option_names, check_options, check_types
+from ._parking import check_reminder
 from ._report import SagaReport
 from ._scope import Scope
 from ._state import MAX_BYTES, VERSION, SagaState
 from ._step import ACTIVITY_OPTIONS, Step
 from ._surface import Compensation, Steps
-from ._typing import UNSET, Kind, Options, Order
+from ._typing import UNSET, Kind, OnCompensationFailure, OnStepFailure, Options, Order, Reminder
 
 _COMPENSATION_OPTIONS: dict[str, Any] = dict(presets.compensation())
 
@@ -43,6 +44,13 @@ class Saga(Steps):
         compensation_options: Options for each compensation that is an activity; `presets.compensation()` if None.
         order: "reverse" undoes one after another, newest first. "concurrent" undoes two at the same time if their steps
             overlapped.
+        on_step_failure: "park" lets a step wait for a person that has failed for good and was not refused (`Declined`,
+            `Rejected`), in place of raising. A cancel or the deadline ends the waiting: the step is undone then.
+        on_compensation_failure: "park" lets a compensation wait for a person that has failed for good; "continue" goes
+            on with the others, and ends INCOMPLETE. What waits is settled by the update `saga_resolve(key, action, who,
+            why)`, or by the command `temporal-saga resolve`.
+        park_reminder: An activity and an interval. The activity is called with a `Parked` when something is parked, and
+            each time the interval has passed while it waits. Each call adds events to the history: choose hours.
         deadline: The longest time for the body, from entry; None is no limit. It costs a timer. Unlike the server's
             timeouts, it lets the saga unwind.
         state: The saga to carry on with, from `detach()`: it keeps its name, keys, pivot and what is left of its
@@ -53,7 +61,8 @@ class Saga(Steps):
 
     Raises:
         TypeError: If `name` is not a string or is empty; for an option that does not exist, or has another type.
-        ValueError: If `order` is neither; for a retry policy that contradicts itself.
+        ValueError: If `order`, `on_step_failure` or `on_compensation_failure` is something else; if the interval of
+            `park_reminder` is not positive; for a retry policy that contradicts itself.
         RuntimeError: If `state` has a format that this release cannot read, or is another saga's than `name`.
         CompensationError: On leaving, if a compensation failed for good. Its cause is the error that left the body.
         SagaDeadlineExceeded: On leaving, if the deadline passed.
@@ -69,13 +78,20 @@ class Saga(Steps):
         activity_options: workflow.ActivityConfig | presets.PresetOptions | None = None,
         compensation_options: workflow.ActivityConfig | presets.PresetOptions | None = None,
         order: Order = "reverse",
+        on_step_failure: OnStepFailure = "raise",
+        on_compensation_failure: OnCompensationFailure = "continue",
+        park_reminder: Reminder | None = None,
         deadline: timedelta | None = None,
         state: SagaState | None = None,
     ) -> None:
         fix = "Saga(activity_options=...)" if isinstance(name, (Mapping, presets.Preset)) else 'Saga("order")'
         name = checked_name("a saga's name", name, fix)
-        if order not in ("reverse", "concurrent"):
-            raise ValueError(f'order must be "reverse" or "concurrent"; got {order!r}')
+        if (order, on_step_failure, on_compensation_failure) != ("reverse", "raise", "continue"):
+            check_choice("order", order, ("reverse", "concurrent"))
+            check_choice("on_step_failure", on_step_failure, ("raise", "park"))
+            check_choice("on_compensation_failure", on_compensation_failure, ("continue", "park"))
+        if park_reminder is not None:
+            check_reminder(park_reminder)
         if deadline is not None:
             check_duration("deadline", deadline)
         if state is not None:
@@ -97,7 +113,9 @@ class Saga(Steps):
         if compensation_options is not None:
             compensation = _options(compensation_options)
             check_options(compensation, "activity")
-        self._options = Options(order, activity, compensation)
+        self._options = Options(
+            order, activity, compensation, on_step_failure == "park", on_compensation_failure == "park", park_reminder
+        )
         self._deadline = deadline
         self._from_state = state
 
@@ -154,7 +172,12 @@ class Saga(Steps):
         # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
         # first runs, whose order a `gather` would leave to the loop.
         scope = self._scope or self._entered()
+        make = scope.new_step
         if options:
+            if "on_step_failure" in options:
+                choice = options.pop("on_step_failure")
+                check_choice("on_step_failure", choice, ("raise", "park"))
+                make = scope.parking_step if choice == "park" else Step
             check_option_names(options, kind)
         inputs = (arg,) if arg is not UNSET and not args else arguments(arg, args)
         if compensation is not None:
@@ -166,7 +189,7 @@ class Saga(Steps):
         if scope.has_ended:
             return scope.admit(f"step {name!r}")
         options["args"] = [*inputs]
-        step_called = Step(name, scope.shared.key(name, key), compensation, compensation_from, inputs)
+        step_called = make(name, scope.shared.key(name, key), compensation, compensation_from, inputs)
         scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
         return coroutine
 

@@ -13,22 +13,25 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 from temporalio import workflow
 
 from ._cancels import Cancels
+from ._metrics import count
 from ._outcome import type_name
+from ._parking import Resolution
 from ._report import SagaReport
 from ._run import in_main_method
 from ._shared import Shared
 from ._stack import Stack
-from ._step import Step
+from ._step import ParkingStep, Step
 from ._typing import Options
 from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
@@ -54,6 +57,9 @@ class State(Enum):
     DETACHED = "DETACHED"
     MERGED = "MERGED"
     """A savepoint that has ended, and whose steps are its parent's."""
+
+
+_OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", State.INCOMPLETE: "incomplete"}
 
 
 @dataclass(eq=False)
@@ -108,6 +114,7 @@ class Scope:
     failed_for: BaseException | None = None  # the error for which the first of the failed undos ran
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # of an unwind: takes what is armed meanwhile
+    new_step: Callable[..., Step] = Step
     released: asyncio.Future[None] | None = None  # done when the unwind has ended: callers are held until then
 
     def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
@@ -119,6 +126,8 @@ class Scope:
         self.options = options
         self.stack = Stack(shared, options.activity)
         self.cancels = Cancels(owner, shared.run, is_main=in_main_method.get())
+        if options.parks_steps:
+            self.new_step = self.parking_step
         self.entry = shared.run.next_entry()
 
     async def enter_savepoint(self) -> Scope:
@@ -216,6 +225,19 @@ class Scope:
         """Tell whether it has, or had, the steps of a saga."""
         return self.shared.identity == identity and self.state is not State.DETACHED
 
+    @property
+    def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
+        """What lets an undo wait for a person that has failed for good; None if the saga goes on without."""
+        reminder = self.options.reminder
+        return partial(self.shared.park, "undo", reminder) if self.options.parks_undos else None
+
+    def parking_step(self, *args: Any) -> Step:
+        """Return a step that waits for a person if it fails for good."""
+        self.shared.run.parking.check_name_is_free()
+        step = ParkingStep(*args)
+        step.park = partial(self.shared.park, "step", self.options.reminder)
+        return step
+
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
         scopes = (self, *self.open_savepoints())
@@ -231,7 +253,8 @@ class Scope:
         steps = [step.report() for step in self.shared.steps]
         if ended_well:  # what is still armed then is kept
             steps = [replace(step, undo_state=None) if step.undo_state == "PENDING" else step for step in steps]
-        return SagaReport(self.shared.name, cast(Any, self.state.value), steps)
+        parked = not self.has_ended and any(step.ticket is not None for step in self.shared.steps)
+        return SagaReport(self.shared.name, cast(Any, "PARKED" if parked else self.state.value), steps)
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
@@ -239,10 +262,17 @@ class Scope:
         was, self.state, self.has_ended = self.state, state, True
         self.cancels.stop_deadline()
         if was is State.UNWINDING:
+            run = self.shared.run
+            run.unwinding -= 1
+            run.is_incomplete |= state is State.INCOMPLETE and self.parent is None
+            run.show_state()
             self._log_end()
         parent = self.parent
         if parent is None:
             self.shared.run.leave(self)
+            outcome = _OUTCOMES.get(state)
+            if outcome is not None:
+                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
             self.cancel_waited = self.shared.pivot.end()
         else:
             if state is State.MERGED:

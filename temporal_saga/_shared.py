@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from ._cancels import Pivot
 from ._identity import Keys, check_parts, checked_name
+from ._outcome import type_name
+from ._parking import Parked, Resolution
+from ._report import show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
 from ._step import Step
+from ._typing import Reminder
 from .errors import DuplicateStep
 
 
@@ -88,14 +92,14 @@ class Shared:
                 )
             uses.caller = task
         uses.count = use = uses.count + 1
-        return self._keys.of_step(step, use)
+        return self._keys.of_use(step, use)
 
     def _uses_of(self, step: str) -> Uses:
         return self.uses.setdefault(step, Uses())
 
     def key_of(self, step: str, key: str) -> str:
         """Return the key of the use of a step that `key=` names."""
-        return self._keys.of_step(step, key)
+        return self._keys.of_key(step, key)
 
     def checked_key(self, step: str, key: str) -> str:
         """Return a `key=`, if it is one."""
@@ -116,14 +120,14 @@ class Shared:
             self.has_refused_a_call = True
             raise DuplicateStep(message)  # a client's data did that, and must not wedge the run
         uses.keys[key] = None
-        return self._keys.of_step(step, key)
+        return self._keys.of_key(step, key)
 
     def callback_key(self, name: str) -> str:
         """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
         name = f"{name}()"  # not the name of a step
         uses = self._uses_of(name)
         uses.count += 1
-        return self._keys.of_step(name, uses.count)
+        return self._keys.of_use(name, uses.count)
 
     def user_key(self, parts: tuple[str | int, ...]) -> str:
         """Return the key of an effect of the workflow's own."""
@@ -133,6 +137,32 @@ class Shared:
         """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
         self.misuse = error = RuntimeError(message)
         return error
+
+    async def park(
+        self, what: Literal["step", "undo"], reminder: Reminder | None, step: Step, error: BaseException
+    ) -> Resolution | None:
+        """Let a step, or its undo, wait for a person; return the decision, or None if a cancel came first."""
+        run = self.run
+        if not (run.parking or run.unwinding):
+            run.details = workflow.get_current_details()
+        ticket = step.ticket = run.parking.park(Parked(self.name, step.name, step.key, what, type_name(error)))
+        self.show()
+        run.show_state()
+        try:
+            resolution = await ticket.wait(reminder)
+        finally:
+            step.ticket = None
+        step.resolution = resolution or step.resolution
+        run.show_state()
+        if run.unwinding or run.parking:
+            self.show()
+        else:
+            workflow.set_current_details(run.details)
+        return resolution
+
+    def show(self) -> None:
+        """Show the saga in the Web UI."""
+        show(self.name, [step.report() for step in self.steps])
 
     def newest_error(self) -> BaseException | None:
         """Return the newest error that a step has raised."""

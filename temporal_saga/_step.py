@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 from temporalio import workflow
 
 from ._compensation import Call, Callback, kind_of, registered_name
 from ._identity import Phase
-from ._outcome import Outcome, outcome_of
+from ._outcome import Outcome, is_refusal, outcome_of, saga_failure
+from ._parking import Resolution, Ticket
 from ._report import StepReport
 from ._typing import Kind, Moment
-from ._waiting import raise_if_evicted
+from ._waiting import UntilDone, raise_if_evicted
 
 # An undo must not overtake its own step: a cancelled step is awaited until it has ended.
 ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
@@ -21,6 +22,9 @@ _CHILD_OPTIONS: dict[str, Any] = {
     "cancellation_type": workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
     "parent_close_policy": workflow.ParentClosePolicy.REQUEST_CANCEL,
 }
+
+
+UndoState = Literal["PENDING", "RUNNING", "DONE", "FAILED", "PARKED", "BY_HAND", "GIVEN_UP"]
 
 
 class Step:
@@ -41,8 +45,10 @@ class Step:
     outcome: Outcome | None = None  # None while the step runs
     error: BaseException | None = None
     raised = False  # True iff the body got an error or a cancel in place of a result; the body may have swallowed that
-    undo_state: Literal["PENDING", "RUNNING", "DONE", "FAILED"] | None = None  # None if nothing is armed
+    undo_state: UndoState | None = None  # None if nothing is armed
     undo_error: BaseException | None = None
+    ticket: Ticket | None = None  # while the step, or its undo, waits for a person
+    resolution: Resolution | None = None  # what a person has decided last
     inputs: tuple[Any, ...] = ()  # held while something is armed
     is_told = False  # True iff its failed undo is in the log
     task: asyncio.Task[Any]  # of the call, while the step is in flight
@@ -84,13 +90,15 @@ class Step:
 
     def request_cancel(self) -> None:
         """Ask the call to end; its task is done when the call has ended."""
-        if self.outcome is not None or self.task.done():
-            return
+        if self.outcome is None and not self.task.done():
+            self._cancel(self.task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
         # The history has not grown since the command was given, so the command never left this worker. The SDK's core
         # drops both commands (measured: no ActivityTaskScheduled). A child's cancel waits until the child has started.
         if self._child is None:
             self._never_sent |= workflow.info().get_current_history_length() == self._history_at_start
-        (self._child or self.task).cancel()
+        (self._child or task).cancel()
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
         """Read what became of the call, whose task is done.
@@ -155,8 +163,62 @@ class Step:
 
     def report(self) -> StepReport:
         """Return what people see of the step."""
-        state = self.outcome.value if self.outcome else "RUNNING"
-        return StepReport(self.name, self.key, state, self.undo_name, self.undo_state)
+        state = self.outcome.value if self.outcome else "RUNNING" if self.ticket is None else "PARKED"
+        who, why = (None, None) if self.resolution is None else (self.resolution.who, self.resolution.why)
+        return StepReport(self.name, self.key, state, self.undo_name, self.undo_state, who, why)
+
+
+class ParkingStep(Step):
+    """A step that waits for a person when it has failed for good, in place of raising.
+
+    To the rest it is in flight meanwhile. A cancel ends the waiting.
+
+    Attributes:
+        park: Waits for the decision of a person; None if a cancel comes first.
+    """
+
+    park: Callable[[Step, BaseException], Awaitable[Resolution | None]]
+    _attempt: asyncio.Task[Any]  # of the call; `task` ends when nobody has to decide anything any more
+    _is_cancelled = False
+    _is_unknown = False  # True iff an attempt before the last one may have had an effect, or nobody decided
+
+    def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
+        """Give the command. Returns a task that ends when the call has ended, and nobody has to decide anything."""
+
+        def attempt() -> None:
+            self._attempt = super(ParkingStep, self).start(kind, target, options, info)
+            self.task = task
+
+        self._attempt = super().start(kind, target, options, info)
+        self.task = task = asyncio.create_task(self._run(attempt))
+        return task
+
+    async def _run(self, attempt: Callable[[], None]) -> Any:
+        while True:
+            await UntilDone(self._attempt)
+            try:
+                return self._attempt.result()
+            except Exception as error:
+                if self._is_cancelled or saga_failure(error) is None or is_refusal(error):
+                    raise
+                resolution = await self.park(self, error)
+                self._is_unknown |= resolution is None
+                if resolution is None or resolution.action != "retry":
+                    raise
+            self._is_unknown = True
+            attempt()
+
+    def request_cancel(self) -> None:
+        """Ask the call to end, or the waiting."""
+        self._is_cancelled = True
+        if self.ticket is not None:
+            self.ticket.settle(None)
+        elif self.outcome is None and not self._attempt.done():
+            self._cancel(self._attempt)
+
+    def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
+        """Read what became of the call: only if the first attempt was the last can it prove anything."""
+        super().settle(ended, lambda: self._is_unknown or may_repeat())
 
 
 class _Child:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 Kind = Literal["activity", "child"]
 Order = Literal["reverse", "concurrent"]
+OnStepFailure = Literal["raise", "park"]
+OnCompensationFailure = Literal["continue", "park"]
+
+Reminder = tuple[Callable[..., Any] | str, timedelta]
+"""An activity that is called with a `Parked`, at once and then each time the interval has passed."""
 
 Moment = tuple[int, ...]
 """A moment on a saga's clock of events. The steps of a child's saga lie within the moment of the step that ran it."""
@@ -18,11 +25,17 @@ class Options(NamedTuple):
         order: How steps are undone.
         activity: Options of steps that are activities.
         compensation: Options of compensations that are activities.
+        parks_steps: Whether a step that has failed for good waits for a person.
+        parks_undos: Whether a compensation that has failed for good does.
+        reminder: What tells somebody meanwhile.
     """
 
     order: Order
     activity: dict[str, Any]
     compensation: dict[str, Any]
+    parks_steps: bool = False
+    parks_undos: bool = False
+    reminder: Reminder | None = None
 
 
 class Unset:
@@ -53,12 +66,14 @@ if TYPE_CHECKING:
 
         step: str | None
         key: str | None
+        on_step_failure: OnStepFailure
 
     class ChildOptions(ChildWorkflowConfig, total=False, closed=True):  # ty: ignore
         """The keywords of a step that is a child workflow."""
 
         step: str | None
         key: str | None
+        on_step_failure: OnStepFailure
 
     class CompensationOptions(ActivityConfig, total=False, closed=True):  # ty: ignore
         """The keywords of a compensation that is an activity."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect, bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from temporalio import workflow
@@ -17,6 +17,7 @@ from temporalio import workflow
 from ._compensation import Callback
 from ._identity import step_id
 from ._outcome import saga_failure
+from ._parking import Resolution
 from ._run import Room
 from ._step import Step
 from ._typing import Moment, Options
@@ -80,13 +81,15 @@ class How:
     Attributes:
         options: The saga's options.
         room: What the whole run may ask of the server at once.
-        on_change: Called when an undo begins, and when it has failed for good.
+        on_change: Called when an undo begins, when it has failed for good, and when it is parked.
+        park: Waits for the decision of a person about an undo that has failed for good; None if nobody is asked.
         failed: The steps whose undo failed for good.
     """
 
     options: Options
     room: Room
     on_change: Callable[[Step], None]
+    park: Callable[[Step, BaseException], Awaitable[Resolution | None]] | None
     failed: list[Step] = field(default_factory=list[Step])
 
 
@@ -146,10 +149,44 @@ async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
 
 
 async def _undo(step: Step, how: How) -> None:
-    """Run one compensation, to success or to its failure for good."""
+    """Run one compensation, to success or to its failure for good, or until a person has decided."""
+    if step.undo is None:  # its compensation_from= failed, and fails the workflow
+        how.room.leave()
+        step.undo_state = "FAILED"
+        how.failed.append(step)
+        return
+    while True:
+        error = await _attempt(step, how)
+        if error is None:
+            step.undo_state = "DONE"
+            return
+        if how.park is None:
+            step.undo_state = "FAILED"
+            break
+        step.undo_state = "PARKED"
+        resolution = await how.park(step, error)
+        assert resolution is not None  # no cancel gets here
+        if resolution.action == "done_by_hand":
+            step.undo_state = "BY_HAND"
+            how.on_change(step)
+            return
+        if resolution.action == "give_up":
+            step.undo_state = "GIVEN_UP"
+            break
+        size = _size(step, how)
+        await how.room.wait(size)
+        how.room.take(size)
+    step.undo_error = error
+    how.failed.append(step)
+    how.on_change(step)
+
+
+async def _attempt(step: Step, how: How) -> BaseException | None:
+    """Run one compensation; return the error with which it has failed for good."""
     step.undo_state = "RUNNING"
     how.on_change(step)
     compensation = step.undo
+    assert compensation is not None
     takes_room = not isinstance(compensation, Callback)
     if not takes_room:
         how.room.leave()  # it asks nothing of the server itself, and may wait for undos that do
@@ -159,28 +196,20 @@ async def _undo(step: Step, how: How) -> None:
                 await compensation.run()
             except workflow.ContinueAsNewError as error:
                 raise RuntimeError("continue_as_new in a callback of an unwind would drop the rest of it") from error
-        elif compensation is not None:
+        else:
             id = step_id(step.name, step.phase, step.key)
             await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
-        else:
-            step.undo_state = "FAILED"  # its compensation_from= failed, and fails the workflow
-            how.failed.append(step)
-            return
     except (Exception, asyncio.CancelledError) as error:
         # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
         if isinstance(error, asyncio.CancelledError):
             raise_if_evicted()
         if saga_failure(error) is None:
             raise
-        step.undo_state = "FAILED"
-        step.undo_error = error
-        how.failed.append(step)
-        how.on_change(step)
-    else:
-        step.undo_state = "DONE"
+        return error
     finally:
         if takes_room:
             how.room.leave()
+    return None
 
 
 def _size(step: Step, how: How) -> int:

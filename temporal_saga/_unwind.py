@@ -16,7 +16,7 @@ from typing import Any
 from temporalio import workflow
 
 from ._cancels import after
-from ._report import show
+from ._metrics import count, record_seconds
 from ._scope import Scope, State, undoing_in
 from ._step import Step
 from ._undo import How, Todo, undo
@@ -40,7 +40,7 @@ class Unwind:
         self._is_drained = False
         self._todo = Todo()
         self._todo.add(swallowed or [])
-        self._how = How(scope.options, scope.shared.run.room, self._on_change)
+        self._how = How(scope.options, scope.shared.run.room, self._on_change, scope.park_undo)
         scope.on_push = self._take_late
 
     async def run(self, cause: BaseException | None) -> list[Step]:
@@ -51,9 +51,13 @@ class Unwind:
         """
         scope, shared = self._scope, self._scope.shared
         scope.cancels.begin_unwind()
+        began = asyncio.get_running_loop().time()
         if scope.state is State.OPEN:
+            shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
+        shared.run.show_state()
+        shared.show()
         scope.released = scope.released or asyncio.get_running_loop().create_future()
         while True:
             task = asyncio.create_task(self._drain_and_undo())
@@ -64,7 +68,9 @@ class Unwind:
             if not self._todo:  # nothing was registered since its last look
                 break
         scope.on_push = None
-        scope.note_failed(self._how.failed, cause)
+        _note_failed(scope, self._how.failed, cause)
+        lasted = asyncio.get_running_loop().time() - began
+        record_seconds("unwind_seconds", "How long an unwind took.", lasted, saga=shared.name)
         return self._how.failed
 
     async def _drain_and_undo(self) -> None:
@@ -73,9 +79,9 @@ class Unwind:
             await self._drain()
             self._is_drained = True
             self._take_late()
-            self._show()
+            self._scope.shared.show()
             await undo(self._todo, self._how)
-            self._show()
+            self._scope.shared.show()
 
     async def _drain(self) -> None:
         """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
@@ -117,20 +123,17 @@ class Unwind:
             self._todo.add(self._scope.stack.give())
 
     def _on_change(self, step: Step) -> None:
-        if step.undo_state == "FAILED":
+        if step.undo_state in ("FAILED", "GIVEN_UP"):
             self._take_all()
         elif len(self._scope.shared.steps) <= _MOST_SHOWN:
-            self._show()
-
-    def _show(self) -> None:
-        show(self._scope.shared.name, [step.report() for step in self._scope.shared.steps])
+            self._scope.shared.show()
 
 
 async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     """Undo one step while its scope stays open, whatever happens meanwhile; return a cancel that came."""
     todo = Todo()
     todo.add([step])
-    how = How(scope.options, scope.shared.run.room, lambda _: None)
+    how = How(scope.options, scope.shared.run.room, lambda _: None, scope.park_undo)
 
     async def protected() -> None:
         with undoing_in(scope):
@@ -148,8 +151,15 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     await wait_through_cancels(task, keep)
     scope.undos = [each for each in scope.undos if each is not task]
     await _fail_for_bug(task)
-    scope.note_failed(how.failed, step.undo_error)
+    _note_failed(scope, how.failed, step.undo_error)
     return kept
+
+
+def _note_failed(scope: Scope, failed: list[Step], cause: BaseException | None) -> None:
+    scope.note_failed(failed, cause)
+    for step in failed:
+        text = "Compensations that have failed for good."
+        count("compensation_failures", text, saga=scope.shared.name, step=step.name)
 
 
 async def _fail_for_bug(task: asyncio.Task[None]) -> None:

@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from temporalio import workflow
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
 from temporalio.exceptions import is_cancelled_exception
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
@@ -25,6 +29,7 @@ from temporalio.worker import (
     HandleSignalInput,
     HandleUpdateInput,
     Interceptor,
+    Worker,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
     WorkflowRunner,
@@ -33,7 +38,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from ._cancels import Gate, gates
 from ._outcome import saga_failure
-from ._run import OpenSaga, Run, in_main_method
+from ._run import OpenSaga, Run, in_main_method, search_attribute
 from ._scope import UNWOUND
 from ._waiting import raise_if_evicted
 from .classification import Profile
@@ -50,13 +55,44 @@ class SagaPlugin(SimplePlugin):
     Args:
         classify: Whether the exceptions of each activity become the errors that say what they mean; a profile for a
             worker that calls one provider. See `classification`.
+        search_attribute: The name of a registered search attribute, a Keyword, that shows in the list of workflows what
+            needs somebody: UNWINDING, PARKED or INCOMPLETE, and nothing at a good end. None, the default, sets nothing.
+            A run that succeeds costs no event. Switch it on at any time; switch it off while no saga unwinds.
     """
 
-    def __init__(self, *, classify: bool | Profile = False) -> None:
+    def __init__(self, *, classify: bool | Profile = False, search_attribute: str | None = None) -> None:
         profile = checked_profile(None if classify is True else classify) if classify else None
+        self._search_attribute = search_attribute
         cast(Any, super()).__init__(
-            "temporal_saga.SagaPlugin", interceptors=[_SagaInterceptor(profile)], workflow_runner=_pass_through
+            "temporal_saga.SagaPlugin",
+            interceptors=[_SagaInterceptor(profile, search_attribute)],
+            workflow_runner=_pass_through,
         )
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
+        """Check that the search attribute is registered, then run the worker.
+
+        Raises:
+            RuntimeError: If it is not registered as a Keyword: each workflow task that sets it would fail. The message
+                has the command that registers it.
+        """
+        if self._search_attribute is not None:
+            await _check_search_attribute(worker.client, self._search_attribute)
+        await super().run_worker(worker, next)
+
+
+async def _check_search_attribute(client: Client, name: str) -> None:
+    registered = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    kind = registered.custom_attributes.get(name)
+    if kind == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
+        return
+    found = "is not registered" if kind is None else "is registered with another type than Keyword"
+    raise RuntimeError(
+        f"the search attribute {name!r} {found} in namespace {client.namespace!r}. Register it: temporal operator "
+        f"search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
+    )
 
 
 def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
@@ -69,14 +105,17 @@ def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
 
 
 class _SagaInterceptor(Interceptor):
-    def __init__(self, profile: Profile | None) -> None:
+    def __init__(self, profile: Profile | None, search_attribute: str | None) -> None:
         self._profile = profile
+        self._search_attribute = search_attribute
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         return next if self._profile is None else ClassifyErrors(next, self._profile)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        return _HoldClose
+        if self._search_attribute is None:
+            return _HoldClose
+        return type("_HoldClose", (_HoldClose,), {"search_attribute": self._search_attribute})
 
 
 class _HoldClose(WorkflowInboundInterceptor):
@@ -84,6 +123,8 @@ class _HoldClose(WorkflowInboundInterceptor):
 
     The first to end the run wins, as without the plugin: the main method, or a handler.
     """
+
+    search_attribute: str | None = None
 
     def __init__(self, next: WorkflowInboundInterceptor) -> None:
         super().__init__(next)
@@ -181,6 +222,7 @@ class _HoldClose(WorkflowInboundInterceptor):
 
     def _enter(self, *, in_main: bool) -> None:
         gates.set(self._gate)
+        search_attribute.set(self.search_attribute)
         in_main_method.set(in_main)
 
 

@@ -128,7 +128,7 @@ def test_the_tests_that_a_page_names_exist() -> None:
 def test_few_blocks_are_not_run() -> None:
     for path in PAGES:
         fences = re.findall(r"^```(\w.*)$", path.read_text(), re.MULTILINE)
-        assert set(fences) <= {"python", "python no-run", "text", "console"}, path
+        assert set(fences) <= {"python", "python no-run", "text", "console", "yaml"}, path
         assert fences.count("python no-run") <= 1, path
 
 

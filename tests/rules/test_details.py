@@ -1008,7 +1008,7 @@ def test_a_saga_inside_a_saga_warns(caplog: pytest.LogCaptureFixture) -> None:
     run.check()
 
 
-def test_the_details_show_the_unwinding_saga_as_a_table() -> None:
+def test_the_details_show_the_unwinding_saga_as_a_list() -> None:
     shown: list[str] = []
 
     @flow
@@ -1030,12 +1030,10 @@ def test_the_details_show_the_unwinding_saga_as_a_table() -> None:
     run.activate(completed("undo_b"))
     run.activate(signal("look"))
     assert "**order**" in shown[0]
-    assert "| b | APPLIED | undo_b | DONE |" in shown[0]
-    assert "| a | APPLIED | undo_a | RUNNING |" in shown[0]
-    assert shown[0].index("| b |") < shown[0].index("| a |")
+    assert "- **b** (APPLIED) → undo_b: **DONE**\n- **a** (APPLIED) → undo_a: **RUNNING**" in shown[0]
     run.activate(failed("undo_a", REFUSED))
     assert "1 of 2 undone, 1 failed" in run.result
-    assert "| a | APPLIED | undo_a | FAILED |" in run.result
+    assert "- **a** (APPLIED) → undo_a: **FAILED**" in run.result
 
 
 def test_reports_of_all_sagas_of_a_run_in_order_of_entry() -> None:

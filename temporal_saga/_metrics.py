@@ -1,0 +1,17 @@
+"""Metrics, as the worker exports them. The SDK keeps quiet while it replays."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+__all__ = ["count", "record_seconds"]
+
+
+def count(name: str, text: str, **labels: str) -> None:
+    """Count one more of something."""
+    workflow.metric_meter().create_counter(f"temporal_saga_{name}", text).add(1, labels)
+
+
+def record_seconds(name: str, text: str, seconds: float, **labels: str) -> None:
+    """Record how long something took."""
+    workflow.metric_meter().create_histogram_float(f"temporal_saga_{name}", text, "s").record(seconds, labels)

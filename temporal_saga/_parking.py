@@ -1,0 +1,181 @@
+"""What waits for a person: a step, or an undo, that has failed for good; and the update that settles it.
+
+fails for good ── park ──> waits ── saga_resolve ──> retry           it runs again, under the same key and id
+done_by_hand    an undo: counts as done
+give_up         it has failed
+"""
+
+# No `from __future__ import annotations`: the SDK evaluates those of an update handler.
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple, cast
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from ._metrics import count
+from ._typing import Reminder
+
+__all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
+
+UPDATE = "saga_resolve"
+
+# What may be decided of each. A step has a result, which nobody can type in by hand.
+_ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
+_REMINDER_LASTS = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Parked:
+    """What waits for a person. A `park_reminder=` activity is called with it.
+
+    Attributes:
+        saga: The saga's name.
+        step: The step's name.
+        key: The step's key, which `saga_resolve` takes.
+        what: "step" if the step itself has failed, "undo" if its compensation has.
+        error: The name of the type of the error that it failed with.
+        reminder: Which reminder this is, from 1.
+    """
+
+    saga: str
+    step: str
+    key: str
+    what: Literal["step", "undo"]
+    error: str
+    reminder: int = 1
+
+
+class Resolution(NamedTuple):
+    """What a person has decided."""
+
+    action: str
+    who: str
+    why: str
+
+
+class Ticket:
+    """One thing that waits."""
+
+    def __init__(self, parked: Parked, leave: Callable[["Ticket"], None]) -> None:
+        self.parked = parked
+        self._leave = leave
+        self._decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
+
+    async def wait(self, reminder: Reminder | None) -> Resolution | None:
+        """Wait for the decision; None if it was withdrawn."""
+        reminding = None if reminder is None else asyncio.create_task(_remind(self.parked, reminder))
+        try:
+            return await self._decision
+        finally:
+            self._leave(self)
+            if reminding is not None:
+                reminding.cancel()
+
+    def settle(self, resolution: Resolution | None) -> None:
+        """Say what was decided, or None to withdraw it: a cancel ends the waiting of a step."""
+        if not self._decision.done():
+            self._decision.set_result(resolution)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it was decided."""
+        return self._decision.done()
+
+
+class Parking:
+    """What waits for a person in one workflow run. It handles the update, which exists once something has waited."""
+
+    def __init__(self) -> None:
+        self._tickets: dict[str, Ticket] = {}
+        self._is_registered = False
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    def check_name_is_free(self) -> None:
+        """Raise if the workflow has an update handler of that name of its own."""
+        if not self._is_registered and cast(Any, workflow).get_update_handler(UPDATE) is not None:
+            raise RuntimeError(
+                f"the workflow has an update handler named {UPDATE!r} of its own: rename the handler, a saga takes the "
+                "decisions about what is parked under that name"
+            )
+
+    def park(self, parked: Parked) -> Ticket:
+        """Let something wait."""
+        if not self._is_registered:
+            self._is_registered = True
+            cast(Any, workflow).set_update_handler(UPDATE, self.resolve, validator=self.check)
+        ticket = self._tickets[parked.key] = Ticket(parked, self._remove)
+        which = "undo of step" if parked.what == "undo" else "step"
+        workflow.logger.error(
+            "Saga %s: the %s %r (key %s) has failed for good with %s. It is parked until a person decides: send the "
+            f"update {UPDATE}, or run `temporal-saga resolve`",
+            parked.saga,
+            which,
+            parked.step,
+            parked.key,
+            parked.error,
+            extra={"saga": parked.saga, "step": parked.step, "key": parked.key},
+        )
+        count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
+        return ticket
+
+    def _remove(self, ticket: Ticket) -> None:
+        if self._tickets.get(ticket.parked.key) is ticket:
+            del self._tickets[ticket.parked.key]
+
+    def check(self, key: str, action: str, who: str, why: str) -> None:
+        """Reject what cannot be done; the message says what would be right."""
+        ticket = self._tickets.get(key)
+        if ticket is None or ticket.is_settled:
+            waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
+            raise _rejected(f"nothing is parked under the key {key!r}; parked is: {waiting}")
+        actions = _ACTIONS[ticket.parked.what]
+        if action not in actions:
+            hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
+            raise _rejected(f"action must be one of {', '.join(actions)}; got {action!r}{hint}")
+        for name, value in (("who", who), ("why", why)):
+            if not value.strip():
+                raise _rejected(f"say {name}: it goes on record, in the history and in the saga's report")
+
+    def resolve(self, key: str, action: str, who: str, why: str) -> None:
+        """Do what a person has decided."""
+        ticket = self._tickets[key]
+        count("resolved", "Decisions on what was parked.", saga=ticket.parked.saga, action=action)
+        ticket.settle(Resolution(action, who, why))
+
+
+def check_reminder(reminder: object) -> None:
+    """Raise if it is not an activity and an interval."""
+    pair: Any = reminder
+    if not isinstance(reminder, tuple) or len(pair) != 2 or not isinstance(pair[1], timedelta):
+        raise TypeError(
+            f"park_reminder= is an activity and an interval, as in (tell_us, timedelta(hours=1)); got {pair!r}"
+        )
+    if pair[1] <= timedelta(0):
+        raise ValueError(f"the interval of park_reminder= must be positive; got {pair[1]}")
+
+
+async def _remind(parked: Parked, reminder: Reminder) -> None:
+    activity, interval = reminder
+    number = 0
+    while True:
+        number += 1
+        notice = Parked(parked.saga, parked.step, parked.key, parked.what, parked.error, number)
+        try:
+            await cast(Any, workflow).execute_activity(
+                activity, notice, schedule_to_close_timeout=max(interval, _REMINDER_LASTS)
+            )
+        except ActivityError:
+            workflow.logger.warning(
+                "Saga %s: the reminder that step %r (key %s) is parked has failed", parked.saga, parked.step, parked.key
+            )
+        await asyncio.sleep(interval.total_seconds())
+
+
+def _rejected(message: str) -> ApplicationError:
+    return ApplicationError(message, type="SagaNotResolved", non_retryable=True)

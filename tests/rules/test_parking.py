@@ -1,0 +1,545 @@
+"""What has failed for good waits for a person: rules 1, 2, 5 and 6, with a decision in place of an end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from temporal_saga import Compensation, Parked, Saga
+from temporal_saga.plugin import SagaPlugin
+from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, signal, timer, update
+from tests.rules.workflows import DECLINED, REFUSED, cancels, do, end, flow, new_saga, undone
+
+pytestmark = pytest.mark.usefixtures("collected")
+
+HOUR = timedelta(hours=1)
+REJECTED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "REJECTED", "effect": "none"}}, type="Rejected")
+FENCED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "FENCED", "effect": "none"}}, type="Fenced")
+NOT_SENT = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "NOT_SENT", "effect": "none"}}, type="NotSent")
+
+
+def scoped(act: Callable[[Saga], Awaitable[Any]] | None = None, *, names: str = "ab", **options: Any) -> type[Any]:
+    """Return a workflow of a saga that parks compensations: its steps, what is given, and then a failure."""
+
+    @flow
+    async def body() -> Any:
+        async with new_saga(**{"on_compensation_failure": "park", **options}) as saga:
+            for name in names:
+                await do(saga, name)
+            if act is not None:
+                return await act(saga)
+            raise REFUSED
+
+    return body
+
+
+def parked_undo(run: Run, names: str = "ab") -> str:
+    """Bring a saga to where the undo of its last step is parked; return the key."""
+    run.start()
+    for name in names:
+        run.activate(completed(name))
+    run.activate(failed(f"undo_{names[-1]}", REFUSED))
+    return key_of(run, names[-1])
+
+
+def key_of(run: Run, name: str) -> str:
+    return next(activity.id for activity in run.scheduled if activity.name == name).rpartition(":")[2]
+
+
+def decide(key: str, action: str, who: str = "ann", why: str = "the bank said so", update_id: str = "u") -> Any:
+    return update("saga_resolve", key, action, who, why, update_id=update_id)
+
+
+def report(run: Run) -> dict[str, Any]:
+    (only,) = run.query("saga_report")
+    return dict(only)
+
+
+def states(run: Run) -> dict[str, tuple[str, str | None]]:
+    return {step["name"]: (step["state"], step["undo_state"]) for step in report(run)["steps"]}
+
+
+# --- an undo ---
+
+
+@pytest.mark.parametrize("plugins", [[], [SagaPlugin()]], ids=["without", "with"])
+@pytest.mark.parametrize("order", ["reverse", "concurrent"])
+@pytest.mark.parametrize("retries", [0, 1, 3])
+@pytest.mark.parametrize("action", ["retry", "done_by_hand", "give_up"])
+def test_a_parked_undo_ends_as_a_person_decides(action: str, retries: int, order: str, plugins: list[Any]) -> None:
+    """After as many retries as wanted, each under the same id. The older undos wait for it."""
+    run = Run(scoped(order=order), plugins=plugins)
+    key = parked_undo(run)
+    for number in range(retries):
+        run.activate(decide(key, "retry", update_id=f"r{number}"))
+        assert [activity.id for activity in run.activities] == [f"b:undo:{key}"]
+        run.activate(failed("undo_b", REFUSED))
+    assert (run.names, report(run)["state"], states(run)["b"]) == ([], "PARKED", ("APPLIED", "PARKED"))
+    run.activate(decide(key, action))
+    if action == "retry":
+        run.activate(completed("undo_b"))
+    run.activate(completed("undo_a"))
+    state = {"retry": "DONE", "done_by_hand": "BY_HAND", "give_up": "GIVEN_UP"}[action]
+    assert states(run) == {"a": ("APPLIED", "DONE"), "b": ("APPLIED", state)}
+    assert end(run) == ("CompensationError" if action == "give_up" else "Refused")
+    assert report(run)["state"] == ("INCOMPLETE" if action == "give_up" else "COMPENSATED")
+    step = report(run)["steps"][1]
+    assert (step["who"], step["why"]) == ("ann", "the bank said so")
+    assert undone(run) == ["undo_b"] * (1 + retries + (action == "retry")) + ["undo_a"]
+    run.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"key": "nobody"}, "nothing is parked under the key 'nobody'; parked is: b ("),
+        ({"action": "forget"}, "action must be one of retry, done_by_hand, give_up; got 'forget'"),
+        ({"who": " "}, "say who"),
+        ({"why": ""}, "say why"),
+    ],
+    ids=["key", "action", "who", "why"],
+)
+def test_a_decision_that_does_not_fit_is_rejected(change: dict[str, str], says: str) -> None:
+    """With what would be right; nothing is decided by it."""
+    run = Run(scoped())
+    key = parked_undo(run)
+    given = {"key": key, "action": "retry", "who": "ann", "why": "because"} | change
+    run.activate(update("saga_resolve", *given.values(), update_id="u"))
+    kind, _, error = run.activations[-1].commands[0]
+    assert (kind, error.type, says in str(error)) == ("update_rejected", "SagaNotResolved", True), error
+    assert states(run)["b"] == ("APPLIED", "PARKED")
+    run.activate(decide(key, "done_by_hand", update_id="v"))
+    run.activate(decide(key, "done_by_hand", update_id="w"))  # it is not parked any more
+    assert run.activations[-1].commands[0][0] == "update_rejected"
+    run.check()
+
+
+def test_of_two_decisions_in_one_activation_the_first_holds() -> None:
+    run = Run(scoped())
+    key = parked_undo(run)
+    run.activate(decide(key, "done_by_hand", "ann", update_id="u"), decide(key, "give_up", "bob", update_id="v"))
+    kinds = [command[0] for command in run.activations[-1].commands]
+    assert kinds.count("update_rejected") == 1
+    assert report(run)["steps"][1]["who"] == "ann"
+    run.activate(completed("undo_a"))
+    assert end(run) == "Refused"
+    run.check()
+
+
+@pytest.mark.parametrize("cancels_at", [0, 1, 2])
+@pytest.mark.parametrize("action", ["done_by_hand", "give_up"])
+def test_a_cancel_while_an_undo_is_parked_loses_nothing(action: str, cancels_at: int) -> None:
+    """Before it is parked, while it is, and after the decision."""
+    run = Run(scoped()).start()
+    run.activate(completed("a"))
+    run.activate(completed("b"))
+    events = [failed("undo_b", REFUSED), decide(key_of(run, "b"), action), completed("undo_a")]
+    for at, event in enumerate(events):
+        if at == cancels_at:
+            run.activate(cancel())
+        run.activate(event)
+    assert states(run)["a"] == ("APPLIED", "DONE")
+    assert end(run) == ("CompensationError" if action == "give_up" else "Refused")
+    run.check()
+
+
+def test_overlapping_undos_go_on_while_one_is_parked() -> None:
+    """With order="concurrent", a parked undo holds only what has to come after it."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(order="concurrent", on_compensation_failure="park") as saga:
+            await do(saga, "first")
+            await asyncio.gather(do(saga, "x"), do(saga, "y"))
+            raise REFUSED
+
+    run = Run(body).start()
+    run.activate(completed("first"))
+    run.activate(completed("x"))
+    run.activate(completed("y"))
+    run.activate(failed("undo_x", REFUSED))
+    run.activate(completed("undo_y"))
+    assert run.names == []
+    run.activate(decide(key_of(run, "x"), "done_by_hand"))
+    assert run.names == ["undo_first"]
+    run.activate(completed("undo_first"))
+    assert end(run) == "Refused"
+    run.check()
+
+
+def test_what_saga_undo_undoes_parks_as_well() -> None:
+    async def act(saga: Saga) -> str:
+        await saga.undo("a")
+        return "done"
+
+    run = Run(scoped(act)).start()
+    run.activate(completed("a"))
+    run.activate(completed("b"))
+    run.activate(failed("undo_a", REFUSED))
+    assert report(run)["state"] == "PARKED"
+    run.activate(decide(key_of(run, "a"), "retry"))
+    run.activate(completed("undo_a"))
+    assert end(run) == "done"
+    assert states(run) == {"a": ("APPLIED", "DONE"), "b": ("APPLIED", None)}
+    run.check()
+
+
+@pytest.mark.parametrize("action", ["retry", "done_by_hand", "give_up"])
+def test_a_callback_and_a_child_park_as_well(action: str) -> None:
+    tried: list[int] = []
+
+    def callback() -> None:
+        tried.append(1)
+        if len(tried) % 2:
+            raise REFUSED
+
+    async def act(saga: Saga) -> None:
+        saga.add_callback(callback)
+        await do(saga, "c", compensation=Compensation.child_workflow("undo_c"))
+        raise REFUSED
+
+    run = Run(scoped(act, names="")).start()
+    run.activate(completed("c"))
+    (child,) = run.children
+    run.activate(child_started(child.id))
+    run.activate(child_failed(child.id, REFUSED))
+    run.activate(decide(key_of(run, "c"), action, update_id="u"))
+    if action == "retry":
+        assert [each.id for each in run.children] == [child.id]
+        run.activate(child_started(child.id))
+        run.activate(child_failed(child.id, REFUSED))
+        run.activate(decide(key_of(run, "c"), "give_up", update_id="u2"))
+    pushed = report(run)["steps"][0]
+    assert pushed["undo_state"] == "PARKED"
+    run.activate(decide(pushed["key"], action, update_id="v"))
+    assert end(run) == ("Refused" if action == "done_by_hand" else "CompensationError")
+    assert report(run)["steps"][0]["undo_state"] == {"retry": "DONE", "done_by_hand": "BY_HAND"}.get(action, "GIVEN_UP")
+
+
+# --- a step ---
+
+
+def one_step(**options: Any) -> type[Any]:
+    """Return a workflow of steps `a` and `b`, of which `b` parks; it swallows what `b` raises, and says so."""
+
+    async def act(saga: Saga) -> Any:
+        return await do(saga, "b", **options)
+
+    return scoped(act, names="a", on_step_failure="park")
+
+
+@pytest.mark.parametrize("plugins", [[], [SagaPlugin()]], ids=["without", "with"])
+@pytest.mark.parametrize("retries", [1, 3])
+@pytest.mark.parametrize("works", [True, False])
+def test_a_parked_step_is_tried_again_under_its_key(works: bool, retries: int, plugins: list[Any]) -> None:
+    run = Run(one_step(), plugins=plugins).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", REFUSED))
+    key = key_of(run, "b")
+    for number in range(retries):
+        assert (report(run)["state"], states(run)["b"]) == ("PARKED", ("PARKED", "PENDING"))
+        run.activate(decide(key, "retry", update_id=f"r{number}"))
+        assert [activity.id for activity in run.activities] == [f"b:do:{key}"]
+        assert states(run)["b"] == ("RUNNING", "PENDING")
+        run.activate(completed("b", "paid") if works and number == retries - 1 else failed("b", REFUSED))
+    if not works:
+        run.activate(decide(key, "give_up"))
+        run.activate(completed("undo_b"))
+        run.activate(completed("undo_a"))
+    assert end(run) == ("paid" if works else "ActivityError")
+    run.check()
+
+
+def test_a_step_cannot_be_done_by_hand() -> None:
+    run = Run(one_step()).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", REFUSED))
+    run.activate(decide(key_of(run, "b"), "done_by_hand"))
+    kind, _, error = run.activations[-1].commands[0]
+    assert kind == "update_rejected"
+    assert "action must be one of retry, give_up" in str(error)
+    assert "nobody can give by hand" in str(error)
+    run.check()
+
+
+@pytest.mark.parametrize("error", [DECLINED, REJECTED, FENCED], ids=lambda error: error.type)
+def test_a_refusal_does_not_park(error: ApplicationError) -> None:
+    """It is an answer: nobody can make another of it."""
+    run = Run(one_step()).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", error))
+    assert run.names == ["undo_a"]
+    run.check()
+
+
+@pytest.mark.parametrize("first", [REFUSED, NOT_SENT], ids=["unknown", "no effect"])
+@pytest.mark.parametrize("last", [REFUSED, NOT_SENT], ids=["unknown", "no effect"])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_proof_holds_for_the_only_attempt(first: Any, last: Any, retries: int) -> None:
+    """What failed before a retry may have had an effect; without a retry the error says what the step is."""
+    run = Run(one_step()).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", first))
+    for _ in range(retries):
+        run.activate(decide(key_of(run, "b"), "retry", update_id="r"))
+        run.activate(failed("b", last))
+    run.activate(decide(key_of(run, "b"), "give_up"))
+    proven = first is NOT_SENT and not retries
+    assert states(run)["b"] == (("NOT_APPLIED", None) if proven else ("UNKNOWN", "RUNNING"))
+    assert run.names == (["undo_a"] if proven else ["undo_b"])
+    run.check()
+
+
+@pytest.mark.parametrize("error", [REFUSED, NOT_SENT], ids=["unknown", "no effect"])
+@pytest.mark.parametrize("how", ["cancel", "deadline", "sibling", "timeout"])
+def test_what_ends_the_waiting_of_a_step_undoes_it(how: str, error: Any) -> None:
+    """A cancel, the deadline, the drain of a sibling's failure, a timeout around: the step is UNKNOWN, and undone."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(on_step_failure="park", deadline=HOUR if how == "deadline" else None) as saga:
+            step = do(saga, "b")
+            if how == "sibling":
+                await asyncio.gather(step, do(saga, "s", compensation=None, on_step_failure="raise"))
+            elif how == "timeout":
+                await asyncio.wait_for(step, 3600)
+            else:
+                await step
+
+    run = Run(body).start()
+    run.activate(failed("b", error))
+    assert states(run)["b"][0] == "PARKED"
+    run.activate({"cancel": cancel, "sibling": lambda: failed("s", REFUSED)}.get(how, timer)())
+    assert states(run)["b"] == ("UNKNOWN", "RUNNING")
+    assert run.names == ["undo_b"]
+    run.activate(decide(key_of(run, "b"), "retry"))
+    assert run.activations[-1].commands[0][0] == "update_rejected"  # nobody waits for that any more
+    run.activate(completed("undo_b"))
+    ends = {
+        "cancel": "Cancelled",
+        "deadline": "SagaDeadlineExceeded",
+        "sibling": "ActivityError",
+        "timeout": "TimeoutError",
+    }
+    assert ends[how] in end(run)
+    run.check()
+
+
+def test_a_cancel_reaches_a_step_that_is_tried_again() -> None:
+    run = Run(one_step()).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", REFUSED))
+    run.activate(decide(key_of(run, "b"), "retry"))
+    run.activate(cancel())
+    assert cancels(run) == ["b"]
+    run.activate(cancelled("b"))
+    assert states(run)["b"] == ("UNKNOWN", "RUNNING")
+    run.activate(completed("undo_b"))
+    run.activate(completed("undo_a"))
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+def test_a_step_that_never_left_the_worker_is_not_undone() -> None:
+    """Rule 3, for a step that may park."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(on_step_failure="park") as saga:
+            await do(saga, "a")
+
+    run = Run(body).start(cancel())
+    assert end(run) == "Cancelled"
+    assert undone(run) == []
+    run.check()
+
+
+@pytest.mark.parametrize("saga_parks", [True, False])
+@pytest.mark.parametrize("call", ["raise", "park", None])
+def test_the_call_decides_before_the_saga(saga_parks: bool, call: Any) -> None:
+    options = {} if call is None else {"on_step_failure": call}
+
+    @flow
+    async def body() -> None:
+        async with new_saga(on_step_failure="park" if saga_parks else "raise") as saga:
+            await do(saga, "a", **options)
+
+    run = Run(body).start()
+    run.activate(failed("a", REFUSED))
+    parks = saga_parks if call is None else call == "park"
+    assert run.names == ([] if parks else ["undo_a"])
+
+
+def test_a_child_that_failed_parks_and_runs_again_under_its_id() -> None:
+    @flow
+    async def body() -> Any:
+        async with new_saga(on_step_failure="park") as saga:
+            return await saga.execute_child_workflow("child", "x", compensation="undo_child")
+
+    run = Run(body).start()
+    (child,) = run.children
+    run.activate(child_started(child.id))
+    run.activate(child_failed(child.id, REFUSED))
+    run.activate(decide(child.id.rpartition(":")[2], "retry"))
+    assert [each.id for each in run.children] == [child.id]
+    run.check()
+
+
+# --- around it ---
+
+
+def test_the_details_show_what_is_parked_and_then_what_they_showed_before() -> None:
+    @flow
+    async def body() -> list[str]:
+        workflow.set_current_details("mine")
+        shown: list[str] = []
+        workflow.set_signal_handler("look", lambda: shown.append(workflow.get_current_details()))
+        async with new_saga(on_step_failure="park") as saga:
+            await do(saga, "a")
+            await asyncio.gather(do(saga, "b"), do(saga, "c"))
+        return [*shown, workflow.get_current_details()]
+
+    run = Run(body).start()
+    for event in (completed("a"), failed("b", REFUSED), failed("c", REFUSED)):
+        run.activate(event)
+    run.activate(signal("look"))
+    run.activate(decide(key_of(run, "b"), "retry", update_id="1"))
+    run.activate(completed("b"))
+    run.activate(decide(key_of(run, "c"), "retry", update_id="2"))
+    run.activate(completed("c"))
+    waits = "(PARKED) → undo_{0}: **PENDING**, waits for a person: `saga_resolve` with key `{1}`"
+    shown, end_of_all = run.result
+    assert shown.split("\n")[0] == "Saga **saga**: 0 of 3 undone"
+    for name in "bc":
+        assert f"- **{name}** " + waits.format(name, key_of(run, name)) in shown
+    assert end_of_all == "mine"
+    run.check()
+
+
+def test_detach_while_something_is_parked_is_misuse_that_says_so() -> None:
+    async def act(saga: Saga) -> None:
+        task = asyncio.create_task(do(saga, "b"))
+        await asyncio.sleep(3600)
+        saga.detach()
+        await task
+
+    run = Run(scoped(act, names="a", on_step_failure="park")).start()
+    run.activate(completed("a"))
+    run.activate(failed("b", REFUSED))
+    run.activate(timer())
+    assert run.task_failure is not None
+    assert "detach() while something is parked (b): a person has to decide first" in str(run.task_failure[2])
+
+
+def test_a_handler_of_that_name_is_misuse() -> None:
+    @flow
+    async def body() -> None:
+        workflow.set_update_handler("saga_resolve", lambda: None)
+        async with new_saga(on_compensation_failure="park"):
+            pass
+
+    run = Run(body).start()
+    assert run.task_failure is not None
+    assert "rename the handler" in str(run.task_failure[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"on_step_failure": "wait"}, 'on_step_failure must be "raise" or "park"; got \'wait\''),
+        ({"on_compensation_failure": "raise"}, 'on_compensation_failure must be "continue" or "park"; got \'raise\''),
+        ({"park_reminder": "tell"}, "park_reminder= is an activity and an interval"),
+        ({"park_reminder": ("tell", 60)}, "park_reminder= is an activity and an interval"),
+        ({"park_reminder": ("tell", timedelta(0))}, "must be positive"),
+    ],
+)
+def test_options_are_checked_where_they_are_written(options: dict[str, Any], says: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        Saga(**options)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_reminder_tells_at_once_and_then_each_time_the_interval_has_passed(works: bool) -> None:
+    """It ends with the decision. That it fails changes nothing."""
+    run = Run(scoped(park_reminder=("tell", HOUR)))
+    key = parked_undo(run)
+    for number in (1, 2, 3):
+        (reminder,) = run.activities
+        notice = Parked("saga", "b", key, "undo", "Refused", number)
+        assert reminder.args == [vars(notice)]
+        run.activate(completed("tell") if works else failed("tell", REFUSED))
+        run.activate(timer())
+    run.activate(decide(key, "done_by_hand"))
+    run.autopilot({})
+    assert [activity.name for activity in run.scheduled].count("tell") == 4
+    assert end(run) == "Refused"
+    run.check()
+
+
+def test_what_is_parked_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """With its step, its key, the type of the error, and what to do; no details of the error (rule 11)."""
+    with caplog.at_level(logging.INFO):
+        run = Run(scoped())
+        key = parked_undo(run)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    for part in ("saga", "'b'", key, "Refused", "saga_resolve", "temporal-saga resolve"):
+        assert part in record.getMessage()
+    assert "refused" not in record.getMessage()
+    assert (vars(record)["step"], vars(record)["key"]) == ("b", key)
+    run.activate(decide(key, "done_by_hand"))
+
+
+@pytest.mark.parametrize("what", ["step", "undo"])
+@pytest.mark.parametrize("at", range(5))
+def test_eviction_and_another_worker_change_nothing(at: int, what: str) -> None:
+    """At each point of the life of what is parked; a fresh worker replays, and goes on."""
+    run = Run(one_step() if what == "step" else scoped()).start()
+    key = key_of(run, "a")
+
+    def decided(number: int, action: str) -> Any:
+        return decide(key_of(run, "b"), action, update_id=f"u{number}")
+
+    waiting = "b" if what == "step" else "undo_b"
+    first: list[Callable[[], Any]] = [lambda: completed("a")]
+    if what == "undo":
+        first.append(lambda: completed("b"))
+    events: list[Callable[[], Any]] = [
+        *first,
+        lambda: failed(waiting, REFUSED),
+        lambda: decided(1, "retry"),
+        lambda: failed(waiting, REFUSED),
+        lambda: decided(2, "give_up"),
+    ]
+    for number, event in enumerate(events):
+        if number == at:
+            run.restart()
+        run.activate(event())
+    run.autopilot({})
+    assert end(run) == ("ActivityError" if what == "step" else "CompensationError")
+    assert states(run)["a"] == ("APPLIED", "DONE")
+    assert key == key_of(run, "a")
+    run.check()
+
+
+def test_all_orders_of_a_failure_a_decision_and_a_cancel() -> None:
+    """In one activation or several: the undo is decided once, and the rest is undone."""
+    for batches in itertools.product([False, True], repeat=2):
+        run = Run(scoped()).start()
+        run.activate(completed("a"))
+        run.activate(completed("b"))
+        run.activate(failed("undo_b", REFUSED), *([cancel()] if batches[0] else []))
+        key = key_of(run, "b")
+        run.activate(decide(key, "done_by_hand"), *([cancel()] if batches[1] and not batches[0] else []))
+        run.activate(completed("undo_a"))
+        assert states(run) == {"a": ("APPLIED", "DONE"), "b": ("APPLIED", "BY_HAND")}
+        assert end(run) == "Refused"
+        run.check()
