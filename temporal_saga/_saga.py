@@ -21,7 +21,7 @@ from ._options import check_choice, check_duration, check_option_names, check_op
 from ._parking import check_reminder
 from ._report import SagaReport
 from ._scope import Scope
-from ._state import MAX_BYTES, VERSION, SagaState
+from ._state import MAX_BYTES, SagaState, name_of
 from ._step import ACTIVITY_OPTIONS, Step
 from ._surface import Compensation, Steps
 from ._typing import UNSET, Kind, OnCompensationFailure, OnStepFailure, Options, Order, Reminder
@@ -95,15 +95,7 @@ class Saga(Steps):
         if deadline is not None:
             check_duration("deadline", deadline)
         if state is not None:
-            if state.version > VERSION:
-                raise RuntimeError(
-                    f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade the library"
-                )
-            if name not in ("saga", state.name):
-                raise RuntimeError(
-                    f"the state is that of saga {state.name!r}: leave out name=, it is part of every key"
-                )
-            name = state.name
+            name = name_of(state, name)
         self.name: str = name
         activity = ACTIVITY_OPTIONS
         if activity_options is not None:

@@ -202,3 +202,18 @@ def _decode(name: str, value: Any) -> Any:
             policy["maximum_interval"] *= _MICROSECOND
         return RetryPolicy(**policy)
     return value * _MICROSECOND
+
+
+def name_of(state: SagaState, name: str) -> str:
+    """Return the name of the saga that goes on with a state.
+
+    Raises:
+        RuntimeError: If this release cannot read the state, or the user gave another name than the state's.
+    """
+    if state.version > VERSION:
+        raise RuntimeError(
+            f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade the library"
+        )
+    if name not in ("saga", state.name):
+        raise RuntimeError(f"the state is that of saga {state.name!r}: leave out name=, it is part of every key")
+    return state.name
