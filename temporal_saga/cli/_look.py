@@ -1,0 +1,173 @@
+"""The work list: which workflows have sagas that somebody should look at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from ._connect import Problem, explained
+from ._fetch import fetch
+from ._story import Story
+
+__all__ = ["KINDS", "Found", "Kind", "Search", "kinds_of", "look"]
+
+Kind = Literal["parked", "stuck", "incomplete", "unwinding"]
+KINDS: tuple[Kind, ...] = ("parked", "stuck", "incomplete", "unwinding")
+
+_AT_ONCE = 8
+_MANY_FAILURES = 3
+_OPEN = "CloseTime IS NULL"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to look for.
+
+    Attributes:
+        kinds: The kinds of trouble.
+        query: What to add to each query of the server.
+        since: How far back to look at workflows that have ended.
+        most: How many histories to read at most.
+        by_looking: Whether to read histories though the search attribute is there.
+    """
+
+    kinds: frozenset[Kind]
+    query: str | None
+    since: timedelta
+    most: int
+    by_looking: bool
+
+
+@dataclass
+class Found:
+    """What was found.
+
+    Attributes:
+        stories: The workflows, the most urgent first.
+        looked_at: How many histories were read.
+        left_out: Whether there were more than may be read.
+        has_attribute: Whether the search attribute `SagaState` is registered.
+        problems: What could not be read.
+    """
+
+    stories: list[tuple[list[Kind], Story]] = field(default_factory=list[tuple[list[Kind], Story]])
+    looked_at: int = 0
+    left_out: bool = False
+    has_attribute: bool = False
+    problems: list[str] = field(default_factory=list[str])
+
+
+def kinds_of(story: Story) -> list[Kind]:
+    """Say what is wrong with a story, if anything is."""
+    kinds: list[Kind] = []
+    undos = [step for step in story.steps if step.undo_state is not None]
+    if story.state == "PARKED" or (story.idle and any(step.undo_state == "FAILED" for step in undos)):
+        kinds.append("parked")
+    fails = any(
+        step.undo_state == "RUNNING"
+        and step.last
+        and step.last.pending
+        and step.last.pending.failures >= _MANY_FAILURES
+        for step in undos
+    )
+    if fails or (story.state == "STUCK" and story.standing):
+        kinds.append("stuck")
+    if story.state == "INCOMPLETE" or (story.state == "CUT_OFF" and story.standing):
+        kinds.append("incomplete")
+    if story.state == "UNWINDING":
+        kinds.append("unwinding")
+    return kinds
+
+
+async def look(client: Client, search: Search, now: datetime, progress: Callable[[str], object]) -> Found:
+    """Look for workflows.
+
+    Raises:
+        Problem: If the server does not answer.
+    """
+    found = Found()
+    async with explained(client, f"the workflows that match {search.query!r}" if search.query else "workflows"):
+        found.has_attribute = await _understands(client, 'SagaState = "PARKED"')
+        queries = await _queries(client, search, found.has_attribute, now)
+        candidates: dict[tuple[str, str], None] = {}
+        async for execution in _executions(client, [_both(query, search.query) for query in queries]):
+            if len(candidates) >= search.most:
+                found.left_out = True
+                break
+            candidates[execution] = None
+            progress(f"{len(candidates)} workflows to look at")
+    seen: dict[tuple[str, str], None] = {}
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def read(workflow_id: str, run_id: str) -> None:
+        async with places:
+            try:
+                story = await fetch(client, workflow_id, run_id, children=False)
+            except Problem as problem:
+                found.problems.append(str(problem))
+                return
+        found.looked_at += 1
+        progress(f"looked at {found.looked_at} of {len(candidates)} histories, found {len(found.stories)}")
+        kinds: list[Kind] = [kind for kind in kinds_of(story) if kind in search.kinds]
+        # A run that was reset or continued is told as the run that it has become.
+        if kinds and (story.workflow_id, story.run_id) not in seen:
+            seen[story.workflow_id, story.run_id] = None
+            found.stories.append((kinds, story))
+
+    await asyncio.gather(*[read(*execution) for execution in candidates])
+    found.stories.sort(key=lambda each: (KINDS.index(each[0][0]), each[1].started, each[1].workflow_id))
+    return found
+
+
+async def _queries(client: Client, search: Search, has_attribute: bool, now: datetime) -> list[str]:
+    """Return the queries whose answers have all that is looked for, and as little else as can be."""
+    wants_open = search.kinds & {"parked", "stuck", "unwinding"}
+    ended = f'CloseTime > "{(now - search.since).isoformat()}"'
+    queries: list[str] = []
+    if not has_attribute or search.by_looking:
+        if wants_open:
+            queries.append(_OPEN)
+        if "incomplete" in search.kinds:
+            queries.append(f'ExecutionStatus IN ("Failed", "Canceled", "Terminated", "TimedOut") AND {ended}')
+        return queries
+    if wants_open:
+        queries.append(f'{_OPEN} AND SagaState IN ("PARKED", "UNWINDING")')
+    if "stuck" in search.kinds:
+        # The server marks a run whose workflow task has failed twice; an older one does not know the mark.
+        marked = f"{_OPEN} AND TemporalReportedProblems IS NOT NULL"
+        queries.append(marked if await _understands(client, marked) else _OPEN)
+    if "incomplete" in search.kinds:
+        queries.append(f'SagaState = "INCOMPLETE" AND {ended}')
+        # A run that the server closes sets no attribute any more, and may never have had one.
+        queries.append(f'ExecutionStatus IN ("Terminated", "TimedOut") AND {ended}')
+    return queries
+
+
+def _both(query: str, other: str | None) -> str:
+    return f"({query}) AND ({other})" if other else query
+
+
+async def _understands(client: Client, query: str) -> bool:
+    """Tell whether the server can answer a query: it refuses one with an attribute that is not registered."""
+    try:
+        await client.count_workflows(query)
+    except RPCError as error:
+        if error.status is RPCStatusCode.INVALID_ARGUMENT:
+            return False
+        raise
+    return True
+
+
+async def _executions(client: Client, queries: list[str]) -> AsyncIterator[tuple[str, str]]:
+    seen: set[tuple[str, str]] = set()
+    for query in queries:
+        async for workflow in client.list_workflows(query):
+            if (workflow.id, workflow.run_id) not in seen:
+                seen.add((workflow.id, workflow.run_id))
+                yield workflow.id, workflow.run_id
