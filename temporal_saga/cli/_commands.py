@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -221,7 +223,7 @@ def _print_list(out: Console, found: Found, now: datetime) -> None:
 
 
 def _print_cost(out: Console, found: Found, search: Search) -> None:
-    how = "by the search attribute SagaState"
+    how = "by the search attribute SagaState; where a worker does not set it, give --look"
     if not found.has_attribute:
         how = "by reading each history: register SagaState and use SagaPlugin(search_attribute=...) to make this cheap"
     elif search.by_looking:
@@ -233,6 +235,17 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
         say(out, f"Left out: {problem}", "yellow")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line."""
-    sys.exit(cli(prog_name="temporal-saga"))
+    code: object = 1
+    try:
+        cli(prog_name="temporal-saga")
+    except SystemExit as end:
+        code = end.code
+    finally:
+        # The threads of the SDK's core outlive a client. Where the interpreter ends at once, some in ten crash
+        # (github.com/temporalio/sdk-python/issues/300): so the interpreter does not end, the process does.
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)

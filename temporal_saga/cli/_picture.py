@@ -81,7 +81,8 @@ def symbol(shape: Shape) -> str:
 
 def _marks(story: Story, steps: Sequence[Step], now: datetime) -> list[_Mark]:
     """Return a mark for what happened; one with a call, and nothing said, for where a call begins."""
-    marks = [_Mark(mark.at, 0, "note", mark.text) for mark in story.marks]
+    marks = [_Mark(story.started, 0, "note", "the workflow starts")]
+    marks += [_Mark(mark.at, 0, "note", mark.text) for mark in story.marks]
     if story.ended is not None:
         marks.append(_Mark(story.ended, 0, "closed", f"workflow: {story.status.lower().replace('_', ' ')}"))
     for lane, step in enumerate(steps, 1):

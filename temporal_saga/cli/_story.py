@@ -219,7 +219,7 @@ def _judge(step: Step, is_open: bool) -> None:
         step.target = does[0].target
         step.state = _outcome(does, is_open)
         step.error = does[-1].error
-    elif all(call.phase == "undo" for call in step.calls):
+    elif step.calls and all(call.phase == "undo" for call in step.calls):
         step.state = "UNKNOWN"  # it was done in a run that was not read
     # A reset may do a step again that was undone: what counts comes after the last do.
     since = step.calls.index(does[-1]) if does else 0

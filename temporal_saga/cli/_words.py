@@ -172,19 +172,16 @@ def _troubles(story: Story, now: datetime) -> Iterable[Line]:
 def _standing(story: Story) -> Iterable[Line]:
     if story.state in ("OPEN", "COMPLETED"):
         return
-    if story.state == "UNWINDING" and not any(
-        step.undo_state == "FAILED" or _tone(step.last) == "bad" for step in story.due
-    ):
-        return
-    kept = [step for step in story.standing if step.stands == "yes" and step.undo_state is None]
+    found = story.standing
+    if story.state == "UNWINDING":  # what is still to be undone is nothing to worry about
+        found = [step for step in found if step.undo_state == "FAILED" or _tone(step.last) == "bad"]
     if story.state in ("COMPENSATED", "INCOMPLETE", "FAILED", "CANCELED"):
-        if kept:
-            yield Line(f"Kept, since nothing was left to undo it (no compensation, or a pivot): {_ids(kept)}")
-        others = [step for step in story.standing if step not in kept]
-    else:
-        others = story.standing
-    sure = [step for step in others if step.stands == "yes"]
-    unsure = [step for step in others if step.stands == "maybe"]
+        without = [step for step in found if step.undo_state is None]
+        found = [step for step in found if step.undo_state is not None]
+        if without:
+            yield Line(f"Nothing was there to undo this (no compensation, or past a pivot): {_ids(without)}")
+    sure = [step for step in found if step.stands == "yes"]
+    unsure = [step for step in found if step.stands == "maybe"]
     if sure:
         yield Line(f"Stands: {_ids(sure)}", "bad")
     if unsure:
