@@ -24,7 +24,7 @@ from ._page import page
 from ._resolve import ACTIONS, Action, decide, identity_of, settle
 from ._story import Story
 from ._text import as_json, console, list_as_json, say, show, table
-from ._words import duration, headline
+from ._words import duration, headline, summary
 
 __all__ = ["cli"]
 
@@ -211,14 +211,14 @@ def _print_list(out: Console, found: Found, now: datetime) -> None:
     if not found.stories:
         say(out, "Nothing needs a person.")
         return
-    rows = Table("", "workflow", "type", "for", "what", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    rows = Table("", "workflow", "type", "started", "what", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in (0, 3):
         rows.columns[column].no_wrap = True
     rows.columns[1].overflow = "fold"
     for kinds, story in found.stories:
-        since = duration((now if story.is_open else story.ended or now) - story.started)
+        since = f"{duration(now - story.started)} ago"
         style = "yellow" if kinds == ["unwinding"] else "bold red"
-        rows.add_row(Text(", ".join(kinds), style), story.workflow_id, story.type, since, headline(story).text)
+        rows.add_row(Text(", ".join(kinds), style), story.workflow_id, story.type, since, summary(story, now))
     table(out, rows)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -113,11 +115,17 @@ class _Fetcher:
         self._read += 1
         self._progress(f"reading {workflow_id}")
         # What the server says now comes first: the history can only have more.
-        described = await self._client.get_workflow_handle(workflow_id, run_id=run_id).describe()
-        now = read_description(described.raw_description)
-        handle = self._client.get_workflow_handle(workflow_id, run_id=described.run_id)
+        # Not the SDK's `describe()`: temporalio 1.35 raises ValueError for a paused workflow, whose status it lacks.
+        described = await self._client.workflow_service.describe_workflow_execution(
+            DescribeWorkflowExecutionRequest(
+                namespace=self._client.namespace,
+                execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id or ""),
+            )
+        )
+        now, run_id = read_description(described), described.workflow_execution_info.execution.run_id
+        handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
         events = [event async for event in handle.fetch_history_events()]
-        return read(events, now, workflow_id=workflow_id, run_id=described.run_id)
+        return read(events, now, workflow_id=workflow_id, run_id=run_id)
 
     async def _reports(self, story: Story) -> list[dict[str, Any]] | None:
         """Ask the workflow itself; None if no worker answers."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
+from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -67,7 +68,7 @@ def kinds_of(story: Story) -> list[Kind]:
     """Say what is wrong with a story, if anything is."""
     kinds: list[Kind] = []
     undos = [step for step in story.steps if step.undo_state is not None]
-    if story.state == "PARKED" or (story.idle and any(step.undo_state == "FAILED" for step in undos)):
+    if story.state == "PARKED" or story.may_be_parked:
         kinds.append("parked")
     fails = any(
         step.undo_state == "RUNNING"
@@ -78,7 +79,8 @@ def kinds_of(story: Story) -> list[Kind]:
     )
     if fails or (story.state == "STUCK" and story.standing):
         kinds.append("stuck")
-    if story.state == "INCOMPLETE" or (story.state == "CUT_OFF" and story.standing):
+    has_failed = story.state == "OPEN" and any(step.undo_state in ("FAILED", "GIVEN_UP") for step in undos)
+    if has_failed or story.state == "INCOMPLETE" or (story.state == "CUT_OFF" and story.standing):
         kinds.append("incomplete")
     if story.state == "UNWINDING":
         kinds.append("unwinding")
@@ -143,7 +145,7 @@ async def _queries(client: Client, search: Search, has_attribute: bool, now: dat
         marked = f"{_OPEN} AND TemporalReportedProblems IS NOT NULL"
         queries.append(marked if await _understands(client, marked) else _OPEN)
     if "incomplete" in search.kinds:
-        queries.append(f'SagaState = "INCOMPLETE" AND {ended}')
+        queries.append(f'SagaState = "INCOMPLETE" AND ({_OPEN} OR {ended})')
         # A run that the server closes sets no attribute any more, and may never have had one.
         queries.append(f'ExecutionStatus IN ("Terminated", "TimedOut") AND {ended}')
     return queries
@@ -167,7 +169,15 @@ async def _understands(client: Client, query: str) -> bool:
 async def _executions(client: Client, queries: list[str]) -> AsyncIterator[tuple[str, str]]:
     seen: set[tuple[str, str]] = set()
     for query in queries:
-        async for workflow in client.list_workflows(query):
-            if (workflow.id, workflow.run_id) not in seen:
-                seen.add((workflow.id, workflow.run_id))
-                yield workflow.id, workflow.run_id
+        # Not the SDK's `list_workflows()`: temporalio 1.35 raises ValueError at a paused workflow.
+        request = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query)
+        while True:
+            page = await client.workflow_service.list_workflow_executions(request)
+            for found in page.executions:
+                execution = (found.execution.workflow_id, found.execution.run_id)
+                if execution not in seen:
+                    seen.add(execution)
+                    yield execution
+            if not page.next_page_token:
+                break
+            request.next_page_token = page.next_page_token

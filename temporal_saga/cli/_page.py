@@ -51,7 +51,11 @@ def page(story: Story, now: datetime) -> str:
 
 def _section(story: Story, now: datetime, *, is_child: bool) -> str:
     head = f"{'Child workflow ' if is_child else ''}{escape(title(story))}"
-    lines = "".join(f'<p class="{line.tone}">{escape(line.text)}</p>' for line in verdict(story, now))
+    lines = "".join(
+        f'<p class="{line.tone}">{escape(line.text)}</p>'
+        + (f"<p><code>{escape(line.hint)}</code></p>" if line.hint else "")
+        for line in verdict(story, now)
+    )
     run = f"run <code>{escape(story.run_id)}</code>, since {story.started:%Y-%m-%d %H:%M:%S} UTC"
     parts = [
         f"<h{1 + is_child}>{head}</h{1 + is_child}>",

@@ -78,7 +78,7 @@ class Story:
         marks: What else happened.
         runs: The ids of the runs that were read.
         trouble: Why the workflow task keeps failing.
-        idle: Whether the run is open and no call of a step is in flight.
+        may_be_parked: Whether something that failed for good may wait for a person: the history cannot tell.
         others: How many activities and children are no steps.
         failing: The activities that are no steps, and are being tried again.
         children: The stories of its children.
@@ -98,7 +98,7 @@ class Story:
     marks: list[Mark]
     runs: list[str]
     trouble: Trouble | None = None
-    idle: bool = False
+    may_be_parked: bool = False
     others: int = 0
     failing: list[Pending] = field(default_factory=list[Pending])
     children: list[Story] = field(default_factory=list["Story"])
@@ -122,8 +122,14 @@ class Story:
             step
             for step in self.steps
             if step.undo_state is not None
-            or (self.state in ("UNWINDING", "PARKED") and not self.knows_what_is_armed and step.stands != "no")
+            or (self.is_cut_short and not self.knows_what_is_armed and step.stands != "no")
         ]
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether undoing has begun, and has not ended by itself: what stands was still to be undone."""
+        begun = any(step.undo_state not in (None, "PENDING") for step in self.steps)
+        return begun and self.state in ("UNWINDING", "PARKED", "STUCK", "CUT_OFF")
 
     @property
     def executions(self) -> list[tuple[str, str]]:
@@ -187,7 +193,7 @@ def tell(
         run.run_id,
         run.type,
         run.status,
-        _state(run, in_order),
+        _state(run, in_order, [str(report.get("state")) for report in reports]),
         runs[0].started,
         run.ended,
         run.error,
@@ -195,7 +201,7 @@ def tell(
         marks,
         [each.run_id for each in runs],
         run.trouble,
-        is_open and not run.waits_for_task and all(step.last is None or step.last.ended for step in in_order),
+        _may_be_parked(run, in_order) and not reports,
         sum(each.others for each in runs),
         run.failing,
         list(children),
@@ -303,7 +309,14 @@ def _stands(step: Step) -> Literal["yes", "maybe", "no"]:
     return "yes" if step.state == "APPLIED" and step.undo_state in (None, "PENDING", "GIVEN_UP") else "maybe"
 
 
-def _state(run: Run, steps: Sequence[Step]) -> State:
+def _may_be_parked(run: Run, steps: Sequence[Step]) -> bool:
+    """Tell whether an undo has failed for good, and the run is open and waits for nothing of the server."""
+    is_idle = not run.waits_for_task and all(step.last is None or step.last.ended for step in steps)
+    failed = any(step.undo_state == "FAILED" for step in steps)
+    return run.status in _OPEN and run.trouble is None and is_idle and failed and run.saga_state is None
+
+
+def _state(run: Run, steps: Sequence[Step], said: Sequence[str]) -> State:
     failed = any(step.undo_state in ("FAILED", "GIVEN_UP") for step in steps)
     undone = any(step.undo_state is not None and step.undo_state != "PENDING" for step in steps)
     if run.status in _OPEN:
@@ -311,6 +324,8 @@ def _state(run: Run, steps: Sequence[Step]) -> State:
             return "STUCK"
         if any("PARKED" in (step.state, step.undo_state) for step in steps):
             return "PARKED"
+        if said:
+            return "UNWINDING" if "UNWINDING" in said else "OPEN"
         last = max((call for step in steps for call in step.calls), key=lambda call: call.scheduled, default=None)
         # Between two undos, nothing but the workflow task is pending. One that failed for good may be parked.
         unwinds = last is not None and last.phase != "do" and (run.waits_for_task or last.end != "COMPLETED")

@@ -29,7 +29,7 @@ _CLOSED = {
     "TIMED_OUT": "the workflow has timed out",
     "CONTINUED_AS_NEW": "the workflow continues in a new run",
 }
-_WIDE = 200  # for what is not a terminal: a key that is broken in two cannot be copied
+_WIDE = 1000  # for what is not a terminal: a key that is broken in two cannot be copied
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -58,7 +58,8 @@ def table(out: Console, content: RenderableType) -> None:
 
 def styled(line: Line) -> Text:
     """Return a line of a verdict in its color."""
-    return Text(line.text, _STYLES[line.tone], overflow="fold")
+    text = Text(line.text, _STYLES[line.tone], overflow="fold")
+    return text.append(f"\n  {line.hint}", "not bold") if line.hint else text
 
 
 def title(story: Story) -> str:
@@ -139,7 +140,7 @@ def list_as_json(stories: Iterable[tuple[list[Kind], Story]], now: datetime) -> 
             "status": story.status,
             "state": story.state,
             "started": story.started,
-            "verdict": [line.text for line in verdict(story, now)],
+            "verdict": [" ".join(filter(None, (line.text, line.hint))) for line in verdict(story, now)],
             "standing": [step.id for step in story.standing],
         }
         for kinds, story in stories
@@ -159,7 +160,7 @@ def _story(story: Story, now: datetime) -> dict[str, Any]:
         "error": story.error,
         "started": story.started,
         "ended": story.ended,
-        "verdict": [line.text for line in verdict(story, now)],
+        "verdict": [" ".join(filter(None, (line.text, line.hint))) for line in verdict(story, now)],
         "workflow_task": None if story.trouble is None else asdict(story.trouble),
         "steps": [
             {

@@ -10,7 +10,7 @@ from typing import Literal
 from ._history import Call, Pending
 from ._story import Step, Story
 
-__all__ = ["Line", "became", "duration", "effect", "headline", "undoing", "verdict"]
+__all__ = ["Line", "became", "duration", "effect", "headline", "summary", "undoing", "verdict"]
 
 Tone = Literal["good", "busy", "bad", "plain"]
 
@@ -19,15 +19,22 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence, and how its reader should take it."""
+    """A sentence, how its reader should take it, and what the reader can do."""
 
     text: str
     tone: Tone = "plain"
+    hint: str = ""
 
 
 def verdict(story: Story, now: datetime) -> list[Line]:
     """Say how a workflow's sagas stand: the headline, what is in the way, and what stands."""
     return [headline(story), *_troubles(story, now), *_standing(story)]
+
+
+def summary(story: Story, now: datetime) -> str:
+    """Say the most urgent of it in one line."""
+    urgent = [line.text for line in _troubles(story, now) if line.tone == "bad"]
+    return " ".join([headline(story).text, *urgent[:1]])
 
 
 def headline(story: Story) -> Line:
@@ -37,6 +44,8 @@ def headline(story: Story) -> Line:
     applied = sum(step.state == "APPLIED" for step in story.steps)
     ended = _ended(story)
     paused = " The workflow is paused." if story.status == "PAUSED" else ""
+    if not story.steps and story.state != "STUCK":
+        return Line(f"{'Open' if story.is_open else ended}: there is no step of a saga in its history.")
     if story.state == "OPEN":
         running = sum(step.state == "RUNNING" for step in story.steps)
         more = f", {running} {_are(running)} running" if running else ""
@@ -57,8 +66,9 @@ def headline(story: Story) -> Line:
         )
     if story.state == "CUT_OFF":
         if not story.standing:
-            return Line(f"{ended}: nothing stands." + (f" {count}." if due else ""), "plain")
-        return Line(f"{ended}: {f'{count}, ' if due else ''}and nothing more will be undone.", "bad")
+            return Line(f"{ended}: nothing stands.{f' {count}.' if due else ''}")
+        undos = count if due else "nothing is undone"
+        return Line(f"{ended}: {undos}, and nothing more will be.", "bad")
     if story.state == "INCOMPLETE":
         return Line(f"{ended}, and not everything is undone: {count}.", "bad")
     if story.state == "COMPLETED":
@@ -84,7 +94,7 @@ def effect(step: Step) -> str:
         "APPLIED": "took effect",
         "NOT_APPLIED": "no effect",
         "UNKNOWN": "may have taken effect",
-        None: "pushed by hand" if step.calls else "code",
+        None: "pushed by hand" if step.calls else "workflow code",
     }
     text = words.get(step.state, "")
     return f"{text} ({step.error})" if step.error and step.state != "APPLIED" else text
@@ -93,8 +103,9 @@ def effect(step: Step) -> str:
 def undoing(step: Step, story: Story, now: datetime) -> str:
     """Say how far a step's undo is."""
     if step.undo_state is None:
-        waits = step in story.due
-        return "not yet" if waits else "-"
+        if step not in story.due:
+            return "-"
+        return "not undone" if story.state == "CUT_OFF" else "not yet"
     name = step.undo or "its undo"
     if step.undo_state == "RUNNING":
         return f"{name}: {_progress(step.last, now) or 'running'}"
@@ -145,22 +156,22 @@ def _troubles(story: Story, now: datetime) -> Iterable[Line]:
     for step in story.steps:
         last, name = step.last, step.undo or "its undo"
         error = f" ({last.error})" if last and last.error else ""
-        parked = f"and waits for a person: temporal-saga resolve {story.workflow_id} {step.key}"
+        how = f"temporal-saga resolve {story.workflow_id} {step.key}"
         if step.undo_state == "RUNNING":
             yield Line(f"{name}, which undoes {step.name}: {_progress(last, now) or 'running'}.", _tone(last))
         elif step.undo_state == "FAILED":
-            hint = f" If it is parked: temporal-saga resolve {story.workflow_id} {step.key}" if story.idle else ""
-            yield Line(f"{name}, which undoes {step.name}, failed for good{error}.{hint}", "bad")
+            hint = f"If it is parked: {how}" if story.may_be_parked else ""
+            yield Line(f"{name}, which undoes {step.name}, failed for good{error}.", "bad", hint)
         elif step.undo_state == "PARKED":
-            yield Line(
-                f"{name}, which undoes {step.name}, failed for good{error} {parked} retry|done-by-hand|give-up", "bad"
-            )
+            text = f"{name}, which undoes {step.name}, failed for good{error}, and waits for a person."
+            yield Line(text, "bad", f"{how} retry|done-by-hand|give-up")
         elif step.undo_state == "GIVEN_UP":
             yield Line(f"{name}, which undoes {step.name}, was given up by {step.who or 'someone'}.", "bad")
         elif step.undo_state == "CUT_OFF":
             yield Line(f"{name}, which undoes {step.name}, was cut off: it may have done its work.", "bad")
         elif step.state == "PARKED":
-            yield Line(f"{step.name} failed for good{error} {parked} retry|give-up", "bad")
+            text = f"{step.name} failed for good{error}, and waits for a person."
+            yield Line(text, "bad", f"{how} retry|give-up")
         elif step.state == "RUNNING" and _progress(last, now):
             yield Line(f"{step.name}: {_progress(last, now)}.", _tone(last))
         if step.undo_state == "BY_HAND":

@@ -14,10 +14,13 @@ import pytest
 from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import (
+    PauseWorkflowExecutionRequest,
+    ResetWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+)
 from temporalio.client import Client, WorkflowHandle
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
-from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
@@ -28,8 +31,13 @@ from tests.cli.support import check_snapshot, plain, run
 
 pytestmark = pytest.mark.server
 
-# By default the server takes a minute to mark a run whose workflow task fails.
-MARK_SOON = ("--dynamic-config-value", "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=1")
+SETTINGS = (
+    # By default the server marks a run whose workflow task fails after five attempts, which take a minute.
+    "--dynamic-config-value",
+    "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=1",
+    "--dynamic-config-value",
+    "frontend.WorkflowPauseEnabled=true",
+)
 REASON = f"{MARKER} reason"
 
 
@@ -130,7 +138,7 @@ async def reset(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
 @pytest.fixture(scope="module")
 async def world() -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        extra = ("--namespace", "operators", *MARK_SOON)
+        extra = ("--namespace", "operators", *SETTINGS)
         env = await stack.enter_async_context(dev_server(plugins=[SagaPlugin()], extra_args=extra))
         client = env.client
         address = client.service_client.config.target_host
@@ -334,23 +342,23 @@ async def test_what_goes_wrong_is_one_line(world: World, args: list[str], says: 
 
 async def test_a_paused_workflow(world: World) -> None:
     """A paused workflow is shown, and takes no decision; this says so."""
-    from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest
-
     handle = await start(world.with_attribute, sagas.Parked, "paused")
-    await until(lambda: paused_in(handle))
-    try:
-        await world.with_attribute.workflow_service.pause_workflow_execution(
-            PauseWorkflowExecutionRequest(namespace="operators", workflow_id="paused", reason=REASON, request_id="1")
-        )
-    except RPCError as error:
-        pytest.fail(f"this server cannot pause a workflow: {error.message}")
+    await until(lambda: has_attribute(handle))
+    await world.with_attribute.workflow_service.pause_workflow_execution(
+        PauseWorkflowExecutionRequest(namespace="operators", workflow_id="paused", reason=REASON, request_id="1")
+    )
     said = await world.cli("show", "paused", namespace="operators")
     assert "The workflow is paused." in said.out
+    assert "paused" in (await world.cli("list", "--parked", namespace="operators")).out
     said = await world.cli("resolve", "paused", KEY, "retry", "--who", "a", "--why", "b", namespace="operators")
     assert (said.code, "is paused, and takes no decision" in said.err) == (1, True)
-    await handle.terminate()
+    await world.with_attribute.workflow_service.terminate_workflow_execution(
+        TerminateWorkflowExecutionRequest(
+            namespace="operators", workflow_execution=WorkflowExecution(workflow_id="paused"), reason=REASON
+        )
+    )
 
 
-async def paused_in(handle: WorkflowHandle[Any, Any]) -> bool:
+async def has_attribute(handle: WorkflowHandle[Any, Any]) -> bool:
     described = await handle.describe()
     return "SagaState" in described.raw_description.workflow_execution_info.search_attributes.indexed_fields
