@@ -15,7 +15,6 @@ from typing import Any, NoReturn, TypeVar, cast
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ._connect import Connection, Problem
 from ._fetch import fetch
@@ -23,7 +22,7 @@ from ._look import KINDS, Found, Kind, Search, look
 from ._page import page
 from ._resolve import ACTIONS, Action, decide, identity_of, settle
 from ._story import Story
-from ._text import as_json, console, list_as_json, say, show, table
+from ._text import as_json, cell, console, list_as_json, say, show, table
 from ._words import duration, headline, summary
 
 __all__ = ["cli"]
@@ -200,7 +199,7 @@ def _run(work: Callable[[Callable[[str], object]], Coroutine[Any, Any, T]]) -> T
         if not out.is_terminal:
             return asyncio.run(work(lambda _: None))
         with out.status("connecting") as status:
-            return asyncio.run(work(lambda text: status.update(Text(text))))
+            return asyncio.run(work(lambda text: status.update(cell(text))))
     except Problem as problem:
         raise click.ClickException(str(problem)) from None
     except KeyboardInterrupt:
@@ -218,7 +217,9 @@ def _print_list(out: Console, found: Found, now: datetime) -> None:
     for kinds, story in found.stories:
         since = f"{duration(now - story.started)} ago"
         style = "yellow" if kinds == ["unwinding"] else "bold red"
-        rows.add_row(Text(", ".join(kinds), style), story.workflow_id, story.type, since, summary(story, now))
+        rows.add_row(
+            cell(", ".join(kinds), style), cell(story.workflow_id), cell(story.type), since, cell(summary(story, now))
+        )
     table(out, rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from shlex import quote
 from typing import Any, Literal
 
 from temporalio.client import Client, WorkflowUpdateFailedError
@@ -87,7 +88,7 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
         if action == "retry":
             raise Problem(
                 f"it is tried again by itself ({state}); to try now: "
-                f"temporal activity reset --workflow-id {story.workflow_id} --activity-id {last.id}"
+                f"temporal activity reset --workflow-id {quote(story.workflow_id)} --activity-id {quote(last.id)}"
             )
         if action == "give-up":
             raise Problem(f"it is tried again by itself ({state}): give-up is for what is parked")

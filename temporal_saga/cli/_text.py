@@ -18,7 +18,7 @@ from ._look import Kind
 from ._story import Story
 from ._words import Line, became, duration, effect, undoing, verdict
 
-__all__ = ["as_json", "console", "list_as_json", "moments", "say", "show", "styled", "table", "title"]
+__all__ = ["as_json", "cell", "console", "list_as_json", "moments", "say", "show", "styled", "table", "title"]
 
 _STYLES = {"good": "green", "busy": "yellow", "bad": "bold red", "plain": ""}
 _CLOSED = {
@@ -42,7 +42,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(out: Console, text: str, style: str = "") -> None:
     """Write a line, whole."""
-    out.print(Text(text, style), soft_wrap=True)
+    out.print(cell(text, style), soft_wrap=True)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return a text whose control characters are written out: ids and names may come from anyone."""
+    return Text("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), style)
 
 
 def table(out: Console, content: RenderableType) -> None:
@@ -58,8 +63,8 @@ def table(out: Console, content: RenderableType) -> None:
 
 def styled(line: Line) -> Text:
     """Return a line of a verdict in its color."""
-    text = Text(line.text, _STYLES[line.tone], overflow="fold")
-    return text.append(f"\n  {line.hint}", "not bold") if line.hint else text
+    text = cell(line.text, _STYLES[line.tone])
+    return text.append("\n  ").append_text(cell(line.hint, "not bold")) if line.hint else text
 
 
 def title(story: Story) -> str:
@@ -73,13 +78,13 @@ def show(out: Console, story: Story, now: datetime) -> None:
         if number:
             out.print()
         what = "Child workflow " if number else ""
-        out.print(Text(f"{what}{title(each)}", "bold"), Text(f"run {each.run_id}", "dim"), soft_wrap=True)
+        out.print(cell(f"{what}{title(each)}", "bold"), cell(f"run {each.run_id}", "dim"), soft_wrap=True)
         for line in verdict(each, now):
             out.print(styled(line), soft_wrap=True)
         if each.steps:
             table(out, Padding(Group("", _steps(each, now), "", _timeline(each, now)), (0, 0, 0, 2)))
         for note in _notes(each):
-            out.print(Text(note, "dim"), soft_wrap=True)
+            say(out, note, "dim")
 
 
 def _notes(story: Story) -> Iterable[str]:
@@ -97,7 +102,7 @@ def _steps(story: Story, now: datetime) -> RenderableType:
     for step in story.steps:
         bad = step.undo_state in ("FAILED", "PARKED", "GIVEN_UP", "CUT_OFF") or step.state == "PARKED"
         style = "red" if bad else "green" if step.undone else ""
-        rows.add_row(step.name, effect(step), Text(undoing(step, story, now), style), Text(step.key, "dim"))
+        rows.add_row(cell(step.name), cell(effect(step)), cell(undoing(step, story, now), style), cell(step.key, "dim"))
     return rows
 
 
@@ -105,14 +110,14 @@ def _timeline(story: Story, now: datetime) -> RenderableType:
     rows = Table("time", "", "what", "", box=None, padding=(0, 2, 0, 0), header_style="dim")
     rows.columns[0].justify = "right"
     for at, item in moments(story):
-        since = Text(f"+{duration(at - story.started)}", "dim")
+        since = cell(f"+{duration(at - story.started)}", "dim")
         if isinstance(item, Call):
             bad = item.end not in ("COMPLETED", "RUNNING") or (item.pending is not None and item.pending.failures > 0)
             by = f" ({item.target})" if item.target != item.step else ""
-            rows.add_row(since, item.phase, f"{item.step}{by}", Text(became(item, now), "red" if bad else ""))
+            rows.add_row(since, item.phase, cell(f"{item.step}{by}"), cell(became(item, now), "red" if bad else ""))
         else:
-            rows.add_row(since, "", Text(item.text, "italic"), "")
-    return Group(Text(f"{story.started:%Y-%m-%d %H:%M:%S} UTC", "dim"), rows)
+            rows.add_row(since, "", cell(item.text, "italic"), "")
+    return Group(cell(f"{story.started:%Y-%m-%d %H:%M:%S} UTC", "dim"), rows)
 
 
 def moments(story: Story) -> list[tuple[datetime, Call | Mark]]:

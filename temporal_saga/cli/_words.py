@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from shlex import quote
 from typing import Literal
 
 from ._history import Call, Pending
@@ -156,7 +157,7 @@ def _troubles(story: Story, now: datetime) -> Iterable[Line]:
     for step in story.steps:
         last, name = step.last, step.undo or "its undo"
         error = f" ({last.error})" if last and last.error else ""
-        how = f"temporal-saga resolve {story.workflow_id} {step.key}"
+        how = f"temporal-saga resolve {quote(story.workflow_id)} {step.key}"
         if step.undo_state == "RUNNING":
             yield Line(f"{name}, which undoes {step.name}: {_progress(last, now) or 'running'}.", _tone(last))
         elif step.undo_state == "FAILED":

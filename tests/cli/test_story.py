@@ -323,6 +323,17 @@ def test_an_undo_that_is_tried_again() -> None:
     assert "is paused" in shown(retried().story(pending(2, paused=True)))
 
 
+def test_names_cannot_write_to_the_terminal() -> None:
+    """A workflow's id may come from anyone: control characters and markup are shown, and do nothing."""
+    written = Written().do("charge\x1b[31m[bold]x", KEYS[0])
+    story = tell([read(written.events, Now("RUNNING"), workflow_id="w\x1b]0;x\x07\n<b>")])
+    said = shown(story)
+    assert "\x1b" not in said
+    assert r"w\x1b]0;x\x07\n<b> (Order)" in said
+    assert r"charge\x1b[31m[bold]x" in said
+    assert "<b>" not in page(story, NOW)
+
+
 # --- what to do about a step ---
 
 
