@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -238,11 +239,17 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
 
 def main() -> NoReturn:
     """Run the command line."""
-    code: object = 1
+    code: object = 0
     try:
         cli(prog_name="temporal-saga")
     except SystemExit as end:
         code = end.code
+    except Exception as error:  # its message may quote the data of a workflow
+        *_, place = traceback.extract_tb(error.__traceback__)
+        click.echo(
+            f"Error: a fault in temporal-saga: {type(error).__name__} at {place.name}, line {place.lineno}", err=True
+        )
+        code = 1
     finally:
         # The threads of the SDK's core outlive a client. Where the interpreter ends at once, some in ten crash
         # (github.com/temporalio/sdk-python/issues/300): so the interpreter does not end, the process does.

@@ -63,7 +63,7 @@ class Connection:
         address = settings["target_host"]
         try:
             return await asyncio.wait_for(Client.connect(**settings), _PATIENCE)
-        except (RuntimeError, ValueError, OSError, TimeoutError, asyncio.TimeoutError) as error:
+        except (RuntimeError, ValueError, OSError, asyncio.TimeoutError) as error:
             raise Problem(f"no Temporal server answers at {address}: check the address and TLS") from error
         except RPCError as error:
             raise Problem(_reason(error, f"the server at {address}", settings.get("namespace", "default"))) from error

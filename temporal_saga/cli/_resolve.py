@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import Any, Literal
 
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -124,11 +124,7 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
         "give-up": f"Give {what} up for good? "
         + (f"{step.name} then stands." if undo_waits else "The step then fails, and the saga goes on from its error."),
     }
-    done = {
-        "retry": f"{what.strip(',')} runs again.",
-        "done-by-hand": "It counts as done.",
-        "give-up": "It is given up.",
-    }
+    done = {"retry": f"{what} runs again.", "done-by-hand": "It counts as done.", "give-up": "It is given up."}
     activity = last.id if last is not None else ""
     return Settlement(
         story.workflow_id, story.run_id, "update", activity, step.key, action, question[action], done[action]
@@ -172,7 +168,7 @@ async def _update(client: Client, settlement: Settlement, who: str, why: str) ->
             if isinstance(cause, ApplicationError) and cause.type == "SagaNotResolved":
                 raise Problem(cause.message) from error  # the library's own words: keys and names
             raise Problem("the workflow refuses the decision: nothing is parked in it under that key") from error
-        except (asyncio.TimeoutError, TimeoutError) as error:
+        except (asyncio.TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
             raise _unheard() from error
         except RPCError as error:
             if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):

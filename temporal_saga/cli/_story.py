@@ -126,10 +126,14 @@ class Story:
         ]
 
     @property
+    def has_begun(self) -> bool:
+        """Whether undoing has begun."""
+        return any(step.undo_state not in (None, "PENDING") for step in self.steps)
+
+    @property
     def is_cut_short(self) -> bool:
         """Whether undoing has begun, and has not ended by itself: what stands was still to be undone."""
-        begun = any(step.undo_state not in (None, "PENDING") for step in self.steps)
-        return begun and self.state in ("UNWINDING", "PARKED", "STUCK", "CUT_OFF")
+        return self.has_begun and self.state in ("UNWINDING", "PARKED", "STUCK", "CUT_OFF")
 
     @property
     def executions(self) -> list[tuple[str, str]]:
@@ -181,8 +185,8 @@ def tell(
         _apply_decisions(step, [each for each in decisions if each.key == step.key])
         if step.key in known:
             _apply_report(step, known[step.key])
-        elif waits and is_open and not reports and _failed_last(step):
-            _park(step)
+    if waits and is_open and not reports:
+        _park(steps.values(), decisions)
     _join_children(steps, children)
     for step in steps.values():
         step.stands = _stands(step)
@@ -251,20 +255,18 @@ def _outcome(does: list[Call], is_open: bool) -> str:
     return "NOT_APPLIED" if all(call.refused for call in does) else "UNKNOWN"
 
 
-def _failed_last(step: Step) -> bool:
-    last = step.last
-    return (
-        last is not None
-        and last.end in ("FAILED", "TIMED_OUT", "CANCELED", "TERMINATED", "NOT_STARTED")
-        and (step.undo_state == "FAILED" if last.phase != "do" else step.state == "UNKNOWN" and step.undo_state is None)
-    )
-
-
-def _park(step: Step) -> None:
-    if step.undo_state == "FAILED":
-        step.undo_state = "PARKED"
-    else:
-        step.state = "PARKED"
+def _park(steps: Iterable[Step], decisions: Sequence[Decision]) -> None:
+    """Say which steps are parked, when only the search attribute tells that something is."""
+    undos = [step for step in steps if step.undo_state is not None]
+    if undos:  # then steps wait no more
+        for step in undos:
+            if step.undo_state == "FAILED":
+                step.undo_state = "PARKED"
+        return
+    given_up = {decision.key for decision in decisions if decision.action == "give_up"}
+    for step in steps:
+        if step.state == "UNKNOWN" and step.target is not None and step.key not in given_up:
+            step.state = "PARKED"
 
 
 def _apply_decisions(step: Step, decisions: Sequence[Decision]) -> None:

@@ -55,7 +55,7 @@ def headline(story: Story) -> Line:
     if story.state == "UNWINDING":
         return Line(f"Unwinding: {count}.{paused}", "busy")
     if story.state == "PARKED":
-        so_far = f" {count}." if due else ""
+        so_far = f" {count}." if story.has_begun else ""
         return Line(f"Parked: a person has to decide.{so_far}{paused}", "bad")
     if story.state == "STUCK":
         assert story.trouble is not None
@@ -111,7 +111,7 @@ def undoing(step: Step, story: Story, now: datetime) -> str:
     if step.undo_state == "RUNNING":
         return f"{name}: {_progress(step.last, now) or 'running'}"
     words = {
-        "PENDING": "not yet" if story.state in ("UNWINDING", "PARKED") else "armed",
+        "PENDING": "not yet" if story.has_begun else "armed",
         "DONE": "done",
         "FAILED": "failed for good",
         "PARKED": "parked",
@@ -185,8 +185,8 @@ def _standing(story: Story) -> Iterable[Line]:
     if story.state in ("OPEN", "COMPLETED"):
         return
     found = story.standing
-    if story.state == "UNWINDING":  # what is still to be undone is nothing to worry about
-        found = [step for step in found if step.undo_state == "FAILED" or _tone(step.last) == "bad"]
+    if story.state in ("UNWINDING", "PARKED"):  # what is still to be undone is nothing to worry about
+        found = [step for step in found if _is_bad(step)]
     if story.state in ("COMPENSATED", "INCOMPLETE", "FAILED", "CANCELED"):
         without = [step for step in found if step.undo_state is None]
         found = [step for step in found if step.undo_state is not None]
@@ -198,6 +198,11 @@ def _standing(story: Story) -> Iterable[Line]:
         yield Line(f"Stands: {_ids(sure)}", "bad")
     if unsure:
         yield Line(f"May stand: {_ids(unsure)}", "bad")
+
+
+def _is_bad(step: Step) -> bool:
+    failed = step.undo_state in ("FAILED", "PARKED", "GIVEN_UP") or step.state == "PARKED"
+    return failed or _tone(step.last) == "bad"
 
 
 def _progress(call: Call | None, now: datetime) -> str:

@@ -263,7 +263,7 @@ async def test_parked(world: World) -> None:
     again = await world.cli(
         "resolve", "parked", KEY, "retry", "--who", "bob", "--why", "x", "--yes", namespace="operators"
     )
-    assert (again.code, again.out) == (0, "refund_in_vain, which undoes charge runs again.\n")
+    assert (again.code, again.out) == (0, "refund_in_vain, which undoes charge, runs again.\n")
     await until(listed)
 
     async def settled() -> Any:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
+import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from temporalio.api.workflowservice.v1 import GetSystemInfoResponse
 
@@ -18,7 +18,7 @@ from tests.cli.support import run
 SECRET = "planted-secret"
 
 
-class _Refuses(grpc.GenericRpcHandler):
+class _Refuses(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
     """A server that tells who it is, and refuses all else, with words that nobody should repeat."""
 
     def __init__(self, status: grpc.StatusCode, message: str, *, from_the_start: bool = False) -> None:
@@ -129,3 +129,11 @@ def test_the_module_is_the_command() -> None:
     failed = python("-m", "temporal_saga", "show", "order", "--address", "127.0.0.1:1")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == "Error: no Temporal server answers at 127.0.0.1:1: check the address and TLS\n"
+
+
+def test_a_fault_of_our_own_is_one_line_without_its_message() -> None:
+    code = "import temporal_saga.cli._commands as c; c.fetch = lambda *a, **k: 1 / 0; c.Connection.connect = None"
+    done = python("-c", f"import sys; sys.argv = ['x', 'show', 'order']; {code}; c.main()")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: a fault in temporal-saga: TypeError at _fetch, line ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
 from temporal_saga._proof import failure_mark
+from temporal_saga.cli._commands import cli
 from temporal_saga.cli._connect import Problem
 from temporal_saga.cli._history import BY_US, Now, Pending, Run, parse_id, read
 from temporal_saga.cli._look import kinds_of
@@ -127,14 +130,15 @@ def test_no_cut_of_a_history_is_too_short_to_be_told(name: str) -> None:
 class Written:
     """Writes a history, an event after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, at: datetime = NOW - timedelta(hours=1), type: str = "Order") -> None:
         self.events: list[HistoryEvent] = []
-        self.add("WORKFLOW_EXECUTION_STARTED", workflow_type={"name": "Order"}, workflow_id="w", attempt=1)
+        self.at = at
+        self.add("WORKFLOW_EXECUTION_STARTED", workflow_type={"name": type}, workflow_id="w", attempt=1)
 
     def add(self, type: str, **attributes: Any) -> int:
         number = len(self.events) + 1
         event = HistoryEvent(event_id=number, event_type=EventType.Value(f"EVENT_TYPE_{type}"))
-        event.event_time.FromDatetime(NOW - timedelta(hours=1) + timedelta(seconds=number))
+        event.event_time.FromDatetime(self.at + timedelta(seconds=number - 1))
         message: Any = getattr(event, f"{type.lower()}_event_attributes")
         message.SetInParent()
         for name, value in attributes.items():
@@ -146,8 +150,9 @@ class Written:
         self.events.append(event)
         return number
 
-    def schedule(self, id: str) -> int:
-        return self.add("ACTIVITY_TASK_SCHEDULED", activity_id=id, activity_type={"name": id.partition(":")[0]})
+    def schedule(self, id: str, activity: str = "") -> int:
+        name = activity or id.partition(":")[0]
+        return self.add("ACTIVITY_TASK_SCHEDULED", activity_id=id, activity_type={"name": name})
 
     def do(self, step: str, key: str) -> Written:
         self.complete(self.schedule(f"{step}:do:{key}"))
@@ -261,6 +266,16 @@ def test_a_parked_step_is_told_by_the_attribute_or_by_the_report() -> None:
         assert f"resolve w {KEYS[0]} retry|give-up" in shown(story)
 
 
+def test_by_the_attribute_alone_a_step_that_failed_is_not_taken_for_parked_once_undoing_has_begun() -> None:
+    written = Written().do("reserve", KEYS[1])
+    written.fail(written.schedule(f"charge:do:{KEYS[0]}"))
+    written.fail(written.schedule(f"reserve:undo:{KEYS[1]}"))
+    steps = written.story(PARKED).steps
+    assert [(step.state, step.undo_state) for step in steps] == [("APPLIED", "PARKED"), ("UNKNOWN", None)]
+    given_up = parked_step().decide(KEYS[0], "give_up", "alice", "x").story(PARKED)
+    assert [step.state for step in given_up.steps] == ["APPLIED", "UNKNOWN"]
+
+
 def test_what_failed_for_good_and_waits_may_be_parked() -> None:
     """With neither attribute nor worker the history cannot tell: it is listed, and the way out is named."""
     story = parked_undo().story()
@@ -332,6 +347,43 @@ def test_names_cannot_write_to_the_terminal() -> None:
     assert r"w\x1b]0;x\x07\n<b> (Order)" in said
     assert r"charge\x1b[31m[bold]x" in said
     assert "<b>" not in page(story, NOW)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+
+
+def test_the_story_on_the_page() -> None:
+    """The page shows what the command says."""
+    keys = re.findall(r"  ([0-9a-f-]{36})$", PAGE, re.MULTILINE)
+    names = ["allocate", "charge", "book"]
+    written = Written(datetime(2026, 11, 30, 23, tzinfo=timezone.utc), "Order")
+    for name, key in zip(names, keys, strict=False):
+        written.do(name, key)
+    written.fail(
+        written.schedule(f"ship:do:{keys[3]}"), "Declined", json.dumps(failure_mark("DECLINED", "none")).encode()
+    )
+    written.complete(written.schedule(f"book:undo:{keys[2]}", "cancel_booking"))
+    written.schedule(f"charge:undo:{keys[1]}", "refund")
+    now = datetime(2026, 11, 30, 23, 2, tzinfo=timezone.utc)
+    waits = Pending("refund", 7, "ConnectionError", now + timedelta(seconds=40), False)
+    run = read(
+        written.events,
+        Now("RUNNING", {f"charge:undo:{keys[1]}": waits}),
+        workflow_id="order-1042",
+        run_id=re.findall(r"run ([0-9a-f-]{36})", PAGE)[0],
+    )
+    out = io.StringIO()
+    console_of_the_page = Console(file=out, width=200, highlight=False)
+    show(console_of_the_page, tell([run]), now)
+    ((shown_there,),) = [re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == shown_there.splitlines()
+
+
+def test_the_page_names_all_commands_and_options() -> None:
+    for name, command in cli.commands.items():
+        assert f"temporal-saga {name}" in PAGE
+        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        assert {option for option in options if option not in PAGE} == set()
 
 
 # --- what to do about a step ---
