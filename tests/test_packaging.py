@@ -66,6 +66,11 @@ def test_metadata(wheel: importlib.metadata.Distribution) -> None:
     ]
 
 
+def test_the_command(wheel: importlib.metadata.Distribution) -> None:
+    (script,) = wheel.entry_points.select(group="console_scripts")
+    assert (script.name, script.value) == ("temporal-saga", "temporal_saga.cli:main")
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: importlib.metadata.Distribution) -> None:
     assert {Path(file).parts[0] for file in files_of(wheel)} == {"temporal_saga", "temporal_saga-0.1.0.dist-info"}
     assert "temporal_saga-0.1.0.dist-info/licenses/LICENSE" in files_of(wheel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
@@ -28,7 +28,7 @@ async def fetch(
     workflow_id: str,
     run_id: str | None = None,
     *,
-    children: bool = True,
+    children: Literal["all", "undos"] = "all",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Story:
     """Fetch the story of a workflow.
@@ -37,7 +37,7 @@ async def fetch(
         client: The client.
         workflow_id: The workflow's id.
         run_id: The run; None for the latest.
-        children: Whether to read children, too.
+        children: Which children to read, too: all, or those that are undoing something now.
         progress: Called with what is being done.
 
     Raises:
@@ -47,7 +47,7 @@ async def fetch(
 
 
 class _Fetcher:
-    def __init__(self, client: Client, children: bool, progress: Callable[[str], object]) -> None:
+    def __init__(self, client: Client, children: Literal["all", "undos"], progress: Callable[[str], object]) -> None:
         self._client = client
         self._children = children
         self._progress = progress
@@ -57,10 +57,12 @@ class _Fetcher:
         notes: list[str] = []
         runs = await self._lineage(workflow_id, run_id, notes)
         children: list[Story] = []
-        found = [call.child for run in runs for call in run.calls if call.child] + [
-            child for run in runs for child in run.children
-        ]
-        for id, first in dict.fromkeys(found) if self._children else ():
+        calls = [call for run in runs for call in run.calls]
+        if self._children == "undos":
+            found = [call.child for call in calls if call.child and call.phase != "do" and call.end == "RUNNING"]
+        else:
+            found = [call.child for call in calls if call.child] + [child for run in runs for child in run.children]
+        for id, first in dict.fromkeys(found):
             if level >= _MOST_LEVELS or self._read >= _MOST_RUNS:
                 notes.append(f"Child workflow {id} was not looked at: see `temporal-saga show` of its id.")
                 continue

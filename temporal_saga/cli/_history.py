@@ -276,7 +276,7 @@ class _Reader:
             run.continues = started.continued_execution_run_id or None
             run.marks.append(Mark(at, "continues in a new run"))
         elif started.continued_execution_run_id:
-            run.marks.append(Mark(at, "runs again: the run before this one has ended (retry or cron)"))
+            run.marks.append(Mark(at, f"runs again (retry or cron), after run {started.continued_execution_run_id}"))
 
     def _close(self, event: HistoryEvent, status: str) -> None:
         run = self.run
@@ -397,13 +397,24 @@ class _Reader:
     def _begin(
         self, event: HistoryEvent, id: str, kind: Literal["activity", "child"], target: str, at: datetime
     ) -> None:
-        parts = parse_id(id)
+        parts = parse_id(id) or self._undone_by(event)
         if parts is None:
             self.run.others += 1
             return
         call = Call(id, *parts, kind, target, event.event_id, at)
         self._calls[event.event_id] = call
         self.run.calls.append(call)
+
+    def _undone_by(self, event: HistoryEvent) -> tuple[str, Phase, str] | None:
+        """Return what a child undoes that has an id of its user's: the library's summary of it still tells."""
+        summary = _plain(event.user_metadata.summary) if event.HasField("user_metadata") else None
+        if not isinstance(summary, str) or not summary.startswith("undo "):
+            return None
+        undone = {call.key for call in self.run.calls if call.phase != "do"}
+        for call in reversed(self.run.calls):
+            if call.phase == "do" and call.step == summary.removeprefix("undo ") and call.key not in undone:
+                return call.step, "undo", call.key
+        return None
 
     def _end(self, scheduled: int, end: End, at: datetime, failure: Failure | None = None) -> Call | None:
         call = self._calls.get(scheduled)

@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from ._connect import Problem, explained
 from ._fetch import fetch
-from ._story import Story
+from ._story import Step, Story
 
 __all__ = ["KINDS", "Found", "Kind", "Search", "kinds_of", "look"]
 
@@ -23,6 +23,8 @@ KINDS: tuple[Kind, ...] = ("parked", "stuck", "incomplete", "unwinding")
 
 _AT_ONCE = 8
 _MANY_FAILURES = 3
+# A worker may let these close a workflow at once (`workflow_failure_exception_types`), before any code of it runs.
+_WITHOUT_AN_UNWIND = ("NondeterminismError",)
 _OPEN = "CloseTime IS NULL"
 
 
@@ -70,21 +72,28 @@ def kinds_of(story: Story) -> list[Kind]:
     undos = [step for step in story.steps if step.undo_state is not None]
     if story.state == "PARKED" or story.may_be_parked:
         kinds.append("parked")
-    fails = any(
-        step.undo_state == "RUNNING"
-        and step.last
-        and step.last.pending
-        and step.last.pending.failures >= _MANY_FAILURES
-        for step in undos
-    )
-    if fails or (story.state == "STUCK" and story.standing):
+    if _fails(story, undos) or (story.state == "STUCK" and story.standing):
         kinds.append("stuck")
     has_failed = story.state == "OPEN" and any(step.undo_state in ("FAILED", "GIVEN_UP") for step in undos)
-    if has_failed or story.state == "INCOMPLETE" or (story.state == "CUT_OFF" and story.standing):
+    unseen = story.state == "FAILED" and story.error in _WITHOUT_AN_UNWIND and story.standing
+    if has_failed or unseen or story.state == "INCOMPLETE" or (story.state == "CUT_OFF" and story.standing):
         kinds.append("incomplete")
     if story.state == "UNWINDING":
         kinds.append("unwinding")
     return kinds
+
+
+def _fails(story: Story, undos: list[Step]) -> bool:
+    """Tell whether something that undoes a step fails again and again: an activity, or in a child workflow."""
+    running = [step.last for step in undos if step.undo_state == "RUNNING" and step.last]
+    pending = [call.pending for call in running if call.pending]
+    executions = {call.child for call in running}
+    for child in story.children:
+        if executions.intersection(child.executions):
+            if child.trouble is not None:
+                return True
+            pending += [*child.failing, *(step.last.pending for step in child.steps if step.last and step.last.pending)]
+    return any(each.failures >= _MANY_FAILURES for each in pending)
 
 
 async def look(client: Client, search: Search, now: datetime, progress: Callable[[str], object]) -> Found:
@@ -110,7 +119,7 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
     async def read(workflow_id: str, run_id: str) -> None:
         async with places:
             try:
-                story = await fetch(client, workflow_id, run_id, children=False)
+                story = await fetch(client, workflow_id, run_id, children="undos")
             except Problem as problem:
                 found.problems.append(str(problem))
                 return

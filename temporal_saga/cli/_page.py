@@ -63,9 +63,8 @@ def _section(story: Story, now: datetime, *, is_child: bool) -> str:
         f'<div class="verdict">{lines}</div>',
     ]
     if story.steps:
-        legend = "".join(f"<span>{symbol(shape)}{escape(meaning)}</span>" for shape, meaning in LEGEND.items())
         parts += [
-            f'<div class="scroll">{picture(story, now)}</div><div class="legend">{legend}</div>',
+            f'<div class="scroll">{picture(story, now)}</div>{"" if is_child else _legend()}',
             "<h2>Steps</h2>",
             _table(("step", "effect", "undo", "key"), _steps(story, now)),
             "<h2>Timeline</h2>",
@@ -73,6 +72,11 @@ def _section(story: Story, now: datetime, *, is_child: bool) -> str:
         ]
     parts += [f'<p class="quiet">{escape(note)}</p>' for note in story.notes]
     return "".join(parts)
+
+
+def _legend() -> str:
+    shapes = "".join(f"<span>{symbol(shape)}{escape(meaning)}</span>" for shape, meaning in LEGEND.items())
+    return f'<div class="legend">{shapes}</div>'
 
 
 def _steps(story: Story, now: datetime) -> Iterable[Iterable[str]]:

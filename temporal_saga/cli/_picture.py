@@ -29,6 +29,7 @@ LEGEND: dict[Shape, str] = {
     "failed": "failed or timed out",
     "cancelled": "cancelled or cut off",
     "running": "not ended",
+    "closed": "the workflow has ended",
     "note": "anything else",
 }
 """What each shape means, in the order of a legend."""

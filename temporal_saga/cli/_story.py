@@ -319,7 +319,7 @@ def _may_be_parked(run: Run, steps: Sequence[Step]) -> bool:
 
 
 def _state(run: Run, steps: Sequence[Step], said: Sequence[str]) -> State:
-    failed = any(step.undo_state in ("FAILED", "GIVEN_UP") for step in steps)
+    failed = any(step.undo_state in ("FAILED", "GIVEN_UP", "CUT_OFF") for step in steps)
     undone = any(step.undo_state is not None and step.undo_state != "PENDING" for step in steps)
     if run.status in _OPEN:
         if run.trouble is not None:

@@ -34,7 +34,7 @@ def verdict(story: Story, now: datetime) -> list[Line]:
 
 def summary(story: Story, now: datetime) -> str:
     """Say the most urgent of it in one line."""
-    urgent = [line.text for line in _troubles(story, now) if line.tone == "bad"]
+    urgent = [line.text for each in story.family() for line in _troubles(each, now) if line.tone == "bad"]
     return " ".join([headline(story).text, *urgent[:1]])
 
 
@@ -191,7 +191,7 @@ def _standing(story: Story) -> Iterable[Line]:
         without = [step for step in found if step.undo_state is None]
         found = [step for step in found if step.undo_state is not None]
         if without:
-            yield Line(f"Nothing was there to undo this (no compensation, or past a pivot): {_ids(without)}")
+            yield Line(f"Not undone (no compensation, past a pivot, or nothing was undone at all): {_ids(without)}")
     sure = [step for step in found if step.stands == "yes"]
     unsure = [step for step in found if step.stands == "maybe"]
     if sure:

@@ -211,6 +211,25 @@ class Parent:
 
 
 @workflow.defn
+class Stubborn:
+    """Undoes something as a child, with an activity that is no step of a saga."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(refund, MARKER, retry_policy=THRICE, start_to_close_timeout=TEN)
+
+
+@workflow.defn
+class UndoneByChild:
+    @workflow.run
+    async def run(self) -> None:
+        async with saga() as order:
+            undo = Compensation.child_workflow(Stubborn.run, id="stubborn")
+            await order.execute_activity(charge, MARKER, compensation=undo)
+            raise ApplicationError(MARKER, type="Late")
+
+
+@workflow.defn
 class Waits:
     """Is reset after it was undone in part: the test signals nothing, it waits for good."""
 
@@ -270,6 +289,8 @@ WORKFLOWS: list[type] = [
     Child,
     TakesBack,
     Parent,
+    Stubborn,
+    UndoneByChild,
     Waits,
     Parked,
 ]

@@ -386,6 +386,17 @@ def test_the_page_names_all_commands_and_options() -> None:
         assert {option for option in options if option not in PAGE} == set()
 
 
+@pytest.mark.parametrize(("error", "kinds"), [("NondeterminismError", ["incomplete"]), ("Late", [])])
+def test_a_workflow_that_an_incompatible_deployment_has_closed_is_listed(error: str, kinds: list[str]) -> None:
+    """No code of it ran, so nothing is undone; one that failed by itself, past a pivot, has undone what it had to."""
+    written = Written().do("charge", KEYS[0])
+    written.add("WORKFLOW_EXECUTION_FAILED")
+    failure = written.events[-1].workflow_execution_failed_event_attributes.failure
+    failure.application_failure_info.type = error
+    assert kinds_of(written.story()) == kinds
+    assert f"charge:do:{KEYS[0]}" in shown(written.story())
+
+
 # --- what to do about a step ---
 
 
