@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 from temporalio import activity, workflow
@@ -18,7 +19,7 @@ KEY = "0f2b7f0e-3c1d-5a52-9d9e-3a3c5b1c7d10"
 TEN = timedelta(seconds=10)
 # Three attempts in a second, then none for minutes: a state that stays as it is while it is looked at.
 THRICE = RetryPolicy(
-    initial_interval=timedelta(milliseconds=10), backoff_coefficient=60, maximum_interval=timedelta(hours=1)
+    initial_interval=timedelta(milliseconds=1), backoff_coefficient=1000, maximum_interval=timedelta(hours=1)
 )
 PATIENT = timedelta(hours=1)
 
@@ -242,12 +243,31 @@ class Waits:
             await workflow.wait_condition(lambda: False)
 
 
+@workflow.defn(name="ParkedUndo")
+class ParkedUndo:
+    @workflow.run
+    async def run(self) -> None:
+        async with saga(on_compensation_failure="park") as order:
+            await order.execute_activity(charge, MARKER, compensation=refund_in_vain)
+            raise ApplicationError(MARKER, type="Late")
+
+
 @workflow.defn
-class Parked:
-    """What a parked undo looks like from outside, by the contract: an attribute, and an update with a validator."""
+class ParkedStep:
+    @workflow.run
+    async def run(self) -> None:
+        async with saga(on_step_failure="park") as order:
+            await order.execute_activity(reserve, MARKER, compensation=release)
+            await order.execute_activity(ship, MARKER, compensation=release)
+
+
+@workflow.defn(name="ParkedUndo")
+class StandIn:
+    """What a parked undo looks like from outside, by the contract: attribute, query, and update with a validator."""
 
     def __init__(self) -> None:
         self.decision = ""
+        self.state = "RUNNING"
 
     @workflow.run
     async def run(self) -> None:
@@ -259,10 +279,16 @@ class Parked:
                     refund_in_vain, MARKER, activity_id=f"charge:undo:{KEY}", start_to_close_timeout=TEN
                 )
             except ActivityError:
+                self.state = "PARKED"
                 workflow.upsert_search_attributes([SearchAttributeKey.for_keyword("SagaState").value_set("PARKED")])
                 await workflow.wait_condition(lambda: bool(self.decision))
         workflow.upsert_search_attributes([SearchAttributeKey.for_keyword("SagaState").value_unset()])
         raise ApplicationError(MARKER, type="Late")
+
+    @workflow.query
+    def saga_report(self) -> list[dict[str, Any]]:
+        step = {"name": "charge", "key": KEY, "state": "APPLIED", "undo": "refund_in_vain", "undo_state": self.state}
+        return [{"name": "order", "state": "PARKED", "steps": [step]}]
 
     @workflow.update
     def saga_resolve(self, key: str, action: str, who: str, why: str) -> None:
@@ -275,6 +301,11 @@ class Parked:
                 f"nothing is parked under the key {key!r}", type="SagaNotResolved", non_retryable=True
             )
 
+
+PARKS = "on_compensation_failure" in signature(Saga).parameters
+"""Whether the library can park; until then a stand-in shows what the contract promises."""
+
+Parked: type = ParkedUndo if PARKS else StandIn
 
 WORKFLOWS: list[type] = [
     Open,
@@ -293,4 +324,5 @@ WORKFLOWS: list[type] = [
     UndoneByChild,
     Waits,
     Parked,
+    ParkedStep,
 ]

@@ -90,7 +90,7 @@ def failures(handle: WorkflowHandle[Any, Any], phase: str = ":undo:") -> Callabl
     return look
 
 
-def worker(client: Client, queue: str = "q") -> Worker:
+def worker(client: Client, queue: str, **options: Any) -> Worker:
     return Worker(
         client,
         task_queue=queue,
@@ -98,6 +98,7 @@ def worker(client: Client, queue: str = "q") -> Worker:
         activities=sagas.ACTIVITIES,
         workflow_runner=UnsandboxedWorkflowRunner(),
         identity="worker",
+        **options,
     )
 
 
@@ -142,7 +143,7 @@ async def world() -> AsyncIterator[World]:
         env = await stack.enter_async_context(dev_server(plugins=[SagaPlugin()], extra_args=extra))
         client = env.client
         address = client.service_client.config.target_host
-        operators = await Client.connect(address, namespace="operators", plugins=[SagaPlugin()])
+        operators = await Client.connect(address, namespace="operators")
         await operators.operator_service.add_search_attributes(
             AddSearchAttributesRequest(
                 namespace="operators", search_attributes={"SagaState": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD}
@@ -154,12 +155,14 @@ async def world() -> AsyncIterator[World]:
             failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
         )
         encoded = await Client.connect(address, data_converter=secret, plugins=[SagaPlugin()])
-        for each, queue in ((client, "q"), (operators, "q"), (encoded, "encoded")):
-            await stack.enter_async_context(worker(each, queue))
+        options: dict[str, Any] = {"search_attribute": "SagaState"} if sagas.PARKS else {}
+        await stack.enter_async_context(worker(operators, "q", plugins=[SagaPlugin(**options)]))
+        await stack.enter_async_context(worker(client, "q"))
+        await stack.enter_async_context(worker(encoded, "encoded"))
 
         handles = {}
         for workflow in sagas.WORKFLOWS:
-            if workflow not in (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.Parked):
+            if workflow not in (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.Parked, sagas.ParkedStep):
                 args = [sagas.Hop(1)] if workflow is sagas.Continued else []
                 id = workflow.__name__.lower()
                 handles[id] = await start(client, workflow, id, *args)
@@ -246,36 +249,47 @@ async def test_list_without_the_attribute(world: World) -> None:
     assert "There are more" in few.err
 
 
-async def test_parked(world: World) -> None:
-    """What is parked is shown, listed by the attribute, asked about, and settled; who decided is on record."""
-    handle = await start(world.with_attribute, sagas.Parked, "parked")
+async def key_of(world: World, id: str, step: str) -> str:
+    story = json.loads((await world.cli("show", id, "--json", namespace="operators")).out)
+    return str(next(each["key"] for each in story["steps"] if each["name"] == step))
 
-    async def listed() -> Any:
-        said = await world.cli("list", "--parked", namespace="operators")
-        return said if "parked" in said.out else None
+
+PARKED = [("Parked", "charge"), ("ParkedStep", "ship")]
+
+
+@pytest.mark.parametrize(("workflow", "step"), PARKED if sagas.PARKS else PARKED[:1])
+async def test_parked(world: World, workflow: str, step: str) -> None:
+    """What is parked is shown, listed by the attribute, asked about, and settled; who decided is on record."""
+    id = workflow.lower()
+    handle = await start(world.with_attribute, getattr(sagas, workflow), id)
+
+    async def cli(*args: str, answer: str = "") -> Any:
+        return await world.cli(*args, namespace="operators", answer=answer)
+
+    async def listed(failures: int = 1) -> Any:
+        said = await cli("list", "--parked", "--query", f"WorkflowId = '{id}'")
+        return said if "parked" in said.out and (await cli("show", id)).out.count("failed after") == failures else None
 
     said = await until(listed)
-    check_snapshot("list-parked", said.out)
+    check_snapshot(f"list-{id}", said.out)
     assert "by the search attribute SagaState" in said.err
-    check_snapshot("show-parked", (await world.cli("show", "parked", namespace="operators")).out)
-
-    decision = ("parked", KEY, "done-by-hand", "--who", "alice", "--why", REASON)
-    refused = await world.cli("resolve", *decision, namespace="operators", answer="n\n")
+    check_snapshot(f"show-{id}", (await cli("show", id)).out)
+    key = await key_of(world, id, step)
+    if workflow == "ParkedStep":
+        said = await cli("resolve", id, key, "done-by-hand", "--who", "a", "--why", "b")
+        assert "a result that nobody can give by hand" in said.err
+    decision = (id, key, "done-by-hand" if workflow == "Parked" else "give-up", "--who", "alice", "--why", REASON)
+    refused = await cli("resolve", *decision, answer="n\n")
     assert refused.code == 1
-    assert "Have you undone charge by hand" in refused.out
-    again = await world.cli(
-        "resolve", "parked", KEY, "retry", "--who", "bob", "--why", "x", "--yes", namespace="operators"
-    )
-    assert (again.code, again.out) == (0, "refund_in_vain, which undoes charge, runs again.\n")
-    await until(listed)
-
-    async def settled() -> Any:
-        said = await world.cli("resolve", *decision, namespace="operators", answer="y\n")
-        return said if said.code == 0 else None
-
-    assert (await until(settled)).out.endswith("It counts as done.\n")
+    assert refused.out.count("?") == 2
+    again = await cli("resolve", id, key, "retry", "--who", "bob", "--why", "x", "--yes")
+    assert (again.code, again.err) == (0, "")
+    assert again.out.endswith("runs again.\n")
+    await until(lambda: listed(2))
+    settled = await cli("resolve", *decision, answer="y\n")
+    assert (settled.code, settled.err) == (0, "")
     await until(lambda: ended(handle))
-    check_snapshot("show-parked-settled", (await world.cli("show", "parked", namespace="operators")).out)
+    check_snapshot(f"show-{id}-settled", (await cli("show", id)).out)
 
 
 async def test_stuck_is_found_by_the_server_s_own_mark(world: World) -> None:
@@ -353,7 +367,8 @@ async def test_a_paused_workflow(world: World) -> None:
     said = await world.cli("show", "paused", namespace="operators")
     assert "The workflow is paused." in said.out
     assert "paused" in (await world.cli("list", "--parked", namespace="operators")).out
-    said = await world.cli("resolve", "paused", KEY, "retry", "--who", "a", "--why", "b", namespace="operators")
+    key = await key_of(world, "paused", "charge")
+    said = await world.cli("resolve", "paused", key, "retry", "--who", "a", "--why", "b", namespace="operators")
     assert (said.code, "is paused, and takes no decision" in said.err) == (1, True)
     await world.with_attribute.workflow_service.terminate_workflow_execution(
         TerminateWorkflowExecutionRequest(
