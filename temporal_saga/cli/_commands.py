@@ -105,8 +105,16 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
 @click.option("--incomplete", is_flag=True, help="The workflow has ended, and not everything is undone.")
 @click.option("--unwinding", is_flag=True, help="Steps are being undone.")
 @click.option("--query", help="Only workflows that match, in Temporal's list filter: WorkflowType = 'Order'.")
-@click.option("--days", default=7.0, show_default=True, help="How far back to look at workflows that have ended.")
-@click.option("--most", default=1000, show_default=True, help="How many histories to read at most.")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0),
+    default=7.0,
+    show_default=True,
+    help="How far back to look at workflows that have ended.",
+)
+@click.option(
+    "--most", type=click.IntRange(min=1), default=1000, show_default=True, help="How many histories to read at most."
+)
 @click.option("--look", "by_looking", is_flag=True, help="Read histories, though SagaState is registered.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @_connects

@@ -76,7 +76,8 @@ class Call:
         error: The type of its error.
         refused: Whether the error proves that nothing took effect.
         attempts: How many attempts there were, where the history tells.
-        by: Who completed it, if that was a person.
+        by: Who completed it, if that was not the worker that ran it.
+        by_hand: Whether that was a person, as far as the name tells: `resolve`, or the `temporal` CLI.
         child: The run of a child workflow.
         pending: What the server says of it, while it has not ended.
     """
@@ -95,6 +96,7 @@ class Call:
     refused: bool = False
     attempts: int = 0
     by: str | None = None
+    by_hand: bool = False
     child: tuple[str, str] | None = None
     pending: Pending | None = None
 
@@ -343,8 +345,8 @@ class _Reader:
             # A completion from outside, during the backoff, is written as if its sender had started the attempt, too
             # (measured on server 1.32): then only what the identity says tells it from a worker's.
             who: str = completed.identity
-            other = who != self._started_by.get(completed.scheduled_event_id, who)
-            if other or who.endswith(BY_US) or who.startswith(_TEMPORAL_CLI):
+            call.by_hand = who.endswith(BY_US) or who.startswith(_TEMPORAL_CLI)
+            if call.by_hand or who != self._started_by.get(completed.scheduled_event_id, who):
                 call.by = who.removesuffix(BY_US).removeprefix(_TEMPORAL_CLI).partition(": ")[0]
 
     def _activity_task_failed(self, event: HistoryEvent, failed: Any, at: datetime) -> None:

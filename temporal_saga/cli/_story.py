@@ -239,7 +239,7 @@ def _judge(step: Step, is_open: bool) -> None:
     last = undos[-1]
     step.undo = last.target
     if last.end == "COMPLETED":
-        step.undo_state = "BY_HAND" if last.by else "DONE"
+        step.undo_state = "BY_HAND" if last.by_hand else "DONE"
         step.who = last.by
     elif last.end == "RUNNING":
         step.undo_state = "RUNNING"  # a child that was abandoned runs on after its parent has closed

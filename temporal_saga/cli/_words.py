@@ -112,7 +112,7 @@ def undoing(step: Step, story: Story, now: datetime) -> str:
         return f"{name}: {_progress(step.last, now) or 'running'}"
     words = {
         "PENDING": "not yet" if story.has_begun else "armed",
-        "DONE": "done",
+        "DONE": f"done, by {step.who}" if step.who else "done",
         "FAILED": "failed for good",
         "PARKED": "parked",
         "BY_HAND": f"done by hand, by {step.who or 'someone'}",
@@ -129,7 +129,8 @@ def became(call: Call, now: datetime) -> str:
     if call.end == "RUNNING":
         return _progress(call, now) or ("running" if call.kind == "activity" else "running, as a workflow of its own")
     if call.end == "COMPLETED":
-        return f"done by hand, by {call.by}{took}" if call.by else f"done{took}"
+        by = f" {'by hand' if call.by_hand else 'from outside'}, by {call.by}" if call.by else ""
+        return f"done{by}{took}"
     words = {
         "FAILED": "failed",
         "TIMED_OUT": "timed out",
@@ -182,9 +183,11 @@ def _troubles(story: Story, now: datetime) -> Iterable[Line]:
 
 
 def _standing(story: Story) -> Iterable[Line]:
-    if story.state in ("OPEN", "COMPLETED"):
+    if story.state == "COMPLETED":
         return
     found = story.standing
+    if story.state == "OPEN":
+        found = [step for step in found if step.undo_state in ("FAILED", "GIVEN_UP")]
     if story.state in ("UNWINDING", "PARKED"):  # what is still to be undone is nothing to worry about
         found = [step for step in found if _is_bad(step)]
     if story.state in ("COMPENSATED", "INCOMPLETE", "FAILED", "CANCELED"):

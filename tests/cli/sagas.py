@@ -212,6 +212,21 @@ class Parent:
 
 
 @workflow.defn
+class Swallowed:
+    """Goes on although an undo has failed for good: nothing is parked in it."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga() as order:
+            try:
+                async with order.savepoint() as way:
+                    await way.execute_activity(charge, MARKER, compensation=refund_in_vain)
+                    raise ApplicationError(MARKER)
+            except ApplicationError:
+                await workflow.wait_condition(lambda: False)
+
+
+@workflow.defn
 class Stubborn:
     """Undoes something as a child, with an activity that is no step of a saga."""
 
@@ -322,6 +337,7 @@ WORKFLOWS: list[type] = [
     Parent,
     Stubborn,
     UndoneByChild,
+    Swallowed,
     Waits,
     Parked,
     ParkedStep,

@@ -120,6 +120,12 @@ async def happened(handle: WorkflowHandle[Any, Any], activity: str) -> Any:
     return None
 
 
+async def settled(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Tell whether the last thing that happened is a workflow task: the run waits for nothing of the server."""
+    events = [event async for event in handle.fetch_history_events()]
+    return events[-1].HasField("workflow_task_completed_event_attributes")
+
+
 async def reset(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
     """Reset a run to where its first timer fired: what it did after that is in the old run only."""
     events = await until(lambda: happened(handle, "charge"))
@@ -177,6 +183,8 @@ async def world() -> AsyncIterator[World]:
         await until(lambda: ended(client.get_workflow_handle("continued")))
         await until(lambda: happened(client.get_workflow_handle("waits"), "charge"))
         await until(lambda: happened(handles["bug"], "reserve"))
+        await until(lambda: happened(handles["swallowed"], "charge"))
+        await until(lambda: settled(handles["swallowed"]))
         yield World(client, operators)
 
 
@@ -196,6 +204,7 @@ async def world() -> AsyncIterator[World]:
         "waits",
         "encoded",
         "undonebychild",
+        "swallowed",
     ],
 )
 async def test_show(world: World, id: str, tmp_path: Path) -> None:
@@ -238,6 +247,7 @@ async def test_list_without_the_attribute(world: World) -> None:
         "bug": ["stuck"],
         "undonebychild": ["stuck", "unwinding"],
         "incomplete": ["incomplete"],
+        "swallowed": ["incomplete"],
         "terminated": ["incomplete"],
         "unwinding": ["unwinding"],
     }
@@ -249,8 +259,8 @@ async def test_list_without_the_attribute(world: World) -> None:
     assert "There are more" in few.err
 
 
-async def key_of(world: World, id: str, step: str) -> str:
-    story = json.loads((await world.cli("show", id, "--json", namespace="operators")).out)
+async def key_of(world: World, id: str, step: str, namespace: str = "operators") -> str:
+    story = json.loads((await world.cli("show", id, "--json", namespace=namespace)).out)
     return str(next(each["key"] for each in story["steps"] if each["name"] == step))
 
 
@@ -322,6 +332,13 @@ async def test_an_undo_that_is_tried_again_is_settled_by_hand(world: World) -> N
     assert f"alice: {REASON} (temporal-saga resolve)" in identities
     late = await world.cli(*ask, "done-by-hand", *record, "--yes")
     assert (late.code, "is undone already" in late.err) == (1, True)
+
+
+async def test_what_is_not_parked_is_not_settled(world: World) -> None:
+    """An undo that failed for good, in a saga that went on: the workflow refuses, and nothing changes."""
+    key = await key_of(world, "swallowed", "charge", "default")
+    said = await world.cli("resolve", "swallowed", key, "retry", "--who", "a", "--why", "b", "--yes")
+    assert (said.code, "nothing is parked in it" in said.err) == (1, True)
 
 
 async def test_without_a_worker(world: World) -> None:

@@ -193,20 +193,21 @@ class Written:
 
 
 @pytest.mark.parametrize(
-    ("starter", "by", "who"),
+    ("starter", "by", "state", "who"),
     [
-        ("worker", "worker", None),
-        ("worker", "alice", "alice"),
-        ("temporal-cli:alice@host", "temporal-cli:alice@host", "alice@host"),
-        (identity_of("alice", "secret"), identity_of("alice", "secret"), "alice"),
+        ("worker", "worker", "DONE", None),
+        ("worker", "callback service", "DONE", "callback service"),
+        ("temporal-cli:alice@host", "temporal-cli:alice@host", "BY_HAND", "alice@host"),
+        (identity_of("alice", "secret"), identity_of("alice", "secret"), "BY_HAND", "alice"),
+        ("worker", identity_of("alice", "secret"), "BY_HAND", "alice"),
     ],
 )
-def test_who_completed_an_undo_by_hand(starter: str, by: str, who: str | None) -> None:
+def test_who_completed_an_undo(starter: str, by: str, state: str, who: str | None) -> None:
     """A completion during the backoff is written as if its sender had started the attempt."""
     written = Written().do("charge", KEYS[0])
     written.complete(written.schedule(f"charge:undo:{KEYS[0]}"), starter, by)
     (step,) = written.story().steps
-    assert (step.undo_state, step.who) == (("BY_HAND", who) if who else ("DONE", None))
+    assert (step.undo_state, step.who) == (state, who)
     assert "secret" not in shown(written.story()) + as_json(written.story(), NOW) + page(written.story(), NOW)
 
 
