@@ -157,6 +157,7 @@ class Run:
         children: The children that are no steps: workflow id and run id.
         failing: The activities that are no steps, and are being tried again.
         error: The type of the error that it failed with.
+        is_incomplete: Whether that is a `CompensationError` of its own.
         reports: The sagas' reports, from a `CompensationError`.
         trouble: Why its workflow task keeps failing.
         continues: The run that this one continues (continue-as-new).
@@ -179,6 +180,7 @@ class Run:
     marks: list[Mark] = field(default_factory=list[Mark])
     decisions: list[Decision] = field(default_factory=list[Decision])
     error: str | None = None
+    is_incomplete: bool = False
     reports: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     trouble: Trouble | None = None
     waits_for_task: bool = False
@@ -289,7 +291,8 @@ class _Reader:
         if status == "FAILED":
             failure = event.workflow_execution_failed_event_attributes.failure
             run.error = _error_type(failure)
-            if run.error == "CompensationError":
+            run.is_incomplete = failure.application_failure_info.type == "CompensationError"
+            if run.is_incomplete:
                 report = self._last_detail(failure)
                 run.reports = [cast("dict[str, Any]", report)] if isinstance(report, dict) else []
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ._history import Call, Decision, Mark, Pending, Run, Trouble
 
@@ -53,7 +53,9 @@ class Step:
     @property
     def id(self) -> str:
         """The id of the call that says most of it."""
-        return self.calls[0].id if self.calls else self.name
+        if self.calls:
+            return self.calls[0].id
+        return f"{self.name}:do:{self.key}" if self.target else self.name
 
     @property
     def last(self) -> Call | None:
@@ -173,8 +175,9 @@ def tell(
                 steps.setdefault(call.key, Step(call.step, call.key)).calls.append(call)
                 if is_closed and call.end == "RUNNING" and call.kind == "activity":
                     call.end = "TERMINATED"  # a child may go on after its parent has closed
-    said = [*reports, *(run.reports)]
-    known = {entry["key"]: entry for report in said for entry in report.get("steps", ())}
+    for step in steps.values():
+        step.calls.sort(key=lambda call: call.scheduled)  # what a reset has copied is older than what it left behind
+    known = {entry["key"]: entry for report in [*reports, *run.reports] for entry in _entries(report)}
     for key, entry in known.items():
         steps.setdefault(key, Step(entry["name"], key))  # a callback has no call
     decisions = [decision for each in runs for decision in each.decisions]
@@ -215,6 +218,16 @@ def tell(
     if any(each.encoded for each in runs):
         story.notes.append("Details of failures are encoded: a proof that a step had no effect may be missed.")
     return story
+
+
+def _entries(report: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield a report's steps; of anything else that somebody called so, nothing."""
+    steps: object = report.get("steps")
+    for entry in cast("list[object]", steps) if isinstance(steps, list) else ():
+        if isinstance(entry, dict):
+            texts = {name: value for name, value in cast("dict[str, object]", entry).items() if isinstance(value, str)}
+            if {"name", "key"} <= set(texts):
+                yield texts
 
 
 def _copied(mark: Mark, run: Run, runs: Sequence[Run]) -> bool:
@@ -298,6 +311,10 @@ def _join_children(steps: dict[str, Step], children: Sequence[Story]) -> None:
             step.state, step.target, step.error = theirs.state, theirs.target, theirs.error
             theirs.undo, theirs.undo_state, theirs.who, theirs.stands = step.undo, step.undo_state, step.who, "no"
         if taken:
+            for key, theirs in own.items():
+                if key not in steps and theirs.stands != "no":  # handed over, too, and not undone
+                    steps[key] = replace(theirs, calls=[])
+                    theirs.stands = "no"
             for step in steps.values():
                 if any(call.child in child.executions for call in step.calls if call.phase == "do"):
                     step.handed_over = True
@@ -334,7 +351,7 @@ def _state(run: Run, steps: Sequence[Step], said: Sequence[str]) -> State:
         return "UNWINDING" if unwinds or any(step.undo_state == "RUNNING" for step in steps) else "OPEN"
     if run.status in _CLOSED_BY_THE_SERVER:
         return "CUT_OFF"
-    if failed or run.error == "CompensationError":
+    if failed or run.is_incomplete:
         return "INCOMPLETE"
     if run.status in ("COMPLETED", "CONTINUED_AS_NEW"):
         return "COMPLETED"

@@ -76,6 +76,22 @@ def test_what_a_child_handed_over_is_undone_by_its_parent() -> None:
     assert step.undone
 
 
+def test_what_a_child_handed_over_and_a_terminated_parent_did_not_undo_is_named() -> None:
+    child = Written().do("seat", KEYS[1]).do("meal", KEYS[2])
+    child.add("WORKFLOW_EXECUTION_COMPLETED")
+    parent = Written()
+    id = f"trip:do:{KEYS[0]}"
+    begun = parent.add("START_CHILD_WORKFLOW_EXECUTION_INITIATED", workflow_id=id, workflow_type={"name": "Trip"})
+    started = {"workflow_id": id, "run_id": "r"}
+    parent.add("CHILD_WORKFLOW_EXECUTION_STARTED", initiated_event_id=begun, workflow_execution=started)
+    parent.add("CHILD_WORKFLOW_EXECUTION_COMPLETED", initiated_event_id=begun)
+    parent.complete(parent.schedule(f"meal:undo:{KEYS[2]}"))
+    parent.add("WORKFLOW_EXECUTION_TERMINATED", reason="test")
+    story = parent.story(children=[tell([read(child.events, workflow_id=id, run_id="r")])])
+    assert [step.id for step in story.standing] == [f"seat:do:{KEYS[1]}"]
+    assert kinds_of(story) == ["incomplete"]
+
+
 def completed_ids(history: list[HistoryEvent]) -> set[str]:
     """The ids of the activities and children that have completed: another reading of the same events."""
     names = {
@@ -314,6 +330,43 @@ def test_a_reset_keeps_what_the_run_before_it_did() -> None:
     story = tell(runs)
     assert {step.name: step.stands for step in story.steps} == {"reserve": "no", "charge": "yes"}
     assert len([call for step in story.steps for call in step.calls]) == 3
+
+
+def test_what_was_undone_after_the_point_of_a_reset_does_not_stand() -> None:
+    """The step is in both runs, its undo in the old one only; done again in the new run, it stands again."""
+    base = Written().do("reserve", KEYS[0])
+    after = Written()
+    after.events = list(base.events)
+    base.complete(base.schedule(f"reserve:undo:{KEYS[0]}"))
+    base.add("WORKFLOW_EXECUTION_TERMINATED", reason="reset")
+    cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+    after.add("WORKFLOW_TASK_FAILED", cause=cause, base_run_id="base", new_run_id="new")
+
+    def stands() -> str:
+        old = read(base.events, Now("TERMINATED"), run_id="base")
+        return tell([old, read(after.events, Now("RUNNING"), run_id="new")]).steps[0].stands
+
+    assert stands() == "no"
+    after.at += timedelta(minutes=1)
+    after.do("reserve", KEYS[0])
+    assert stands() == "yes"
+
+
+@pytest.mark.parametrize(
+    "detail", [b"1", b"[]", b"{}", b'{"steps": 1}', b'{"steps": [1, {}, {"key": 1, "name": []}]}', b'{"steps": null}']
+)
+def test_a_report_that_is_none_is_passed_over(detail: bytes) -> None:
+    """Anyone may raise an error of that type: the saga counts as incomplete, and the rest is told from the history."""
+    written = Written().do("charge", KEYS[0])
+    written.add("WORKFLOW_EXECUTION_FAILED")
+    failure = written.events[-1].workflow_execution_failed_event_attributes.failure
+    failure.application_failure_info.type = "CompensationError"
+    payload = failure.application_failure_info.details.payloads.add()
+    payload.metadata["encoding"] = b"json/plain"
+    payload.data = detail
+    story = written.story()
+    assert (story.state, len(story.steps)) == ("INCOMPLETE", 1)
+    assert tell([written.read()], reports=[{"steps": 1}]).steps
 
 
 def pending(failures: int = 0, *, paused: bool = False) -> Now:
