@@ -115,7 +115,10 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
 @click.option(
     "--most", type=click.IntRange(min=1), default=1000, show_default=True, help="How many histories to read at most."
 )
-@click.option("--look", "by_looking", is_flag=True, help="Read histories, though SagaState is registered.")
+@click.option(
+    "--search-attribute", default="SagaState", show_default=True, help="What SagaPlugin(search_attribute=) sets."
+)
+@click.option("--look", "by_looking", is_flag=True, help="Read histories, though the search attribute is registered.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @_connects
 def list_command(
@@ -127,6 +130,7 @@ def list_command(
     query: str | None,
     days: float,
     most: int,
+    search_attribute: str,
     by_looking: bool,
     json_: bool,
 ) -> None:
@@ -134,10 +138,12 @@ def list_command(
 
     Where the search attribute SagaState is registered the server finds them. Else each history is read.
     """
+    if not search_attribute.isidentifier():  # it becomes a part of a query
+        raise click.ClickException(f"{search_attribute!r} is not the name of a search attribute")
     flags = dict(zip(KINDS, (parked, stuck, incomplete, unwinding), strict=True))
     kinds: frozenset[Kind] = frozenset(kind for kind in KINDS if flags[kind]) or frozenset(KINDS)
     now = datetime.now(timezone.utc)
-    search = Search(kinds, query, timedelta(days=days), most, by_looking)
+    search = Search(kinds, query, timedelta(days=days), most, by_looking, search_attribute)
     found = _run(lambda progress: _look(connection, search, now, progress))
     if json_:
         click.echo(list_as_json(found.stories, now))
@@ -233,9 +239,10 @@ def _print_list(out: Console, found: Found, now: datetime) -> None:
 
 
 def _print_cost(out: Console, found: Found, search: Search) -> None:
-    how = "by the search attribute SagaState; where a worker does not set it, give --look"
+    name = search.attribute
+    how = f"by the search attribute {name}; where a worker does not set it, give --look"
     if not found.has_attribute:
-        how = "by reading each history: register SagaState and use SagaPlugin(search_attribute=...) to make this cheap"
+        how = f"by reading each history: register {name} and use SagaPlugin(search_attribute=...) to make this cheap"
     elif search.by_looking:
         how = "by reading each history"
     say(out, f"{len(found.stories)} found, {found.looked_at} histories read, {how}.", "dim")

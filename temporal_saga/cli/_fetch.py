@@ -29,6 +29,7 @@ async def fetch(
     run_id: str | None = None,
     *,
     children: Literal["all", "undos"] = "all",
+    attribute: str = "SagaState",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Story:
     """Fetch the story of a workflow.
@@ -38,18 +39,22 @@ async def fetch(
         workflow_id: The workflow's id.
         run_id: The run; None for the latest.
         children: Which children to read, too: all, or those that are undoing something now.
+        attribute: The search attribute that the plugin sets.
         progress: Called with what is being done.
 
     Raises:
         Problem: If there is no such workflow, or the server does not tell.
     """
-    return await _Fetcher(client, children, progress).story(workflow_id, run_id, level=0)
+    return await _Fetcher(client, children, attribute, progress).story(workflow_id, run_id, level=0)
 
 
 class _Fetcher:
-    def __init__(self, client: Client, children: Literal["all", "undos"], progress: Callable[[str], object]) -> None:
+    def __init__(
+        self, client: Client, children: Literal["all", "undos"], attribute: str, progress: Callable[[str], object]
+    ) -> None:
         self._client = client
         self._children = children
+        self._attribute = attribute
         self._progress = progress
         self._read = 0
 
@@ -124,7 +129,7 @@ class _Fetcher:
                 execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id or ""),
             )
         )
-        now, run_id = read_description(described), described.workflow_execution_info.execution.run_id
+        now, run_id = read_description(described, self._attribute), described.workflow_execution_info.execution.run_id
         handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
         events = [event async for event in handle.fetch_history_events()]
         return read(events, now, workflow_id=workflow_id, run_id=run_id)

@@ -135,7 +135,7 @@ class Now:
         status: How the run stands.
         pending: The activities that have not ended, by their ids.
         task_attempt: The attempt of the workflow task that is pending; 0 if none is.
-        saga_state: The search attribute `SagaState`.
+        saga_state: The value of the search attribute that the plugin sets.
         reset_to: The run that a reset has started in place of this one.
     """
 
@@ -224,11 +224,11 @@ def read(events: Iterable[HistoryEvent], now: Now | None = None, *, workflow_id:
     return run
 
 
-def read_description(answer: DescribeWorkflowExecutionResponse) -> Now:
-    """Read what `describe()` says."""
+def read_description(answer: DescribeWorkflowExecutionResponse, attribute: str = "SagaState") -> Now:
+    """Read what `describe()` says; `attribute` is the search attribute that the plugin sets."""
     info = answer.workflow_execution_info
     fields = info.search_attributes.indexed_fields
-    state = _plain(fields["SagaState"]) if "SagaState" in fields else None
+    state = _plain(fields[attribute]) if attribute in fields else None
     return Now(
         status=_enum(WorkflowExecutionStatus.Name(info.status), "WORKFLOW_EXECUTION_STATUS_"),
         pending={

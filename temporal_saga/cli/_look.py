@@ -38,6 +38,7 @@ class Search:
         since: How far back to look at workflows that have ended.
         most: How many histories to read at most.
         by_looking: Whether to read histories though the search attribute is there.
+        attribute: The search attribute that the plugin sets.
     """
 
     kinds: frozenset[Kind]
@@ -45,6 +46,7 @@ class Search:
     since: timedelta
     most: int
     by_looking: bool
+    attribute: str = "SagaState"
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Found:
         stories: The workflows, the most urgent first.
         looked_at: How many histories were read.
         left_out: Whether there were more than may be read.
-        has_attribute: Whether the search attribute `SagaState` is registered.
+        has_attribute: Whether the search attribute is registered.
         problems: What could not be read.
     """
 
@@ -104,7 +106,7 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
     """
     found = Found()
     async with explained(client, f"the workflows that match {search.query!r}" if search.query else "workflows"):
-        found.has_attribute = await _understands(client, 'SagaState = "PARKED"')
+        found.has_attribute = await _understands(client, f'{search.attribute} = "PARKED"')
         queries = await _queries(client, search, found.has_attribute, now)
         candidates: dict[tuple[str, str], None] = {}
         async for execution in _executions(client, [_both(query, search.query) for query in queries]):
@@ -119,7 +121,7 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
     async def read(workflow_id: str, run_id: str) -> None:
         async with places:
             try:
-                story = await fetch(client, workflow_id, run_id, children="undos")
+                story = await fetch(client, workflow_id, run_id, children="undos", attribute=search.attribute)
             except Problem as problem:
                 found.problems.append(str(problem))
                 return
@@ -148,13 +150,13 @@ async def _queries(client: Client, search: Search, has_attribute: bool, now: dat
             queries.append(f'ExecutionStatus IN ("Failed", "Canceled", "Terminated", "TimedOut") AND {ended}')
         return queries
     if wants_open:
-        queries.append(f'{_OPEN} AND SagaState IN ("PARKED", "UNWINDING")')
+        queries.append(f'{_OPEN} AND {search.attribute} IN ("PARKED", "UNWINDING")')
     if "stuck" in search.kinds:
         # The server marks a run whose workflow task has failed twice; an older one does not know the mark.
         marked = f"{_OPEN} AND TemporalReportedProblems IS NOT NULL"
         queries.append(marked if await _understands(client, marked) else _OPEN)
     if "incomplete" in search.kinds:
-        queries.append(f'SagaState = "INCOMPLETE" AND ({_OPEN} OR {ended})')
+        queries.append(f'{search.attribute} = "INCOMPLETE" AND ({_OPEN} OR {ended})')
         # A run that the server closes sets no attribute any more, and may never have had one.
         queries.append(f'ExecutionStatus IN ("Terminated", "TimedOut") AND {ended}')
     return queries

@@ -283,6 +283,8 @@ async def test_parked(world: World, workflow: str, step: str) -> None:
     said = await until(listed)
     check_snapshot(f"list-{id}", said.out)
     assert "by the search attribute SagaState" in said.err
+    other = await cli("list", "--search-attribute", "Other", "--query", f"WorkflowId = '{id}'")
+    assert "register Other" in other.err
     check_snapshot(f"show-{id}", (await cli("show", id)).out)
     key = await key_of(world, id, step)
     if workflow == "ParkedStep":
@@ -360,6 +362,7 @@ async def test_without_a_worker(world: World) -> None:
         (["show", "open", "--profile", "nobody"], "the connection settings cannot be read"),
         (["show", "open", "--html", "/nowhere/page.html"], "cannot be written"),
         (["list", "--query", "Color = 'red'"], "check the ids and the query"),
+        (["list", "--search-attribute", "a OR b"], "is not the name of a search attribute"),
         (["resolve", "open", KEY, "retry", "--who", "a", "--why", "b"], "no step with the key"),
         (["resolve", "open", KEY, "retry", "--who", " ", "--why", "b"], "say --who"),
     ],
