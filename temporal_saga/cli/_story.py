@@ -286,7 +286,7 @@ def _apply_decisions(step: Step, decisions: Sequence[Decision]) -> None:
     if not decisions:
         return
     last = decisions[-1]
-    step.who = last.who
+    step.who = step.who or last.who  # who has completed the undo comes after who decided about the step
     if step.undo_state == "FAILED" and step.last is not None and last.at >= step.last.scheduled:
         step.undo_state = {"done_by_hand": "BY_HAND", "give_up": "GIVEN_UP"}.get(last.action, step.undo_state)
 
@@ -294,7 +294,7 @@ def _apply_decisions(step: Step, decisions: Sequence[Decision]) -> None:
 def _apply_report(step: Step, entry: dict[str, Any]) -> None:
     """Take what only the saga itself knows: what is armed, what is parked, and callbacks."""
     step.undo = entry.get("undo") or step.undo
-    step.who = entry.get("who") or step.who
+    step.who = step.who or entry.get("who")
     if step.undo_state not in _UNDONE:
         step.undo_state = entry.get("undo_state") or step.undo_state
     if step.calls and step.calls[0].phase != "push":

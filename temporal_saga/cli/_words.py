@@ -112,7 +112,7 @@ def undoing(step: Step, story: Story, now: datetime) -> str:
         return f"{name}: {_progress(step.last, now) or 'running'}"
     words = {
         "PENDING": "not yet" if story.has_begun else "armed",
-        "DONE": f"done, by {step.who}" if step.who else "done",
+        "DONE": f"done, by {step.last.by}" if step.last and step.last.by else "done",
         "FAILED": "failed for good",
         "PARKED": "parked",
         "BY_HAND": f"done by hand, by {step.who or 'someone'}",

@@ -25,7 +25,7 @@ from temporal_saga.cli._page import page
 from temporal_saga.cli._resolve import decide, identity_of
 from temporal_saga.cli._story import Story, tell
 from temporal_saga.cli._text import as_json, show
-from temporal_saga.cli._words import duration, verdict
+from temporal_saga.cli._words import duration, undoing, verdict
 from tests.cli.support import check_snapshot
 
 GOLDEN = Path(__file__).parents[1] / "histories" / "0.1"
@@ -310,6 +310,16 @@ def test_a_decision_is_read_from_the_history(action: str, undo_state: str, stand
     assert (step.undo_state, step.who, step.stands) == (undo_state, "alice", stands)
     assert f"alice decides: {action.replace('_', ' ')}" in shown(story)
     assert "secret" not in shown(story) + as_json(story, NOW)
+
+
+def test_who_settled_the_undo_is_not_who_decided_about_the_step() -> None:
+    written = parked_step().decide(KEYS[0], "give_up", "alice", "x")
+    undo = written.schedule(f"charge:undo:{KEYS[0]}")
+    running = next(step for step in written.story().steps if step.name == "charge")
+    assert (running.undo_state, "by alice" in undoing(running, written.story(), NOW)) == ("RUNNING", False)
+    by = identity_of("bob", "x")
+    settled = written.complete(undo, by, by).story(reports=report("BY_HAND"))
+    assert "charge was undone by hand, by bob." in shown(settled)
 
 
 def test_a_reset_keeps_what_the_run_before_it_did() -> None:
