@@ -19,7 +19,7 @@ _OPEN = ("RUNNING", "PAUSED")
 _UNDONE = ("DONE", "BY_HAND")
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """One step, all its calls taken together.
 
@@ -120,22 +120,20 @@ class Story:
     @property
     def due(self) -> list[Step]:
         """The steps that were undone, are being undone, or are still to be."""
-        return [
-            step
-            for step in self.steps
-            if step.undo_state is not None
-            or (self.is_cut_short and not self.knows_what_is_armed and step.stands != "no")
-        ]
+        return [step for step in self.steps if self.is_due(step)]
+
+    def is_due(self, step: Step) -> bool:
+        """Tell whether a step was undone, is being undone, or is still to be."""
+        if step.undo_state is not None:
+            return True
+        # Undoing has begun, and has not ended by itself: what stands was still to be undone, as far as is known.
+        is_cut_short = self.state in ("UNWINDING", "PARKED", "STUCK", "CUT_OFF")
+        return is_cut_short and step.stands != "no" and not self.knows_what_is_armed and self.has_begun
 
     @property
     def has_begun(self) -> bool:
         """Whether undoing has begun."""
         return any(step.undo_state not in (None, "PENDING") for step in self.steps)
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether undoing has begun, and has not ended by itself: what stands was still to be undone."""
-        return self.has_begun and self.state in ("UNWINDING", "PARKED", "STUCK", "CUT_OFF")
 
     @property
     def executions(self) -> list[tuple[str, str]]:

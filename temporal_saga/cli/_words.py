@@ -104,7 +104,7 @@ def effect(step: Step) -> str:
 def undoing(step: Step, story: Story, now: datetime) -> str:
     """Say how far a step's undo is."""
     if step.undo_state is None:
-        if step not in story.due:
+        if not story.is_due(step):
             return "-"
         return "not undone" if story.state == "CUT_OFF" else "not yet"
     name = step.undo or "its undo"

@@ -26,9 +26,9 @@ class _Refuses(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
         self.message = message
         self.from_the_start = from_the_start
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-            if details.method.endswith("/GetSystemInfo") and not self.from_the_start:
+            if handler_call_details.method.endswith("/GetSystemInfo") and not self.from_the_start:
                 return GetSystemInfoResponse().SerializeToString()
             context.abort(self.status, self.message)
             raise AssertionError("abort() raises")
