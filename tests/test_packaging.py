@@ -58,7 +58,17 @@ def test_version(wheel: importlib.metadata.Distribution) -> None:
 def test_metadata(wheel: importlib.metadata.Distribution) -> None:
     assert wheel.metadata["License-Expression"] == "MIT"
     assert wheel.metadata["Requires-Python"] == ">=3.10"
-    assert sorted(wheel.requires or []) == ["temporalio<2,>=1.35", "typing-extensions<5,>=4.12"]
+    assert sorted(wheel.requires or []) == [
+        "click<9,>=8.1; extra == 'cli'",
+        "rich<17,>=13.7; extra == 'cli'",
+        "temporalio<2,>=1.35",
+        "typing-extensions<5,>=4.12",
+    ]
+
+
+def test_the_command(wheel: importlib.metadata.Distribution) -> None:
+    (script,) = wheel.entry_points.select(group="console_scripts")
+    assert (script.name, script.value) == ("temporal-saga", "temporal_saga.cli:main")
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: importlib.metadata.Distribution) -> None:
@@ -95,7 +105,7 @@ def test_all_names_the_whole_public_surface() -> None:
 
 
 def test_importing_brings_neither_client_nor_worker_nor_what_only_activities_use() -> None:
-    ours = ["classification", "fence", "plugin", "testing"]
+    ours = ["classification", "cli", "fence", "plugin", "testing"]
     absent = {"temporalio.client", "temporalio.worker", *(f"temporal_saga.{name}" for name in ours)}
     code = f"import sys, temporal_saga\nprint(*sorted({absent!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

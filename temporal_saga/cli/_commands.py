@@ -1,0 +1,274 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ._connect import Connection, Problem
+from ._fetch import fetch
+from ._look import KINDS, Found, Kind, Search, look
+from ._page import page
+from ._resolve import ACTIONS, Action, decide, identity_of, settle
+from ._story import Story
+from ._text import as_json, cell, console, list_as_json, say, show, table
+from ._words import duration, headline, summary
+
+__all__ = ["cli"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="temporal-saga")
+def cli() -> None:
+    """See what became of sagas on Temporal, find those that need a person, and settle them.
+
+    The server, the namespace and the credentials are those of the temporal CLI: its configuration file and profiles,
+    and the variables TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS and so on.
+    """
+
+
+def _connects(command: F) -> F:
+    """Add the options that say where to connect, and hand over one `Connection`."""
+    options = [
+        click.option("--profile", help="The profile in the configuration file.  [env: TEMPORAL_PROFILE]"),
+        click.option("--config-file", type=click.Path(), help="The configuration file.  [env: TEMPORAL_CONFIG_FILE]"),
+        click.option("--address", help="The server's host and port.  [env: TEMPORAL_ADDRESS]"),
+        click.option("--namespace", "-n", help="The namespace.  [env: TEMPORAL_NAMESPACE]"),
+        click.option("--api-key", help="The API key; others on this machine can see it here.  [env: TEMPORAL_API_KEY]"),
+        click.option("--tls/--no-tls", default=None, help="Whether to use TLS.  [env: TEMPORAL_TLS]"),
+    ]
+
+    @functools.wraps(command)
+    def connected(
+        *,
+        profile: str | None,
+        config_file: str | None,
+        address: str | None,
+        namespace: str | None,
+        api_key: str | None,
+        tls: bool | None,
+        **rest: Any,
+    ) -> Any:
+        return command(connection=Connection(profile, config_file, address, namespace, api_key, tls), **rest)
+
+    for option in reversed(options):
+        connected = option(connected)
+    return cast(F, connected)
+
+
+@cli.command("show")
+@click.argument("workflow_id")
+@click.option("--run-id", help="A run of the workflow. Default: the latest.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with a picture to a file.")
+@_connects
+def show_command(connection: Connection, workflow_id: str, run_id: str | None, json_: bool, html: Path | None) -> None:
+    """Show what became of a workflow's sagas: what took effect, what is undone, what stands.
+
+    It reads the history, so it needs no worker, and works for workflows that are open, closed, terminated or stuck.
+    """
+    story = _run(lambda progress: _fetch(connection, workflow_id, run_id, progress))
+    now = datetime.now(timezone.utc)
+    if html is not None:
+        try:
+            html.write_text(page(story, now), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{html} cannot be written: {error.strerror}") from error
+    if json_:
+        click.echo(as_json(story, now))
+    elif html is not None:
+        click.echo(f"{headline(story).text} The page is in {html}")
+    else:
+        show(console(), story, now)
+
+
+@cli.command("list")
+@click.option("--parked", is_flag=True, help="Something failed for good, and a person has to decide.")
+@click.option(
+    "--stuck", is_flag=True, help="An undo fails again and again, or the workflow task does, and effects stand."
+)
+@click.option("--incomplete", is_flag=True, help="The workflow has ended, and not everything is undone.")
+@click.option("--unwinding", is_flag=True, help="Steps are being undone.")
+@click.option("--query", help="Only workflows that match, in Temporal's list filter: WorkflowType = 'Order'.")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0),
+    default=7.0,
+    show_default=True,
+    help="How far back to look at workflows that have ended.",
+)
+@click.option(
+    "--most", type=click.IntRange(min=1), default=1000, show_default=True, help="How many histories to read at most."
+)
+@click.option(
+    "--search-attribute", default="SagaState", show_default=True, help="What SagaPlugin(search_attribute=) sets."
+)
+@click.option("--look", "by_looking", is_flag=True, help="Read histories, though the search attribute is registered.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@_connects
+def list_command(
+    connection: Connection,
+    parked: bool,
+    stuck: bool,
+    incomplete: bool,
+    unwinding: bool,
+    query: str | None,
+    days: float,
+    most: int,
+    search_attribute: str,
+    by_looking: bool,
+    json_: bool,
+) -> None:
+    """List the workflows whose sagas need a person. Without a kind: all of them.
+
+    Where the search attribute SagaState is registered the server finds them. Else each history is read.
+    """
+    if not search_attribute.isidentifier():  # it becomes a part of a query
+        raise click.ClickException(f"{search_attribute!r} is not the name of a search attribute")
+    flags = dict(zip(KINDS, (parked, stuck, incomplete, unwinding), strict=True))
+    kinds: frozenset[Kind] = frozenset(kind for kind in KINDS if flags[kind]) or frozenset(KINDS)
+    now = datetime.now(timezone.utc)
+    search = Search(kinds, query, timedelta(days=days), most, by_looking, search_attribute)
+    found = _run(lambda progress: _look(connection, search, now, progress))
+    if json_:
+        click.echo(list_as_json(found.stories, now))
+    else:
+        _print_list(console(), found, now)
+    _print_cost(console(stderr=True), found, search)
+
+
+@cli.command("resolve")
+@click.argument("workflow_id")
+@click.argument("key")
+@click.argument("action", type=click.Choice(ACTIONS))
+@click.option("--who", required=True, help="Who decides. It goes on record.")
+@click.option("--why", required=True, help="Why. It goes on record.")
+@click.option("--run-id", help="A run of the workflow. Default: the latest.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_connects
+def resolve_command(
+    connection: Connection,
+    workflow_id: str,
+    key: str,
+    action: Action,
+    who: str,
+    why: str,
+    run_id: str | None,
+    yes: bool,
+) -> None:
+    r"""Settle the step with this KEY, which waits for a person.
+
+    \b
+    retry          run what failed once more, under the same key
+    done-by-hand   you have undone it yourself: the saga takes the undo as done
+    give-up        it stays as it is
+
+    What is parked gets the decision as the update saga_resolve. An undo that is still being tried again can be settled
+    as done-by-hand: its activity is completed, and the history keeps who and why.
+    """
+
+    async def prepare(progress: Callable[[str], object]) -> Any:
+        client = await connection.connect(identity_of(who, why))
+        story = await fetch(client, workflow_id, run_id, progress=progress)
+        return decide(story, key, action, datetime.now(timezone.utc))
+
+    async def act(progress: Callable[[str], object]) -> None:
+        await settle(await connection.connect(identity_of(who, why)), settlement, who, why)
+
+    settlement = _run(prepare)
+    if not yes and not click.confirm(f"{settlement.question}\nOn record as {who}. Go on?", default=False):
+        raise click.ClickException("nothing was done")
+    _run(act)
+    click.echo(settlement.done)
+
+
+async def _fetch(
+    connection: Connection, workflow_id: str, run_id: str | None, progress: Callable[[str], object]
+) -> Story:
+    return await fetch(await connection.connect(), workflow_id, run_id, progress=progress)
+
+
+async def _look(connection: Connection, search: Search, now: datetime, progress: Callable[[str], object]) -> Found:
+    return await look(await connection.connect(), search, now, progress)
+
+
+def _run(work: Callable[[Callable[[str], object]], Coroutine[Any, Any, T]]) -> T:
+    """Do some work, and show on a terminal how far it is; a problem ends the command with one line."""
+    out = console(stderr=True)
+    try:
+        if not out.is_terminal:
+            return asyncio.run(work(lambda _: None))
+        with out.status("connecting") as status:
+            return asyncio.run(work(lambda text: status.update(cell(text))))
+    except Problem as problem:
+        raise click.ClickException(str(problem)) from None
+    except KeyboardInterrupt:
+        raise click.Abort from None
+
+
+def _print_list(out: Console, found: Found, now: datetime) -> None:
+    if not found.stories:
+        say(out, "Nothing needs a person.")
+        return
+    rows = Table("", "workflow", "type", "started", "what", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in (0, 3):
+        rows.columns[column].no_wrap = True
+    rows.columns[1].overflow = "fold"
+    for kinds, story in found.stories:
+        since = f"{duration(now - story.started)} ago"
+        style = "yellow" if kinds == ["unwinding"] else "bold red"
+        rows.add_row(
+            cell(", ".join(kinds), style), cell(story.workflow_id), cell(story.type), since, cell(summary(story, now))
+        )
+    table(out, rows)
+
+
+def _print_cost(out: Console, found: Found, search: Search) -> None:
+    name = search.attribute
+    how = f"by the search attribute {name}; where a worker does not set it, give --look"
+    if not found.has_attribute:
+        how = f"by reading each history: register {name} and use SagaPlugin(search_attribute=...) to make this cheap"
+    elif search.by_looking:
+        how = "by reading each history"
+    say(out, f"{len(found.stories)} found, {found.looked_at} histories read, {how}.", "dim")
+    if found.left_out:
+        say(out, f"There are more: only {search.most} were read. Narrow it with --query, or give --most.", "yellow")
+    for problem in found.problems[:5]:
+        say(out, f"Left out: {problem}", "yellow")
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    code: object = 0
+    try:
+        cli(prog_name="temporal-saga")
+    except SystemExit as end:
+        code = end.code
+    except Exception as error:  # its message may quote the data of a workflow
+        *_, place = traceback.extract_tb(error.__traceback__)
+        click.echo(
+            f"Error: a fault in temporal-saga: {type(error).__name__} at {place.name}, line {place.lineno}", err=True
+        )
+        code = 1
+    finally:
+        # The threads of the SDK's core outlive a client. Where the interpreter ends at once, some in ten crash
+        # (github.com/temporalio/sdk-python/issues/300): so the interpreter does not end, the process does.
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -1,0 +1,192 @@
+"""Settling what waits for a person: what to do about a step is decided here from its story, and then done."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from shlex import quote
+from typing import Any, Literal
+
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from ._connect import Problem, explained
+from ._history import BY_US, parse_id
+from ._story import Step, Story
+from ._words import effect, undoing
+
+__all__ = ["ACTIONS", "Settlement", "decide", "identity_of", "settle"]
+
+Action = Literal["retry", "done-by-hand", "give-up"]
+ACTIONS = ("retry", "done-by-hand", "give-up")
+
+_PATIENCE = timedelta(seconds=15)
+_MOST_WHO, _MOST_WHY = 100, 800  # the server takes an identity of 1,000 bytes
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What will be done.
+
+    Attributes:
+        how: By the update `saga_resolve`, or by completing the activity of the undo.
+        question: What the person is asked before.
+        done: What the person is told after.
+    """
+
+    workflow_id: str
+    run_id: str
+    how: Literal["update", "complete"]
+    activity_id: str
+    key: str
+    action: Action
+    question: str
+    done: str
+
+
+def identity_of(who: str, why: str) -> str:
+    """Return the identity under which a person acts: it is what the history keeps of an activity's completion.
+
+    Raises:
+        Problem: If who or why cannot be put on record.
+    """
+    for name, value, most in (("--who", who, _MOST_WHO), ("--why", why, _MOST_WHY)):
+        if not value.strip():
+            raise Problem(f"say {name}: it goes on record")
+        if len(value.encode()) > most:
+            raise Problem(f"{name} is too long: it may have {most} bytes")
+    if ": " in who:
+        raise Problem("--who holds a colon: write a name there, and the rest as --why")
+    return f"{who}: {why}{BY_US}"
+
+
+def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
+    """Decide what an action means for a step.
+
+    Args:
+        story: The story of the workflow.
+        key: The step's key, or the id of one of its calls.
+        action: What the person wants.
+        now: The time.
+
+    Raises:
+        Problem: If it cannot be done; it says what can.
+    """
+    parts = parse_id(key)
+    story, step = _find(story, parts[2] if parts else key)
+    name, last = step.undo or "its undo", step.last
+    if step.undone:
+        raise Problem(f"{step.name} is undone already: {undoing(step, story, now)}")
+    if step.undo_state == "RUNNING" and last is not None:
+        state = undoing(step, story, now)
+        if last.kind == "child":
+            raise Problem(
+                f"{step.name} is undone by the child workflow {last.id}: look at it with `temporal-saga show`"
+            )
+        if action == "retry":
+            raise Problem(
+                f"it is tried again by itself ({state}); to try now: "
+                f"temporal activity reset --workflow-id {quote(story.workflow_id)} --activity-id {quote(last.id)}"
+            )
+        if action == "give-up":
+            raise Problem(f"it is tried again by itself ({state}): give-up is for what is parked")
+        return Settlement(
+            story.workflow_id,
+            story.run_id,
+            "complete",
+            last.id,
+            step.key,
+            action,
+            f"{state}. Have you undone {step.name} by hand, and may the saga take {name} as done?",
+            f"{name} counts as done: {step.name} is undone by hand.",
+        )
+    if not story.is_open:
+        raise Problem(
+            f"workflow {story.workflow_id!r} has ended, so nothing in it can be decided; "
+            f"{step.name}: {effect(step)}, undo: {undoing(step, story, now)}"
+        )
+    undo_waits = step.undo_state in ("PARKED", "FAILED")
+    step_waits = step.state == "PARKED" or (step.state == "UNKNOWN" and step.undo_state in (None, "PENDING"))
+    if not undo_waits and not step_waits:
+        raise Problem(f"nothing of {step.name} waits for a person; {effect(step)}, undo: {undoing(step, story, now)}")
+    if action == "done-by-hand" and not undo_waits:
+        raise Problem(
+            f"{step.name} itself is parked, and it has a result that nobody can give by hand: retry or give-up"
+        )
+    if story.status == "PAUSED":
+        raise Problem(f"workflow {story.workflow_id!r} is paused, and takes no decision: unpause it first")
+    what = f"{name}, which undoes {step.name}," if undo_waits else step.name
+    question = {
+        "retry": f"Run {what} again, under the same key?",
+        "done-by-hand": f"Have you undone {step.name} by hand, and may the saga take {name} as done?",
+        "give-up": f"Give {what} up for good? "
+        + (f"{step.name} then stands." if undo_waits else "The step then fails, and the saga goes on from its error."),
+    }
+    done = {"retry": f"{what} runs again.", "done-by-hand": "It counts as done.", "give-up": "It is given up."}
+    activity = last.id if last is not None else ""
+    return Settlement(
+        story.workflow_id, story.run_id, "update", activity, step.key, action, question[action], done[action]
+    )
+
+
+async def settle(client: Client, settlement: Settlement, who: str, why: str) -> None:
+    """Do it.
+
+    Raises:
+        Problem: If the server or the workflow refuses.
+    """
+    if settlement.how == "complete":
+        await _complete(client, settlement)
+    else:
+        await _update(client, settlement, who, why)
+
+
+async def _complete(client: Client, settlement: Settlement) -> None:
+    handle = client.get_async_activity_handle(
+        workflow_id=settlement.workflow_id, run_id=settlement.run_id, activity_id=settlement.activity_id
+    )
+    async with explained(client, f"activity {settlement.activity_id!r}"):
+        try:
+            await handle.complete()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise Problem("the undo has ended meanwhile: look at it again with `temporal-saga show`") from error
+            raise
+
+
+async def _update(client: Client, settlement: Settlement, who: str, why: str) -> None:
+    handle: Any = client.get_workflow_handle(settlement.workflow_id, run_id=settlement.run_id)
+    arguments = [settlement.key, settlement.action.replace("-", "_"), who, why]
+    async with explained(client, f"workflow {settlement.workflow_id!r}"):
+        try:
+            update = handle.execute_update("saga_resolve", args=arguments, rpc_timeout=_PATIENCE)
+            await asyncio.wait_for(update, _PATIENCE.total_seconds() + 1)
+        except WorkflowUpdateFailedError as error:
+            cause = error.cause
+            if isinstance(cause, ApplicationError) and cause.type == "SagaNotResolved":
+                raise Problem(cause.message) from error  # the library's own words: keys and names
+            raise Problem("the workflow refuses the decision: nothing is parked in it under that key") from error
+        except (asyncio.TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            raise _unheard() from error
+        except RPCError as error:
+            if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+                raise _unheard() from error
+            raise
+
+
+def _unheard() -> Problem:
+    return Problem(
+        f"no worker took the decision in {_PATIENCE.total_seconds():.0f} s; one may still do so: start a worker, "
+        "look with `temporal-saga show`, and only then try again"
+    )
+
+
+def _find(story: Story, key: str) -> tuple[Story, Step]:
+    """Find a step: where a child has handed it over, in the saga that undoes it."""
+    found = [(each, step) for each in story.family() for step in each.steps if step.key == key]
+    if not found:
+        known = ", ".join(f"{step.name} {step.key}" for step in story.steps[:10]) or "none"
+        raise Problem(f"workflow {story.workflow_id!r} has no step with the key {key!r}; its steps: {known}")
+    return max(found, key=lambda each: any(call.phase != "do" for call in each[1].calls))
