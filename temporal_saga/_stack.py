@@ -46,7 +46,7 @@ class Stack:
         failed: Those whose undo failed for good, here or in a savepoint.
     """
 
-    __slots__ = ("_activity_options", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
+    __slots__ = ("_activity_options", "_given_up", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
 
     def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
         self._shared = shared
@@ -56,6 +56,7 @@ class Stack:
         self.armed: list[Step] = []
         self.failed: Sequence[Step] = ()
         self._has_raised = False  # True iff a step may have raised that is armed here
+        self._given_up: Sequence[Step | Called] = ()
 
     def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
         """Arm a step, then give its command."""
@@ -94,7 +95,8 @@ class Stack:
         step.settle((tick,), shared.may_repeat)
         if step.error is None and step.compensation_from is None:
             return
-        self._has_raised |= step.raised
+        if step.raised:
+            self._note_raised()
         if step.compensation_from is not None:
             self._choose_compensation(step, step.compensation_from, task.result() if step.error is None else None)
         if step.undo_state is None and step in self.armed:
@@ -152,7 +154,11 @@ class Stack:
     def mark_raised(self, step: Step) -> None:
         """Note that the body did not get the result of a step."""
         step.mark_raised()
+        self._note_raised()
+
+    def _note_raised(self) -> None:
         self._has_raised = True
+        self._given_up = (*self._given_up, *self.called)  # a gather may give up what was called together with the step
 
     def take(self, steps: Iterable[Step]) -> None:
         """Take armed steps in."""
@@ -191,8 +197,9 @@ class Stack:
         for called, coroutine in self.called.items():
             # A task that is cancelled before it begins closes the coroutine that it was given.
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                never.append(called.what)
+                if called not in self._given_up:
+                    never.append(called.what)
                 coroutine.close()
         self.called.clear()
-        # What was called together with a call that was refused, or with a step that failed, may have been given up.
-        return [] if self._has_raised or self._shared.has_refused_a_call else never
+        # What was called together with a call that was refused may have been given up.
+        return [] if self._shared.has_refused_a_call else never

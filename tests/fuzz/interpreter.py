@@ -149,6 +149,8 @@ class Scope:
     flying: set[str] = field(default_factory=set)
     callbacks: bool = False
     """Whether a callback was pushed."""
+    deadline: Sender | None = None
+    """Who sends the cancel of its deadline."""
     ended_well: bool | None = False
     """Once it was left; None if its end can be called either."""
 
@@ -313,6 +315,9 @@ class Interpreter:
     def plausible(self, env: Env) -> set[Sender]:
         """Who may have sent a cancel to the task that gets one now."""
         result = env.book.sent()
+        if env.book is self.main and not self.program["plugin"] and any(scope.past_pivot for scope in self.scopes):
+            # Without the plugin a scope that a cancel passes holds it, and the saga gives it back when it ends.
+            result |= {sender for sender in self.main.senders[:1] if sender.has_sent()}
         if self.ending:
             result.add(Sender("the end of the run", lambda: True))
         if any(scope.exiting for scope in env.scopes):
@@ -539,9 +544,10 @@ class Interpreter:
             book.spent[mine] = TAKEN_BACK
 
     async def op_wait_for(self, op: Op, env: Env) -> None:
-        due = asyncio.get_running_loop().time() + op["seconds"]
+        now = asyncio.get_running_loop().time
+        due = now() + op["seconds"]
         book = Book(f"{env.book.name}/wait_for", waiters=[env.book])
-        book.senders.append(Sender("wait_for", lambda: asyncio.get_running_loop().time() >= due))
+        book.senders.append(Sender("wait_for", lambda: now() >= due, may_come_yet=lambda: now() == due))
         try:
             await asyncio.wait_for(self.in_task(op["body"], env.in_task(book), book), op["seconds"])
         except asyncio.CancelledError:
@@ -653,6 +659,7 @@ class Interpreter:
                 self.note("enter", name=name, parent=outer, book=env.book.name)
                 if deadline is not None:
                     scope.due = asyncio.get_running_loop().time() + deadline
+                    scope.deadline = own
                     env.book.senders.append(own)
                 try:
                     await self.body(body, env.within(scope))
@@ -719,6 +726,8 @@ class Interpreter:
             each.past_pivot = True
             if each.due is not None and now < each.due:
                 each.due = None
+            elif each.due == now and each.deadline is not None:
+                each.deadline.insists = False  # it has stopped the deadline, or came too late
 
     def owned(self, env: Env) -> Scope | None:
         """The innermost scope, if it is open and this task has entered it."""
@@ -876,7 +885,8 @@ class Interpreter:
         self.note("detach", name=scope.name)
         scope.closed = True
         of_workflow = self.main.senders[0]
-        carried = of_workflow.has_sent() and of_workflow not in self.main.got
+        is_held = scope.past_pivot and not scope.cancelled_before
+        carried = is_held and of_workflow.has_sent() and of_workflow not in self.main.got
         left = None if scope.due is None else scope.due - asyncio.get_running_loop().time()
         program = {**self.program, "main": op["body"], "saga": scope.name, "left": left}
         workflow.continue_as_new(args=[program, state, carried])

@@ -800,3 +800,28 @@ def test_a_caught_failure_of_a_step_is_no_misuse() -> None:
     assert run.history == ["a", "b", "undo_a"]
     assert run.result == "done"
     run.check()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["together with it", "after it"])
+def test_a_call_that_is_forgotten_after_a_swallowed_failure_is_misuse(before: bool) -> None:
+    """What was called together with a step that failed may have been given up, as a gather does; later calls were not."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            calls = [do(saga, "b")] if before else []
+            try:
+                await do(saga, "a")
+            except ApplicationError:
+                pass
+            except Exception:
+                calls += [] if before else [do(saga, "b")]
+            assert calls
+
+    run = Run(body).start()
+    run.activate(failed("a", REFUSED))
+    if before:
+        run.activate(completed("undo_a"))
+        assert run.task_failure is None
+    else:
+        assert "step 'b' was called and never awaited" in message_of(run)
