@@ -804,7 +804,7 @@ def test_a_caught_failure_of_a_step_is_no_misuse() -> None:
 
 @pytest.mark.parametrize("before", [True, False], ids=["together with it", "after it"])
 def test_a_call_that_is_forgotten_after_a_swallowed_failure_is_misuse(before: bool) -> None:
-    """What was called together with a step that failed may have been given up, as a gather does; later calls were not."""
+    """What was called together with a step that failed may have been given up, as by a gather. A later call was not."""
 
     @flow
     async def body() -> None:
