@@ -321,6 +321,9 @@ class Cancels:
         """
         if sys.version_info >= (3, 11):
             owner, count, arrivals = self._owner, self._count_at_unwind, self._arrivals
+            came_at = self._came_at()
+            if came_at is not None and came_at > self._unwound_at:
+                count = 0  # the workflow's: nobody takes that back, and a timeout before it may have its own
 
             def deliver() -> None:
                 if not owner.done() and owner.cancelling() > count:

@@ -21,7 +21,7 @@ from temporalio.worker import (
 
 from temporal_saga import Saga, SagaState
 from temporal_saga.plugin import SagaPlugin
-from tests.driver import Event, Run, cancel, child_completed, child_started, completed, signal, timer, update
+from tests.driver import Event, Run, cancel, child_completed, child_started, completed, failed, signal, timer, update
 from tests.rules.cancelling import TaskGroup, counts
 from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, undone
 
@@ -527,4 +527,30 @@ def test_review_a_cancel_during_the_drain_after_a_deadline_undoes_what_a_child_d
     run.autopilot({})
     assert undone(run) == ["undo_y", "undo_x"]
     assert end(run) in ("SagaDeadlineExceeded", "Cancelled")  # which of the two the body raises, `wait_for` decides
+    run.check()
+
+
+@counts
+@both
+def test_review_the_workflows_cancel_outlives_a_timeout_that_cut_the_saga_short(with_plugin: bool) -> None:
+    """A timeout ends a saga, a cancel comes during the unwind, and the undo fails: the cancel is delivered."""
+
+    async def body() -> str:
+        try:
+            async with asyncio.timeout(1):
+                async with new_saga() as saga:
+                    await do(saga, "a")
+                    await asyncio.sleep(3600)
+        except ApplicationError:
+            pass  # CompensationError
+        await asyncio.sleep(60)
+        return "went on"
+
+    run = run_of(body, with_plugin).start()
+    run.activate(completed("a"))
+    run.advance(SECOND)
+    run.activate(cancel())
+    run.activate(failed("undo_a", REFUSED))
+    run.autopilot({})
+    assert end(run) == "Cancelled"
     run.check()
