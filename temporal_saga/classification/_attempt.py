@@ -70,7 +70,7 @@ class Attempt:
         """
         if not isinstance(failure, ActivityFailure):
             return failure
-        proves = self._is_definite and failure.kind.effect == "none"
+        proves = self._is_definite and failure.kind.effect == "none" and not failure.is_doubtful
         failure = restated(
             failure,
             effect="none" if proves else "unknown",

@@ -31,7 +31,7 @@ from temporal_saga.classification._read import (
     retry_hint,
     status_of,
 )
-from temporal_saga.classification._tables import CLASSES
+from temporal_saga.classification._libraries import LIBRARIES
 from temporal_saga.errors import FailureKind
 
 K = FailureKind
