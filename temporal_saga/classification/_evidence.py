@@ -31,7 +31,7 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
     shown.append(_read_traceback(exception, library))
     if False in shown:
         return False
-    if True in shown:
+    if True in shown or type(exception).__name__ in library.before.split():
         return True
     return library.repeats is not Repeats.YES if client_retries is None else not client_retries
 
@@ -45,7 +45,12 @@ def _was_redirected(exception: BaseException) -> bool:
 
 
 def _read(exception: BaseException, evidence: Evidence | Frame) -> bool | None:
-    return None if isinstance(evidence, Frame) else _READERS[evidence](exception)
+    if isinstance(evidence, Frame):
+        return None
+    try:
+        return _READERS[evidence](exception)
+    except Exception:  # an attribute that raises, such as the request of a response that has none
+        return None
 
 
 def _by_response(exception: BaseException) -> bool | None:

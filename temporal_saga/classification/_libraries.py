@@ -80,6 +80,7 @@ class Library:
         why: What it sends again; for people.
         switch: What makes it send one request a call; for people.
         evidence: Where its exceptions show how many requests there were.
+        before: Classes of what fails before the first request is sent.
         many: Functions that have several effects in one call; one of them may stand when another fails.
         status: Attribute with the HTTP status, of exceptions that have no headers next to it.
         provider: The built-in profile that the library's exceptions are read with.
@@ -91,6 +92,7 @@ class Library:
     why: str = ""
     switch: str = ""
     evidence: Sequence[Evidence | Frame] = ()
+    before: str = ""
     many: Sequence[Frame] = ()
     status: str = ""
     provider: str = ""
@@ -263,6 +265,7 @@ LIBRARIES: Sequence[Library] = (
         why="calls",
         switch='`Config(retries={"total_max_attempts": 1})`',
         evidence=[Evidence.BOTOCORE],
+        before="NoCredentialsError ParamValidationError PartialCredentialsError ProfileNotFound",
         many=[Frame("boto3.dynamodb.table", "_flush")],
     ),
     # The error of a request that was not sent; but over aiohttp a lost connection is one, too.
@@ -314,6 +317,7 @@ LIBRARIES: Sequence[Library] = (
         evidence=[
             Frame("pymongo.synchronous.mongo_client pymongo.asynchronous.mongo_client", "run", "self._attempt_number")
         ],
+        before="DocumentTooLarge",
         many=[
             Frame(
                 "pymongo.synchronous.collection pymongo.asynchronous.collection",
@@ -337,6 +341,7 @@ LIBRARIES: Sequence[Library] = (
         why="commands after a lost connection",
         switch="`Redis(retry=Retry(NoBackoff(), 0))`; a cluster has none",
         evidence=[Frame("redis.retry redis.asyncio.retry", "call_with_retry", "failures")],
+        before="MaxConnectionsError",
         many=[
             Frame("redis.client redis.asyncio.client", "_execute_pipeline"),
             Frame("redis.cluster redis.asyncio.cluster redis.multidb.client redis.asyncio.multidb.client", "*"),
@@ -357,6 +362,7 @@ LIBRARIES: Sequence[Library] = (
         why="commands, with `retry=` or `retry_on_timeout=True`",
         switch="the default, but for a cluster",
         evidence=[Frame("valkey.retry valkey.asyncio.retry", "call_with_retry", "failures")],
+        before="MaxConnectionsError",
         many=[
             Frame("valkey.client valkey.asyncio.client", "_execute_pipeline"),
             Frame("valkey.cluster valkey.asyncio.cluster", "*"),
@@ -526,15 +532,22 @@ LIBRARIES: Sequence[Library] = (
         ],
     ),
     Library(
-        "kafka aiokafka confluent_kafka",
+        "kafka aiokafka",
         Repeats.YES,
         [
-            (AMBIGUOUS, "KafkaError KafkaException"),
+            (AMBIGUOUS, "KafkaError"),
             (AUTH, "ClusterAuthorizationFailedError TopicAuthorizationFailedError"),
             (REJECTED, "MessageSizeTooLargeError"),
         ],
         why="batches",
-        switch="`retries=0` (kafka-python, confluent-kafka); aiokafka has none",
+        switch="`retries=0`; aiokafka has none",
+    ),
+    Library(
+        "confluent_kafka",
+        Repeats.YES,
+        [(AMBIGUOUS, "KafkaError KafkaException")],
+        why="batches",
+        switch='`{"retries": 0}`',
     ),
     Library(
         "tenacity", Repeats.YES, [(AMBIGUOUS, "RetryError")], why="what it is told to", switch="none: leave it out"
