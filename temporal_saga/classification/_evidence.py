@@ -108,17 +108,20 @@ _Seen = Mapping[tuple[str, str], Frame]
 def _frames(exception: BaseException) -> Iterator[FrameType]:
     # requests raises an error of its own from that of urllib3, which it hands on as the argument.
     wrapped = exception.args[0] if exception.args else None
+    seen: set[int] = set()
     for each in (exception, wrapped):
         traceback = each.__traceback__ if isinstance(each, BaseException) else None
         while traceback is not None:
-            yield traceback.tb_frame
+            if id(traceback.tb_frame) not in seen:  # one that catches and raises again is there twice
+                seen.add(id(traceback.tb_frame))
+                yield traceback.tb_frame
             traceback = traceback.tb_next
 
 
 def _read_traceback(exception: BaseException, library: Library) -> bool | None:
     counting, many = _FRAMES[library.packages]
     calls: Counter[str] = Counter()
-    is_first = False
+    is_first = is_unclear = False
     for frame in _frames(exception):
         module, function = str(frame.f_globals.get("__name__")), frame.f_code.co_name
         if (module, function) in many or (module, "*") in many:
@@ -128,14 +131,16 @@ def _read_traceback(exception: BaseException, library: Library) -> bool | None:
             return False
         if expected is not None and expected.counter:
             number = _number(frame, expected.counter)
-            if number is not None and number > expected.first:
-                return False
-            is_first |= number is not None
+            if number is None or number > expected.first:
+                if number is not None and expected.is_certain:
+                    return False
+                is_unclear = True
+            is_first = True
         elif expected is not None:
             calls[expected.modules] += 1
     if any(count > 1 for count in calls.values()):
         return False
-    return True if is_first or calls else None
+    return True if (is_first or calls) and not is_unclear else None
 
 
 def _number(frame: FrameType, path: str) -> int | None:

@@ -60,12 +60,14 @@ class Frame:
         counter: Its local variable, or an attribute of that, which is a number, or a list of what came before. Without
             one the function calls itself for each further request.
         first: What the counter is in the first request, at most.
+        is_certain: Whether a higher counter shows further requests; redis-py counts the last failure in some cases.
     """
 
     modules: str
     functions: str
     counter: str = ""
     first: int = 0
+    is_certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,7 @@ LIBRARIES: Sequence[Library] = (
         [
             (AMBIGUOUS, "ClientError ClientHttpProxyError"),
             (AMBIGUOUS, "InvalidUrlRedirectClientError NonHttpUrlRedirectClientError"),
-            (NOT_SENT, "ClientConnectorError ConnectionTimeoutError"),
-            (AMBIGUOUS, "ClientConnectorSSLError"),
-            (NOT_SENT, "ClientConnectorCertificateError"),
+            (NOT_SENT, "ClientConnectorCertificateError ClientConnectorError ConnectionTimeoutError"),
             (BUG, "InvalidURL NonHttpUrlClientError"),
             (Reader.STATUS, "ClientResponseError"),
         ],
@@ -340,7 +340,7 @@ LIBRARIES: Sequence[Library] = (
         ],
         why="commands after a lost connection",
         switch="`Redis(retry=Retry(NoBackoff(), 0))`; a cluster has none",
-        evidence=[Frame("redis.retry redis.asyncio.retry", "call_with_retry", "failures")],
+        evidence=[Frame("redis.retry redis.asyncio.retry", "call_with_retry", "failures", is_certain=False)],
         before="MaxConnectionsError",
         many=[
             Frame("redis.client redis.asyncio.client", "_execute_pipeline"),
@@ -361,7 +361,7 @@ LIBRARIES: Sequence[Library] = (
         ],
         why="commands, with `retry=` or `retry_on_timeout=True`",
         switch="the default, but for a cluster",
-        evidence=[Frame("valkey.retry valkey.asyncio.retry", "call_with_retry", "failures")],
+        evidence=[Frame("valkey.retry valkey.asyncio.retry", "call_with_retry", "failures", is_certain=False)],
         before="MaxConnectionsError",
         many=[
             Frame("valkey.client valkey.asyncio.client", "_execute_pipeline"),

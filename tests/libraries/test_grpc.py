@@ -210,6 +210,9 @@ def test_futures(target: str) -> None:
     assert kind_of(cancelled.value, (), {}) is K.CANCELLED
 
 
+# It tries again by itself, and its errors do not say how often.
 def test_temporals_own_client() -> None:
-    assert kind_of(RPCError("no", RPCStatusCode.NOT_FOUND, b""), (), {}) is K.REJECTED
+    error = RPCError("no", RPCStatusCode.NOT_FOUND, b"")
+    assert kind_of(error, (), {}).effect == "unknown"
+    assert kind_of(error, (), {}, client_retries=False) is K.REJECTED
     assert kind_of(RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), (), {}) is K.AMBIGUOUS
