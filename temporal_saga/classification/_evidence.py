@@ -86,17 +86,11 @@ def _by_aiohttp(exception: BaseException) -> bool | None:
     return None if not isinstance(method, str) or method.upper() in ("PUT", "DELETE") else True
 
 
-def _by_errors(exception: BaseException) -> bool | None:
-    errors = _get(exception, "errors")
-    return not errors if isinstance(errors, tuple) else None
-
-
 _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
     Evidence.RESPONSE: _by_response,
     Evidence.STAINLESS: _by_stainless,
     Evidence.BOTOCORE: _by_botocore,
     Evidence.AIOHTTP: _by_aiohttp,
-    Evidence.ERRORS: _by_errors,
 }
 
 

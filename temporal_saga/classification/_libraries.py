@@ -47,7 +47,6 @@ class Evidence(Enum):
     STAINLESS = "header `x-stainless-retry-count` of the request"
     BOTOCORE = "`RetryAttempts` in the response's metadata"
     AIOHTTP = "`history` and the method"
-    ERRORS = "`errors`"
 
 
 @dataclass(frozen=True)
@@ -244,6 +243,14 @@ LIBRARIES: Sequence[Library] = (
         provider="google",
     ),
     Library(
+        "google.auth",
+        Repeats.YES,
+        [(AUTH, "DefaultCredentialsError RefreshError"), (AMBIGUOUS, "TransportError")],
+        why="calls that it authorizes",
+        switch="that of the library which calls it",
+        before="DefaultCredentialsError",
+    ),
+    Library(
         "google.genai",
         Repeats.YES,
         [(Reader.STATUS, "APIError")],
@@ -374,7 +381,6 @@ LIBRARIES: Sequence[Library] = (
         [(AMBIGUOUS, "SerializationError TransportError"), (Reader.STATUS, "ApiError")],
         why="calls",
         switch="`max_retries=0`",
-        evidence=[Evidence.ERRORS],
         many=[
             Frame("elasticsearch._sync.client elasticsearch._async.client", "bulk delete_by_query reindex"),
             Frame("elasticsearch._sync.client elasticsearch._async.client", "update_by_query"),

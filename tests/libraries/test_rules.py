@@ -213,6 +213,8 @@ HOMES = {
     "elastic_transport": "elastic_transport elasticsearch",
     "elasticsearch": "elastic_transport elasticsearch",
     "google.api_core": "google.api_core.exceptions",
+    "google.auth": "google.auth.exceptions",
+    "google.genai": "google.genai.errors",
     "grpclib": "grpclib.exceptions",
     "hvac": "hvac.exceptions",
     "kafka": "kafka.errors",
