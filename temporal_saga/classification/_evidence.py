@@ -28,7 +28,8 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
     if _was_redirected(exception):
         return False
     shown = [_read(exception, each) for each in library.evidence]
-    shown.append(_read_traceback(exception, library))
+    if exception.__traceback__ is not None:
+        shown.append(_read_traceback(exception, library))
     if False in shown:
         return False
     if True in shown or type(exception).__name__ in library.before.split():

@@ -46,7 +46,7 @@ class Evidence(Enum):
     RESPONSE = "`response.history`, `response.raw.retries.history`"
     STAINLESS = "header `x-stainless-retry-count` of the request"
     BOTOCORE = "`RetryAttempts` in the response's metadata"
-    AIOHTTP = "`history` and the method"
+    AIOHTTP = "its traceback, `history`, `request_info.method`"
 
 
 @dataclass(frozen=True)

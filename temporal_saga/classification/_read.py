@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 from temporal_saga.errors import FailureKind
 
@@ -57,8 +57,7 @@ _AUTH = FailureKind.AUTH
 _BUG = FailureKind.BUG
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What an exception means.
 
     Attributes:
@@ -88,7 +87,12 @@ def match_rule(exception: BaseException, rules: Sequence[Rule]) -> Rule | None:
 
 def library_of(exception: BaseException) -> Library:
     """Return the row of the library that an exception is of: that of the nearest base that has one."""
-    for each in type(exception).__mro__:
+    return _library_of(type(exception))
+
+
+@lru_cache(maxsize=512)
+def _library_of(of: type[BaseException]) -> Library:
+    for each in of.__mro__:
         for package, library in _PACKAGES.get(str(each.__module__).partition(".")[0], ()):
             if _within(each.__module__, package):
                 return library
@@ -228,8 +232,7 @@ def told_by(exception: BaseException, codes: Container[object]) -> str:
     return " ".join(str(each) for each in (status, code) if each is not None)
 
 
-@dataclass(frozen=True)
-class _Users:
+class _Users(NamedTuple):
     """What the user says: the user's own rules hold for an exception that another wraps, too."""
 
     rules: Sequence[Rule]
@@ -245,11 +248,11 @@ class _Users:
         return self.wrapped(wrapped).kind
 
     def reading_of(self, exception: BaseException) -> Reading:
-        for each in type(exception).__mro__:
-            for module, library, found in _INDEX.get(each.__name__, ()):
-                if _within(each.__module__, module):
-                    read = found if isinstance(found, FailureKind) else found(exception, self)
-                    return self._of_call(read, exception, library)
+        row = _row_of(type(exception))
+        if row is not None:
+            library, found = row
+            read = found if isinstance(found, FailureKind) else found(exception, self)
+            return self._of_call(read, exception, library)
         if status_of(exception) is not None:
             kind = _by_status(exception, self)
         else:
@@ -262,6 +265,15 @@ class _Users:
     def _of_call(self, read: FailureKind | Reading, exception: BaseException, library: Library) -> Reading:
         kind, is_proof = (read.kind, read.is_proof) if isinstance(read, Reading) else (read, True)
         return Reading(kind, is_proof and _is_proof(kind, exception, library, self.client_retries))
+
+
+@lru_cache(maxsize=512)
+def _row_of(of: type[BaseException]) -> tuple[Library, FailureKind | _Read] | None:
+    for each in of.__mro__:
+        for module, library, found in _INDEX.get(each.__name__, ()):
+            if _within(each.__module__, module):
+                return library, found
+    return None
 
 
 def _within(module: object, package: str) -> bool:

@@ -84,9 +84,10 @@ def classify(exception: BaseException, *, profile: Profile | None = None) -> Fai
 
 def _with_provider(exception: BaseException, profile: Profile) -> Profile:
     """Return the profile, and after it what is known of the provider that the exception's class names."""
-    provider = PROVIDERS.get(library_of(exception).provider)
-    if provider is None or provider is profile:
+    named = library_of(exception).provider
+    if not named or PROVIDERS[named] is profile:
         return profile
+    provider = PROVIDERS[named]
     return Profile(
         rules=profile.rules,
         codes={**provider.codes, **profile.codes},
@@ -161,7 +162,7 @@ def _try_read(reader: Callable[[BaseException], T], exception: BaseException) ->
 
 
 def _coded(exception: BaseException, profile: Profile) -> FailureKind | None:
-    code = _try_read(code_of, exception)
+    code = _try_read(code_of, exception) if profile.codes else None
     return None if code is None else profile.codes.get(code)
 
 

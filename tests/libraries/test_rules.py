@@ -232,7 +232,8 @@ HOMES = {
     "temporalio": "temporalio.service temporalio.exceptions",
     "urllib3": "urllib3.exceptions",
     "valkey": "valkey.exceptions",
-    "braintree": "braintree.exceptions braintree.exceptions.http braintree.exceptions.braintree_error",
+    "braintree": "braintree.exceptions braintree.exceptions.braintree_error braintree.exceptions.http.connection_error "
+    "braintree.exceptions.http.timeout_error",
     "zeep": "zeep.exceptions",
 }
 """Where a package keeps its exceptions, if that is not the package itself."""
