@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ._libraries import LIBRARIES, UNKNOWN, Evidence, Frame, Library
 
 __all__ = ["table"]
@@ -28,4 +30,4 @@ def _says(evidence: Evidence | Frame) -> str:
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    sys.stdout.write(table())

@@ -87,7 +87,7 @@ def match_rule(exception: BaseException, rules: Sequence[Rule]) -> Rule | None:
 
 def library_of(exception: BaseException) -> Library:
     """Return the row of the library that an exception is of: that of the nearest base that has one."""
-    return _library_of(type(exception))
+    return _library_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
 
 
 @lru_cache(maxsize=512)
@@ -248,7 +248,7 @@ class _Users(NamedTuple):
         return self.wrapped(wrapped).kind
 
     def reading_of(self, exception: BaseException) -> Reading:
-        row = _row_of(type(exception))
+        row = _row_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
         if row is not None:
             library, found = row
             read = found if isinstance(found, FailureKind) else found(exception, self)

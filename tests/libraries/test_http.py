@@ -476,7 +476,7 @@ def test_the_retries_that_requests_is_told_to_make(status: int, servers: Servers
 
 
 def test_a_try_that_is_refused_after_one_that_was_sent(servers: Servers) -> None:
-    """requests and urllib3 say of both that the connection was refused."""
+    """Both libraries say of each that the connection was refused."""
 
     def post(url: str) -> object:
         with requests.Session() as session:

@@ -259,7 +259,7 @@ def test_every_class_in_a_row_exists(library: Library) -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.packages.split()[0])
 def test_a_library_that_repeats_requests_proves_nothing_by_its_row_alone(library: Library) -> None:
-    """Proof needs evidence, or a switch that the user has turned; and a row that repeats says what, and how to stop it."""
+    """Proof needs evidence, or a switch that the user has turned. A row that repeats says what, and how to stop it."""
     assert (library.repeats is Repeats.NO) == (not library.switch) == (not library.why)
     assert not (library.repeats is Repeats.NO and library.evidence)
     for means, names in library.classes:
