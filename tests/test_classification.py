@@ -8,6 +8,8 @@ import functools
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures.process import BrokenProcessPool
@@ -1080,3 +1082,12 @@ def test_the_pages_table_of_kinds() -> None:
         assert (again != "no") is kind.retryable, name
         assert says == kind.effect, name
         assert error == (f"`{OURS[kind]}`" if kind in OURS else "as it is"), name
+
+
+def test_the_pages_table_of_libraries_is_the_one_that_the_command_prints() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "clients.md").read_text()
+    printed = subprocess.run(
+        [sys.executable, "-m", "temporal_saga.classification"], check=True, capture_output=True, text=True
+    ).stdout
+    start, end = "<!-- table: python -m temporal_saga.classification -->\n", "<!-- end of the table -->"
+    assert text.partition(start)[2].partition(end)[0] == printed

@@ -4,7 +4,7 @@ An error tells of the last request of its call. If the call has sent others befo
 may have had its effect. So an error proves "no effect" only if its library sends one request a call, if the exception
 shows that there was one (`evidence`), or if the user says so (`Profile(client_retries=False)`).
 
-`python -m temporal_saga.classification` prints the rows, and so does the page docs/classify-errors.md.
+`python -m temporal_saga.classification` prints the rows, and so does the page docs/clients.md.
 """
 
 from __future__ import annotations
