@@ -22,6 +22,8 @@ from temporal_saga import Saga, current_step
 
 with workflow.unsafe.imports_passed_through():
     import httpx
+    import requests
+    import urllib3
 
     from temporal_saga.classification import classify_errors
 
@@ -37,7 +39,8 @@ class Order:
         api: Where the API is.
         tries: What each attempt does, as words. ``ok``, ``402``, ``429``, ``stall`` are calls of the API,
             ``402-later`` stalls first, ``refused`` finds nobody there; ``beat`` sends a heartbeat with details,
-            ``pulse`` one without, ``hang`` outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an
+            ``pulse`` one without, ``again`` makes the call after it with a client that sends it again after a 500,
+            ``500-then-402`` charges and answers 500, and 402 from then on, ``hang`` outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an
             exception that no rule knows.
         seconds: Start-to-close of the charge.
         interval: Between the attempts.
@@ -125,6 +128,9 @@ class Api:
         path = url.path
         if path == "/402-later":
             path = "/402" if key in self.applied else "/stall"
+        elif path == "/500-then-402":
+            path = "/402" if key in self.applied else "/500"
+            self.applied.add(key)
         self.calls.append(Call(path, key, time.monotonic()))
         if path == "/seen":
             self.seen.setdefault(key, []).append(body.decode())
@@ -179,6 +185,13 @@ async def _post(url: str, key: str, content: str = "") -> None:
         (await client.post(url, headers={"Idempotency-Key": key}, content=content)).raise_for_status()
 
 
+def _post_again(url: str, key: str) -> None:
+    retry = urllib3.Retry(1, status_forcelist=[500], allowed_methods=None, backoff_factor=0)
+    with requests.Session() as client:
+        client.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+        client.post(url, headers={"Idempotency-Key": key}, timeout=CLIENT_TIMEOUT).raise_for_status()
+
+
 async def charge_async(order: Order) -> None:
     words, key, details = _requests(order)
     await _post(f"{order.api}/seen", key, details)
@@ -195,6 +208,9 @@ async def charge_async(order: Order) -> None:
                 await asyncio.sleep(0.05)
         elif word == "bug":
             raise ValueError(order.api)
+        elif "again" in words:
+            if word != "again":
+                await asyncio.to_thread(_post_again, _url(order, word), key)
         else:
             await _post(_url(order, word), key)
 
@@ -217,6 +233,9 @@ def charge_sync(order: Order) -> None:
                 raise CancelledError
             elif word == "bug":
                 raise ValueError(order.api)
+            elif "again" in words:
+                if word != "again":
+                    _post_again(_url(order, word), key)
             else:
                 client.post(_url(order, word)).raise_for_status()
 
