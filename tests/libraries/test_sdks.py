@@ -262,6 +262,17 @@ def braintree(url: str, again: bool) -> object:
     return http.post("/" + url.rpartition("/")[2])
 
 
+@client("Adyen")
+def adyen(url: str, again: bool) -> object:
+    from Adyen.client import AdyenClient
+    from Adyen.httpclient import HTTPClient
+
+    api: Any = AdyenClient(xapikey="k", platform="test")
+    api.http_init, api.http_client = True, HTTPClient("x", "0", timeout=WAIT)
+    api._determine_api_url = lambda *_: url
+    return api.call_adyen_api({}, "checkout", "POST", "/payments")
+
+
 @client("twilio")
 def twilio(url: str, again: bool) -> object:
     from twilio.rest import Client
@@ -287,6 +298,7 @@ REPEATS = {
     "opensearch": [("reset", 404), (500, 409)],
     "square": [(500, 404), ("redirect", 402)],
     "hvac": [("redirect", 403), ("redirect", 400)],
+    "adyen": [("redirect", 404), ("redirect", 401)],
     "braintree": [("redirect", 404), ("redirect", 401)],
 }
 SHOWS = ("openai", "anthropic", "opensearch")
