@@ -48,7 +48,8 @@ class _Handler(StreamRequestHandler):
         """Answer a first request with one status, and the next one of the same key with another."""
         seen: set[str] = self.server.seen  # type: ignore[attr-defined]
         key = headers.pop("key")
-        status, _ = (second if key in seen else first), seen.add(key)
+        status = second if key in seen else first
+        seen.add(key)
         getattr(self, f"do_{status}", lambda headers: self._reply(int(status), headers))(headers=headers)
 
     def do_says(self, status: str, code: str, headers: dict[str, str]) -> None:

@@ -231,7 +231,8 @@ def google_call(target: str, what: str, *, again: bool = False) -> Exception:
 
     policy = retry.Retry(retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.001) if again else None
     with grpc.insecure_channel(target) as channel:
-        method = gapic_v1.method.wrap_method(channel.unary_unary(f"/tests/{what}"), default_retry=policy)
+        wrap: Any = gapic_v1.method.wrap_method
+        method = wrap(channel.unary_unary(f"/tests/{what}"), default_retry=policy)
         with pytest.raises(exceptions.GoogleAPICallError) as raised:
             method(b"", timeout=20)
         return raised.value

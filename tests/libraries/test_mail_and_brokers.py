@@ -198,7 +198,7 @@ def test_grpclib() -> None:
     seen = {}
 
     async def run() -> None:
-        server = grpclib.server.Server([_Service()], codec=_Bytes())  # type: ignore[arg-type, list-item]
+        server = grpclib.server.Server([_Service()], codec=_Bytes())  # type: ignore[arg-type]
         await server.start("127.0.0.1", 0)
         port = server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         channel = grpclib.client.Channel("127.0.0.1", port, codec=_Bytes())  # type: ignore[arg-type]

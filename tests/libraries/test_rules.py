@@ -26,6 +26,7 @@ import urllib3.exceptions
 from temporalio.exceptions import CancelledError
 
 from temporal_saga.classification import Rule
+from temporal_saga.classification._libraries import LIBRARIES, Library, Repeats
 from temporal_saga.classification._read import (
     code_of,
     headers_of,
@@ -35,7 +36,6 @@ from temporal_saga.classification._read import (
     retry_hint,
     status_of,
 )
-from temporal_saga.classification._libraries import LIBRARIES, Library, Repeats
 from temporal_saga.errors import FailureKind
 
 K = FailureKind

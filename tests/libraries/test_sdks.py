@@ -157,7 +157,7 @@ def stripe(url: str, again: bool) -> object:
 def square(url: str, again: bool) -> object:
     import square
 
-    api = square.Square(token="k", base_url=url, timeout=WAIT)  # type: ignore[arg-type]
+    api = square.Square(token="k", base_url=url, timeout=WAIT)
     more: Any = {} if again else {"max_retries": 0}
     return api.payments.cancel_by_idempotency_key(idempotency_key="k", request_options=more)
 
@@ -187,7 +187,7 @@ def opensearch(url: str, again: bool) -> object:
 def hvac(url: str, again: bool) -> object:
     import hvac
 
-    api = hvac.Client(url, token="k", timeout=WAIT, allow_redirects=again)  # type: ignore[arg-type]
+    api = hvac.Client(url, token="k", timeout=WAIT, allow_redirects=again)
     return api.write_data("secret/x", data={})
 
 
@@ -198,18 +198,15 @@ def kubernetes(url: str, again: bool) -> object:
     config = k8s.Configuration(host=url)
     config.retries = None if again else False
     with k8s.ApiClient(config) as api:
-        return k8s.CoreV1Api(api).replace_namespaced_config_map("x", "x", {}, _request_timeout=WAIT)
+        return k8s.CoreV1Api(api).replace_namespaced_config_map("x", "x", k8s.V1ConfigMap(), _request_timeout=WAIT)
 
 
 @client("azure.storage.blob")
 def azure(url: str, again: bool) -> object:
     from azure.storage.blob import BlobClient, LinearRetry
 
-    options: Any = (
-        {"retry_total": 2 if again else 0, "retry_policy": LinearRetry(backoff=0, random_jitter_range=0)}
-        if again
-        else {"retry_total": 0}
-    )
+    retry = LinearRetry(backoff=0, retry_total=2, random_jitter_range=0)
+    options: Any = {"retry_policy": retry} if again else {"retry_total": 0}
     with BlobClient(url, "c", "b", read_timeout=WAIT, connection_timeout=2, **options) as blob:
         return blob.upload_blob(b"x")
 
@@ -238,7 +235,7 @@ def google(url: str, again: bool) -> object:
     from google.cloud import storage
 
     options: Any = ClientOptions(api_endpoint=url)
-    api = storage.Client("p", AnonymousCredentials(), client_options=options)
+    api = storage.Client("p", AnonymousCredentials(), client_options=options)  # type: ignore[no-untyped-call]
     retry = Retry(initial=0.001, maximum=0.01, timeout=2, predicate=_is_500) if again else None
     try:
         return api.bucket("b").blob("x").patch(timeout=WAIT, retry=retry)
@@ -257,7 +254,7 @@ def braintree(url: str, again: bool) -> object:
 
     environment = braintree.Environment("x", "127.0.0.1", url.split(":")[2].split("/")[0], "", False, None)
     config = braintree.Configuration(environment, "m", "k", "s", timeout=WAIT)
-    config.base_merchant_path = lambda: ""  # type: ignore[method-assign]
+    config.base_merchant_path = lambda: ""
     http = config.http()
     return http.post("/" + url.rpartition("/")[2])
 
@@ -279,7 +276,7 @@ def twilio(url: str, again: bool) -> object:
 
     api = Client("AC", "token")
     api.http_client.timeout = WAIT
-    api.request = _twilio_at(url, api.request)  # type: ignore[method-assign]
+    api.request = _twilio_at(url, api.request)
     return api.messages.create(to="1", from_="2", body="x")
 
 
@@ -287,7 +284,7 @@ def _twilio_at(url: str, request: Any) -> Any:
     return lambda method, uri, *args, **kwargs: request(method, url, *args, **kwargs)
 
 
-REPEATS = {
+REPEATS: dict[str, list[tuple[Outcome, int]]] = {
     # What the library is told to send again, and the answer to that: each with a first request that had its effect.
     **{name: [("reset", 404), (500, 404), (503, 409)] for name in ("openai", "anthropic", "stripe")},
     "azure": [(500, 409), (503, 412)],

@@ -38,10 +38,10 @@ class Order:
     Attributes:
         api: Where the API is.
         tries: What each attempt does, as words. ``ok``, ``402``, ``429``, ``stall`` are calls of the API,
-            ``402-later`` stalls first, ``refused`` finds nobody there; ``beat`` sends a heartbeat with details,
-            ``pulse`` one without, ``again`` makes the call after it with a client that sends it again after a 500,
-            ``500-then-402`` charges and answers 500, and 402 from then on, ``hang`` outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an
-            exception that no rule knows.
+            ``402-later`` stalls first, ``500-then-402`` charges and answers 500, and 402 from then on, ``refused``
+            finds nobody there; ``again`` makes the call after it with a client that sends it again after a 500;
+            ``beat`` sends a heartbeat with details, ``pulse`` one without, ``hang`` outlasts start-to-close, ``wait``
+            waits to be cancelled, ``bug`` is an exception that no rule knows.
         seconds: Start-to-close of the charge.
         interval: Between the attempts.
         overall: Schedule-to-close of the charge.
