@@ -25,8 +25,13 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
         library: The library that it is an exception of.
         client_retries: What the user says: whether its client sends a request again; None is nothing.
     """
-    if _was_redirected(exception):
+    if _was_redirected(exception) or not _is_one(exception, library, client_retries):
         return False
+    # An error of one library may have come through another, which tries again: httpx's through that of a provider.
+    return all(_is_one(exception, each, client_retries) for each in _passed(exception) if each is not library)
+
+
+def _is_one(exception: BaseException, library: Library, client_retries: bool | None) -> bool:
     shown = [_read(exception, each) for each in library.evidence]
     if exception.__traceback__ is not None:
         shown.append(_read_traceback(exception, library))
@@ -35,6 +40,16 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
     if True in shown or type(exception).__name__ in library.before.split():
         return True
     return library.repeats is not Repeats.YES if client_retries is None else not client_retries
+
+
+def _passed(exception: BaseException) -> list[Library]:
+    modules = {str(frame.f_globals.get("__name__")) for frame in _frames(exception)}
+    return [
+        library
+        for module in modules
+        for library, package in _OWNERS.get(module.partition(".")[0], ())
+        if module == package or module.startswith(f"{package}.")
+    ]
 
 
 def _was_redirected(exception: BaseException) -> bool:
@@ -158,6 +173,16 @@ def _seen(frames: Sequence[Evidence | Frame]) -> _Seen:
     }
 
 
+def _owners() -> Mapping[str, Sequence[tuple[Library, str]]]:
+    owners: dict[str, list[tuple[Library, str]]] = {}
+    for library in LIBRARIES:
+        if library.repeats is Repeats.YES:
+            for package in (library.sends or library.packages).split():
+                owners.setdefault(package.partition(".")[0], []).append((library, package))
+    return owners
+
+
+_OWNERS = _owners()
 _AROUND = _seen(AROUND)
 _FRAMES: Mapping[str, tuple[_Seen, _Seen]] = {
     library.packages: (_seen(library.evidence), _seen(library.many)) for library in (*LIBRARIES, UNKNOWN)

@@ -83,6 +83,7 @@ class Library:
         evidence: Where its exceptions show how many requests there were.
         before: Classes of what fails before the first request is sent.
         many: Functions that have several effects in one call; one of them may stand when another fails.
+        sends: Where its functions are that send, if not in the packages of its exceptions; several in one string.
         status: Attribute with the HTTP status, of exceptions that have no headers next to it.
         provider: The built-in profile that the library's exceptions are read with.
     """
@@ -95,6 +96,7 @@ class Library:
     evidence: Sequence[Evidence | Frame] = ()
     before: str = ""
     many: Sequence[Frame] = ()
+    sends: str = ""
     status: str = ""
     provider: str = ""
 
@@ -102,8 +104,10 @@ class Library:
 UNKNOWN = Library("any other", Repeats.YES, why="not known", evidence=[Evidence.STAINLESS])
 """A library that has no row."""
 
+_TENACITY = Frame("tenacity tenacity.asyncio", "__call__ __iter__ __anext__", "retry_state.attempt_number", first=1)
+
 AROUND: Sequence[Frame] = (
-    Frame("tenacity tenacity.asyncio", "__call__ __iter__ __anext__", "retry_state.attempt_number", first=1),
+    _TENACITY,
     Frame("stamina._core", "__call__ sync_inner async_inner", "attempt.num", first=1),
     Frame("backoff._sync backoff._async", "retry", "tries", first=1),
 )
@@ -139,6 +143,7 @@ LIBRARIES: Sequence[Library] = (
         why=_FOLLOWS,
         switch="an opener whose `HTTPRedirectHandler.redirect_request` returns None",
         evidence=[Frame("urllib.request", "open")],
+        sends="urllib.request",
     ),
     Library(
         "smtplib aiosmtplib",
@@ -224,6 +229,7 @@ LIBRARIES: Sequence[Library] = (
         [(CANCELLED, "CancelledError"), (Reader.GRPC_CODE, "RPCError")],
         why="calls of its client",
         switch="`Client.connect(..., retry_config=RetryConfig(max_retries=0))`",
+        sends="temporalio.client temporalio.service",
     ),
     Library(
         "google.api_core",
@@ -401,7 +407,7 @@ LIBRARIES: Sequence[Library] = (
         ],
         status="status_code",
     ),
-    # The providers' own libraries. Over requests they follow redirects, and do not show it.
+    # The providers' own libraries. Over requests they follow redirects, and their own errors do not show it.
     Library(
         "stripe",
         Repeats.YES,
@@ -423,6 +429,7 @@ LIBRARIES: Sequence[Library] = (
         [(Reader.STATUS, "AdyenAPIResponseError"), (BUG, "AdyenEndpointInvalidFormat AdyenInvalidRequestError")],
         why=_FOLLOWS,
         switch="an `http_client` of your own",
+        evidence=[_REQUESTS_SENDS],
         status="status_code",
         provider="adyen",
     ),
@@ -487,6 +494,7 @@ LIBRARIES: Sequence[Library] = (
         ],
         why=_FOLLOWS,
         switch="`allow_redirects=False`",
+        evidence=[_REQUESTS_SENDS],
     ),
     Library(
         "kubernetes",
@@ -503,6 +511,7 @@ LIBRARIES: Sequence[Library] = (
         [(AMBIGUOUS, "Fault"), (Reader.STATUS, "TransportError")],
         why=_FOLLOWS,
         switch="a `Transport` whose session follows no redirects",
+        evidence=[_REQUESTS_SENDS],
         status="status_code",
     ),
     # SSH and brokers

@@ -230,6 +230,7 @@ HOMES = {
     "sqlalchemy": "sqlalchemy.exc sqlalchemy.orm.exc",
     "square": "square.core.api_error",
     "temporalio": "temporalio.service temporalio.exceptions",
+    "twilio": "twilio.base.exceptions",
     "urllib3": "urllib3.exceptions",
     "valkey": "valkey.exceptions",
     "braintree": "braintree.exceptions braintree.exceptions.braintree_error braintree.exceptions.http.connection_error "
