@@ -565,6 +565,11 @@ LIBRARIES: Sequence[Library] = (
         switch='`{"retries": 0}`',
     ),
     Library(
-        "tenacity", Repeats.YES, [(AMBIGUOUS, "RetryError")], why="what it is told to", switch="none: leave it out"
+        "tenacity",
+        Repeats.YES,
+        [(AMBIGUOUS, "RetryError")],
+        why="what it is told to",
+        switch="none: leave it out",
+        evidence=[_TENACITY],
     ),
 )
