@@ -192,6 +192,8 @@ class ActivityFailure(_SagaError):
 
     kind: ClassVar[FailureKind]
     """What the failure means; the mark carries the kind."""
+    is_doubtful: bool = False
+    """Whether another request of the same call may have had an effect, so that the kind is no proof. The library's."""
     _benign: ClassVar[bool] = False
     _default: ClassVar[str]
 

@@ -8,6 +8,8 @@ import functools
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures.process import BrokenProcessPool
@@ -69,12 +71,13 @@ class Mine(Exception):
     """A class that only a rule of the user's knows."""
 
 
-class Http(Exception):
-    """What a client for HTTP might raise."""
+class Http(httpx.HTTPStatusError):
+    """An answer, to a client that sends one request a call."""
 
     def __init__(self, status: int, headers: dict[str, str] | None = None) -> None:
-        super().__init__(f"HTTP {status}")
-        self.response = SimpleNamespace(status_code=status, headers=headers or {})
+        request = httpx.Request("POST", "https://api.example")
+        response = httpx.Response(status, headers=headers, request=request)
+        super().__init__(f"HTTP {status}", request=request, response=response)
 
 
 def rule(kind: FailureKind, of: type[BaseException] = Mine) -> Rule:
@@ -910,6 +913,7 @@ def stripe_error(of: Any, status: int, code: str | None = None, **headers: str) 
     ],
 )
 def test_profiles(error: Exception, profile: Profile | None, kind: str) -> None:
+    profile = dataclasses.replace(profile or Profile(), client_retries=False)
     assert classify(error, profile=profile).value == kind
 
 
@@ -960,6 +964,8 @@ def test_a_profiles_kinds_are_checked_where_they_are_written(name: str) -> None:
         (lambda: Profile(rules=rule(FailureKind.DECLINED)), "Profile(rules=...) must be a list of rules"),  # type: ignore[arg-type]
         (lambda: Profile(statuses={"409": FailureKind.DECLINED}), "has '409', which is not an int"),  # type: ignore[dict-item]
         (lambda: Profile(codes={409: FailureKind.DECLINED}), "has 409, which is not a str"),  # type: ignore[dict-item]
+        (lambda: Profile(client_retries=0), "client_retries must be True, False or None; got 0"),  # type: ignore[arg-type]
+        (lambda: Rule("a", "B", FailureKind.DECLINED, "no"), "Rule('a', 'B'): client_retries must be"),  # type: ignore[arg-type]
     ],
 )
 def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:
@@ -1011,6 +1017,56 @@ def test_a_provider_may_say_that_trying_again_is_no_use() -> None:
         made = outcome(stripe_error(stripe_sdk.APIError, 500, stripe_should_retry=says), profile=stripe)
         assert isinstance(made, Ambiguous)
         assert made.non_retryable is final
+
+
+def stripe_fails(of: Any, status: int) -> None:
+    raise stripe_error(of, status)
+
+
+@pytest.mark.parametrize(
+    ("of", "status", "type_", "final"),
+    [
+        (functools.partial(stripe_sdk.CardError, param="number"), 402, "Declined", True),
+        (stripe_sdk.AuthenticationError, 401, "AuthenticationError", True),
+        (functools.partial(stripe_sdk.InvalidRequestError, param="x"), 404, "Rejected", True),
+        (stripe_sdk.RateLimitError, 429, "Ambiguous", False),
+    ],
+)
+def test_what_a_client_may_have_sent_before_is_final_if_it_was_and_proves_nothing(
+    of: Any, status: int, type_: str, final: bool
+) -> None:
+    """Stripe's client tries again by itself: a retry would meet the same, but the first try may have had its effect."""
+    for profile in (None, stripe):
+        function = classify_errors(profile=profile)(stripe_fails)
+        failure = Attempts().run(activity.defn(function), of, status)
+        assert isinstance(failure, ApplicationError)
+        assert (failure.type, failure.non_retryable, effect(failure)) == (type_, final, "unknown")
+        assert effect(pickle.loads(pickle.dumps(failure))) == "unknown"
+    with pytest.raises(ApplicationError) as raised:  # by hand, outside an activity
+        classify_errors(stripe_fails)(of, status)
+    assert effect(raised.value) == "unknown"
+
+
+def test_what_the_user_says_of_a_client() -> None:
+    error = stripe_error(functools.partial(stripe_sdk.CardError, param="number"), 402)
+    assert classify(error) is FailureKind.AMBIGUOUS
+    assert classify(error, profile=Profile(client_retries=False)) is FailureKind.DECLINED
+    assert classify(Http(402)) is FailureKind.DECLINED
+    assert classify(Http(402), profile=Profile(client_retries=True)) is FailureKind.AMBIGUOUS
+    for told, kind in ((None, FailureKind.AMBIGUOUS), (False, FailureKind.REJECTED), (True, FailureKind.AMBIGUOUS)):
+        by_rule = Rule("stripe", "CardError", FailureKind.REJECTED, client_retries=told)
+        assert classify(error, profile=Profile([by_rule])) is kind
+        assert classify(error, profile=Profile([by_rule], client_retries=told is None)) is kind
+
+
+def test_the_class_that_names_a_provider_brings_its_profile() -> None:
+    """The user's own profile comes first."""
+    in_use = stripe_error(functools.partial(stripe_sdk.InvalidRequestError, param="x"), 409, "idempotency_key_in_use")
+    locked = stripe_error(stripe_sdk.RateLimitError, 429, "lock_timeout")
+    assert classify(in_use) is classify(locked) is FailureKind.IN_PROGRESS
+    codes = {"idempotency_key_in_use": FailureKind.KEY_MISUSE}
+    assert classify(in_use, profile=Profile(codes=codes)) is FailureKind.KEY_MISUSE
+    assert classify(in_use, profile=adyen) is FailureKind.IN_PROGRESS
 
 
 def test_rules_of_the_users_own_come_before_the_profiles() -> None:
@@ -1077,6 +1133,7 @@ async def test_the_pages_own_rule() -> None:
         page.open_account(lambda _: 10**10, "a-1")
     assert busy.value.next_retry_delay == 300 * SECOND
     assert classify(ApiError(423), profile=page.bank) is FailureKind.CONFLICT
+    assert classify(ApiError(423)) is FailureKind.AMBIGUOUS
 
 
 def test_the_pages_table_of_kinds() -> None:
@@ -1089,3 +1146,12 @@ def test_the_pages_table_of_kinds() -> None:
         assert (again != "no") is kind.retryable, name
         assert says == kind.effect, name
         assert error == (f"`{OURS[kind]}`" if kind in OURS else "as it is"), name
+
+
+def test_the_pages_table_of_libraries_is_the_one_that_the_command_prints() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "clients.md").read_text()
+    printed = subprocess.run(
+        [sys.executable, "-m", "temporal_saga.classification"], check=True, capture_output=True, text=True
+    ).stdout
+    start, end = "<!-- table: python -m temporal_saga.classification -->\n", "<!-- end of the table -->"
+    assert text.partition(start)[2].partition(end)[0] == printed

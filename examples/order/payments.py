@@ -12,7 +12,7 @@ from examples.order.store import Store
 from temporal_saga.classification import Profile
 from temporal_saga.errors import FailureKind
 
-PROFILE = Profile(statuses={409: FailureKind.FENCED, 422: FailureKind.KEY_MISUSE})
+PROFILE = Profile(statuses={409: FailureKind.FENCED, 422: FailureKind.KEY_MISUSE}, client_retries=False)
 """What its refusals mean, beyond what any HTTP status does."""
 
 

@@ -18,10 +18,34 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast, overload
 
 from ._attempt import Attempt, enter_attempt
-from ._profiles import Profile, Rule, adyen, check_rules, checked_profile, paypal, square, stripe
+from ._profiles import (
+    Profile,
+    Rule,
+    adyen,
+    anthropic,
+    check_rules,
+    checked_profile,
+    google,
+    openai,
+    paypal,
+    square,
+    stripe,
+)
 from ._translate import classify, translated
 
-__all__ = ["Profile", "Rule", "adyen", "classify", "classify_errors", "paypal", "square", "stripe"]
+__all__ = [
+    "Profile",
+    "Rule",
+    "adyen",
+    "anthropic",
+    "classify",
+    "classify_errors",
+    "google",
+    "openai",
+    "paypal",
+    "square",
+    "stripe",
+]
 
 Activity = TypeVar("Activity", bound=Callable[..., Any])
 

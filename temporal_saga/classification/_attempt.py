@@ -70,7 +70,7 @@ class Attempt:
         """
         if not isinstance(failure, ActivityFailure):
             return failure
-        proves = self._is_definite and failure.kind.effect == "none"
+        proves = self._is_definite and failure.kind.effect == "none" and not failure.is_doubtful
         delay = failure.next_retry_delay
         failure = restated(
             failure,

@@ -8,7 +8,22 @@ from typing import cast
 
 from temporal_saga.errors import FailureKind
 
-__all__ = ["Profile", "Rule", "adyen", "check_rules", "checked_profile", "paypal", "square", "stripe"]
+from ._tables import GRPC_CODES
+
+__all__ = [
+    "PROVIDERS",
+    "Profile",
+    "Rule",
+    "adyen",
+    "anthropic",
+    "check_rules",
+    "checked_profile",
+    "google",
+    "openai",
+    "paypal",
+    "square",
+    "stripe",
+]
 
 
 @dataclass(frozen=True)
@@ -18,18 +33,21 @@ class Rule:
     Attributes:
         module: Where the class is defined, or a package around it (`stripe` for `stripe._error`).
         name: The class's name.
-        kind: What it means.
+        kind: What it means of the request that failed.
+        client_retries: Whether the client may have sent another request in the same call; see `Profile`.
 
     Raises:
-        TypeError: If the kind is not a `FailureKind`.
+        TypeError: If the kind is not a `FailureKind`, or `client_retries` not a bool.
     """
 
     module: str
     name: str
     kind: FailureKind
+    client_retries: bool | None = None
 
     def __post_init__(self) -> None:
         _check_kinds(f"Rule({self.module!r}, {self.name!r})", [self.kind])
+        _check_client_retries(f"Rule({self.module!r}, {self.name!r})", self.client_retries)
 
 
 @dataclass(frozen=True)
@@ -42,17 +60,24 @@ class Profile:
             them where httpx or requests have read it.
         statuses: HTTP statuses.
         retry_header: A response header whose value, `true` or `false`, says whether to try again with the same key.
+        client_retries: Whether the client may send another request in the same call: a retry, a redirect. Write False
+            if you have switched that off for a client that does it by default, and True if you have switched it on.
+            None: what the library knows of the client, `python -m temporal_saga.classification`. An error of a call of
+            several requests proves nothing.
 
     Raises:
-        TypeError: If a rule is not a `Rule`, a kind not a `FailureKind`, a code not a string, or a status not an int.
+        TypeError: If a rule is not a `Rule`, a kind not a `FailureKind`, a code not a string, a status not an int, or
+            `client_retries` not a bool.
     """
 
     rules: Sequence[Rule] = ()
     codes: Mapping[str, FailureKind] = field(default_factory=dict[str, FailureKind])
     statuses: Mapping[int, FailureKind] = field(default_factory=dict[int, FailureKind])
     retry_header: str | None = None
+    client_retries: bool | None = None
 
     def __post_init__(self) -> None:
+        _check_client_retries("Profile", self.client_retries)
         for name, kinds in (("codes", self.codes), ("statuses", self.statuses)):
             _check_kinds(f"Profile({name}=...)", kinds.values())
         check_rules("Profile(rules=...)", self.rules)
@@ -87,6 +112,11 @@ def _check_kinds(what: str, kinds: Iterable[object]) -> None:
             raise TypeError(
                 f"{what} has {kind!r}, which is not a FailureKind: write FailureKind.DECLINED, or another one"
             )
+
+
+def _check_client_retries(what: str, value: object) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{what}: client_retries must be True, False or None; got {value!r}")
 
 
 _NO_PROFILE = Profile()
@@ -155,3 +185,24 @@ paypal: Profile = Profile(
     statuses={409: FailureKind.IN_PROGRESS},
 )
 """PayPal: 409 is a request with this id that still runs."""
+
+# Both SDKs try a 409 again, as "lock timeouts": another request is at the same thing.
+openai: Profile = Profile(statuses={409: FailureKind.IN_PROGRESS})
+"""OpenAI: 409 is another request that still runs."""
+
+anthropic: Profile = Profile(statuses={409: FailureKind.IN_PROGRESS})
+"""Anthropic: 409 is another request that still runs."""
+
+# https://google.aip.dev/193: the body has the gRPC code, which tells the two meanings of 409 apart.
+google: Profile = Profile(codes={code: GRPC_CODES[code] for code in ("ABORTED", "ALREADY_EXISTS")})
+"""Google: 409 is a conflict (`ABORTED`), or something that exists (`ALREADY_EXISTS`)."""
+
+PROVIDERS: Mapping[str, Profile] = {
+    "adyen": adyen,
+    "anthropic": anthropic,
+    "google": google,
+    "openai": openai,
+    "square": square,
+    "stripe": stripe,
+}
+"""By the name in a library's row: their own libraries' exceptions are read with them."""

@@ -1,18 +1,20 @@
 """Reads what an exception means: looks its class up in the tables, and reads what the exception carries.
 
-No library is imported: what an exception carries is read by attribute. `_tables` says what may count as proof.
+No library is imported: what an exception carries is read by attribute. `_tables` says what may count as proof of the
+request that failed, and `_evidence` whether there was another one in the same call.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 from temporal_saga.errors import FailureKind
 
+from ._evidence import is_proof
 from ._hints import (
     LONGEST_BODY,
     errors_of,
@@ -23,21 +25,34 @@ from ._hints import (
     wait_of_rpc,
     wait_of_used_up_limit,
 )
+from ._libraries import LIBRARIES, UNKNOWN, Library
 from ._profiles import Rule
 from ._tables import (
     AWS_CANCELLATION_REASONS,
     AWS_CODES,
-    CLASSES,
     GRPC_CODES,
     HTTP_STATUSES,
     MYSQL_NUMBERS,
+    ORACLE_CODES,
     SQLITE_NAMES,
     SQLITE_TEXTS,
     SQLSTATES,
     Reader,
 )
 
-__all__ = ["code_of", "headers_of", "hides_code", "kind_of", "match_rule", "retry_hint", "status_of", "told_by"]
+__all__ = [
+    "Reading",
+    "code_of",
+    "headers_of",
+    "hides_code",
+    "kind_of",
+    "library_of",
+    "match_rule",
+    "reading_of",
+    "retry_hint",
+    "status_of",
+    "told_by",
+]
 
 _NOT_SENT = FailureKind.NOT_SENT
 _THROTTLED = FailureKind.THROTTLED
@@ -48,31 +63,88 @@ _AUTH = FailureKind.AUTH
 _BUG = FailureKind.BUG
 
 
-def match_rule(exception: BaseException, rules: Sequence[Rule]) -> FailureKind | None:
-    """Return the kind of the first rule for the exception's class, or else for its nearest base; None without any."""
+class Reading(NamedTuple):
+    """What an exception means.
+
+    Attributes:
+        kind: What the request that failed has met.
+        is_proof: Whether the kind holds for the whole call: no other request in it can have had an effect.
+    """
+
+    kind: FailureKind
+    is_proof: bool = True
+
+    @property
+    def claim(self) -> FailureKind:
+        """The kind of the whole call."""
+        return self.kind if self.is_proof or self.kind.effect == "unknown" else _AMBIGUOUS
+
+
+def match_rule(exception: BaseException, rules: Sequence[Rule]) -> Rule | None:
+    """Return the first rule for the exception's class, or else for its nearest base; None without any."""
+    if not rules:
+        return None
     for each in type(exception).__mro__:
         for rule in rules:
             if each.__name__ == rule.name and _within(each.__module__, rule.module):
-                return rule.kind
+                return rule
     return None
 
 
-def kind_of(exception: BaseException, rules: Sequence[Rule], statuses: Mapping[int, FailureKind]) -> FailureKind:
+def library_of(exception: BaseException) -> Library:
+    """Return the row of the library that an exception is of: that of the nearest base that has one."""
+    return _library_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
+
+
+@lru_cache(maxsize=512)
+def _library_of(of: type[BaseException]) -> Library:
+    for each in of.__mro__:
+        for package, library in _PACKAGES.get(str(each.__module__).partition(".")[0], ()):
+            if _within(each.__module__, package):
+                return library
+    return UNKNOWN
+
+
+def kind_of(
+    exception: BaseException,
+    rules: Sequence[Rule],
+    statuses: Mapping[int, FailureKind],
+    *,
+    client_retries: bool | None = None,
+) -> FailureKind:
+    """Return what an exception means, of the whole call that raised it. `reading_of` says more."""
+    return reading_of(exception, rules, statuses, client_retries=client_retries).claim
+
+
+def reading_of(
+    exception: BaseException,
+    rules: Sequence[Rule],
+    statuses: Mapping[int, FailureKind],
+    *,
+    client_retries: bool | None = None,
+) -> Reading:
     """Return what an exception means.
 
     Args:
         exception: What a library raised.
         rules: The user's own, which come first.
         statuses: The user's own HTTP statuses, which come before the table where a status decides.
+        client_retries: What the user says of the client; None is nothing.
     """
-    kind = match_rule(exception, rules)
-    if kind is not None:
-        return kind
+    rule = match_rule(exception, rules)
     try:
-        return _kind_of(exception, _Users(rules, statuses))
+        if rule is None:
+            return _Users(rules, statuses, client_retries).reading_of(exception)
+        if rule.client_retries is not None:
+            client_retries = rule.client_retries
+        return Reading(rule.kind, _is_proof(rule.kind, exception, library_of(exception), client_retries))
     except Exception:
         # If an attribute of someone's class raises, or leads back to itself, the activity's own error still goes on.
-        return _BUG
+        return Reading(_BUG if rule is None else rule.kind)
+
+
+def _is_proof(kind: FailureKind, exception: BaseException, library: Library, client_retries: bool | None) -> bool:
+    return kind.effect == "unknown" or is_proof(exception, library, client_retries=client_retries)
 
 
 def retry_hint(exception: BaseException) -> timedelta | None:
@@ -93,7 +165,8 @@ def retry_hint(exception: BaseException) -> timedelta | None:
 def status_of(exception: BaseException) -> int | None:
     """Return the HTTP status that an exception carries.
 
-    A status counts if it is next to a response, or to headers: a class that merely has a `status` means something else.
+    A status counts if it is next to a response, or to headers, or if the library's row says where it is: a class that
+    merely has a `status` means something else.
     """
     response = _get(exception, "response")
     status = _status(_path(response, "ResponseMetadata", "HTTPStatusCode"))  # botocore
@@ -103,6 +176,8 @@ def status_of(exception: BaseException) -> int | None:
         status = _status(_get(response, name))
         if status is not None:
             return status
+    if name := library_of(exception).status:
+        return _status(_get(exception, name))
     # aiohttp makes up a 400, without headers, for an answer that it cannot read.
     if _get(exception, "headers") is None:
         return None
@@ -141,6 +216,7 @@ def code_of(exception: BaseException) -> str | None:
         _path(_first(_path(body, "details")), "issue"),  # PayPal
         _path(body, "error", "code"),  # Stripe
         _path(body, "error", "type"),
+        _path(body, "error", "status"),  # Google
     ):
         if isinstance(code, str) and code:
             return code
@@ -168,27 +244,48 @@ def told_by(exception: BaseException, codes: Container[object]) -> str:
     return " ".join(str(each) for each in (status, code) if each is not None)
 
 
-@dataclass(frozen=True)
-class _Users:
-    """What the user's own rules say, for an exception that wraps another."""
+class _Users(NamedTuple):
+    """What the user says: the user's own rules hold for an exception that another wraps, too."""
 
     rules: Sequence[Rule]
     statuses: Mapping[int, FailureKind]
+    client_retries: bool | None
+
+    def wrapped(self, exception: object) -> Reading:
+        if not isinstance(exception, BaseException):
+            return Reading(_BUG)
+        return reading_of(exception, self.rules, self.statuses, client_retries=self.client_retries)
 
     def kind_of(self, wrapped: object) -> FailureKind:
-        return kind_of(wrapped, self.rules, self.statuses) if isinstance(wrapped, BaseException) else _BUG
+        return self.wrapped(wrapped).kind
+
+    def reading_of(self, exception: BaseException) -> Reading:
+        row = _row_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
+        if row is not None:
+            library, found = row
+            read = found if isinstance(found, FailureKind) else found(exception, self)
+            return self._of_call(read, exception, library)
+        if status_of(exception) is not None:
+            kind = _by_status(exception, self)
+        else:
+            sqlstate = _sqlstate(exception)
+            kind = _BUG if sqlstate is None else _by_sqlstate(sqlstate)
+            if kind is _NOT_SENT:  # Snowflake's driver has 08001 for a gateway's 504, too
+                kind = _AMBIGUOUS
+        return self._of_call(kind, exception, UNKNOWN)
+
+    def _of_call(self, read: FailureKind | Reading, exception: BaseException, library: Library) -> Reading:
+        kind, is_proof = (read.kind, read.is_proof) if isinstance(read, Reading) else (read, True)
+        return Reading(kind, is_proof and _is_proof(kind, exception, library, self.client_retries))
 
 
-def _kind_of(exception: BaseException, users: _Users) -> FailureKind:
-    for each in type(exception).__mro__:
-        for module, found in _INDEX.get(each.__name__, ()):
+@lru_cache(maxsize=512)
+def _row_of(of: type[BaseException]) -> tuple[Library, FailureKind | _Read] | None:
+    for each in of.__mro__:
+        for module, library, found in _INDEX.get(each.__name__, ()):
             if _within(each.__module__, module):
-                return found if isinstance(found, FailureKind) else found(exception, users)
-    if status_of(exception) is not None:
-        return _by_status(exception, users)
-    sqlstate = _sqlstate(exception)
-    kind = _BUG if sqlstate is None else _by_sqlstate(sqlstate)
-    return _AMBIGUOUS if kind is _NOT_SENT else kind  # Snowflake's driver has 08001 for a gateway's 504, too
+                return library, found
+    return None
 
 
 def _within(module: object, package: str) -> bool:
@@ -235,20 +332,12 @@ def _by_status(exception: BaseException, users: _Users) -> FailureKind:
     if status is None:
         return _AMBIGUOUS  # the class says that there was a response
     kind = users.statuses.get(status)
-    if kind is None:
-        kind = _of_status(status)
-        if is_throttled(status, headers_of(exception), errors_of(exception)):
-            kind = _THROTTLED
-        elif kind is _THROTTLED and is_spent(code_of(exception)):
-            kind = _REJECTED
-    return _AMBIGUOUS if kind.effect == "none" and _was_redirected(exception) else kind
-
-
-def _by_aiohttp_status(exception: BaseException, users: _Users) -> FailureKind:
-    kind = _by_status(exception, users)
-    # aiohttp may have sent these twice by itself, and this may be the answer to the second.
-    method = _get(_get(exception, "request_info"), "method")
-    return _AMBIGUOUS if kind.effect == "none" and method in ("PUT", "DELETE") else kind
+    if kind is not None:
+        return kind
+    kind = _of_status(status)
+    if is_throttled(status, headers_of(exception), errors_of(exception)):
+        return _THROTTLED
+    return _REJECTED if kind is _THROTTLED and is_spent(code_of(exception)) else kind
 
 
 def _of_status(status: int) -> FailureKind:
@@ -257,11 +346,6 @@ def _of_status(status: int) -> FailureKind:
     if 300 <= status < 400:
         return _BUG  # a redirect that was not followed
     return _REJECTED if 400 <= status < 500 else _AMBIGUOUS  # 2xx: it was done, and the answer could not be read
-
-
-def _was_redirected(exception: BaseException) -> bool:
-    # The answer is that of the last request; the first may have had its effect (303 after a POST).
-    return bool(_get(_get(exception, "response"), "history") or _get(exception, "history"))
 
 
 def _status(value: object) -> int | None:
@@ -295,9 +379,27 @@ def _if_not_sent(kind: FailureKind) -> FailureKind:
     return kind if kind is _NOT_SENT else _AMBIGUOUS
 
 
-def _by_original(exception: BaseException, users: _Users) -> FailureKind:
-    kind = users.kind_of(_get(exception, "orig"))
-    return _AMBIGUOUS if kind is _BUG and _get(exception, "connection_invalidated") else kind
+def _by_inner_exception(exception: BaseException, users: _Users) -> FailureKind:
+    return _if_not_sent(users.kind_of(_get(exception, "inner_exception")))
+
+
+def _by_cause_if_not_sent(exception: BaseException, users: _Users) -> FailureKind:
+    return _if_not_sent(users.wrapped(exception.__cause__).claim)
+
+
+def _by_cause(exception: BaseException, users: _Users) -> Reading:
+    return users.wrapped(exception.__cause__)
+
+
+def _by_original(exception: BaseException, users: _Users) -> Reading:
+    read = users.wrapped(_get(exception, "orig"))
+    return Reading(_AMBIGUOUS) if read.kind is _BUG and _get(exception, "connection_invalidated") else read
+
+
+def _by_exact_class(exception: BaseException, users: _Users) -> FailureKind:
+    # pika has this class for a connection that cannot be made, and derives those for one that is lost from it.
+    del users
+    return _NOT_SENT if type(exception).__name__ == "AMQPConnectionError" else _AMBIGUOUS
 
 
 # --- gRPC ---
@@ -309,9 +411,11 @@ def _by_grpc_code(exception: BaseException, users: _Users) -> FailureKind:
     details = _get(exception, "details")
     text = str(details()) if callable(details) else ""
     # A reply larger than the client takes, or a reset in its place: the server may have done its work.
-    if "message larger than max" in text or "RST_STREAM" in text:
-        return _AMBIGUOUS
-    return GRPC_CODES.get(str(name), _AMBIGUOUS)
+    return _AMBIGUOUS if _is_made_up(text) else GRPC_CODES.get(str(name), _AMBIGUOUS)
+
+
+def _is_made_up(text: str) -> bool:
+    return "message larger than max" in text or "RST_STREAM" in text
 
 
 def _grpc_code(exception: BaseException) -> str | None:
@@ -320,18 +424,44 @@ def _grpc_code(exception: BaseException) -> str | None:
     return name if isinstance(name, str) and name in GRPC_CODES else None
 
 
+# --- Google ---
+
+
+def _by_google(exception: BaseException, users: _Users) -> FailureKind:
+    if _status(_get(_get(exception, "response"), "status_code")) is not None:
+        return _by_status(exception, users)  # over HTTP
+    name = _get(_get(exception, "grpc_status_code"), "name")
+    if not isinstance(name, str):
+        return _by_status(exception, users)
+    return _AMBIGUOUS if _is_made_up(str(exception)) else GRPC_CODES.get(name, _AMBIGUOUS)
+
+
+# --- mail ---
+
+
+def _by_smtp(exception: BaseException, users: _Users) -> FailureKind:
+    # RFC 5321, 4.2.1: 4yz and 5yz say that the server has not taken the mail. Refused recipients are all of them.
+    del users
+    recipients: Any = _get(exception, "recipients")
+    if isinstance(recipients, Mapping):  # smtplib
+        codes: list[Any] = [reply[0] for reply in cast("Mapping[str, Any]", recipients).values()]
+    elif isinstance(recipients, list):  # aiosmtplib
+        codes = [_get(each, "code") for each in cast("list[object]", recipients)]
+    else:
+        codes = [_get(exception, "smtp_code") or _get(exception, "code")]
+    if not codes or not all(isinstance(code, int) and 400 <= code < 600 for code in codes):
+        return _AMBIGUOUS
+    return _REJECTED if all(code >= 500 for code in codes) else _THROTTLED
+
+
 # --- AWS ---
 
 
 def _by_aws_code(exception: BaseException, users: _Users) -> FailureKind:
     code = code_of(exception) or ""
     if code == "TransactionCanceledException":
-        kind = _of_cancelled_transaction(_path(_get(exception, "response"), "CancellationReasons"))
-    else:
-        kind = AWS_CODES.get(code) or _by_status(exception, users)
-    # botocore tries again by itself unless it is told not to, and an earlier try may have taken effect.
-    tried_before = _path(_get(exception, "response"), "ResponseMetadata", "RetryAttempts")
-    return _AMBIGUOUS if tried_before and kind.effect == "none" else kind
+        return _of_cancelled_transaction(_path(_get(exception, "response"), "CancellationReasons"))
+    return AWS_CODES.get(code) or _by_status(exception, users)
 
 
 def _of_cancelled_transaction(reasons: object) -> FailureKind:
@@ -355,6 +485,9 @@ def _by_sqlstate(state: str) -> FailureKind:
     return SQLSTATES.get(state) or SQLSTATES.get(state[:2], _BUG)
 
 
+_POSTGRES_CONNECTS = ("connection to server ", "could not connect to server", "could not translate host name ")
+
+
 def _by_postgres(exception: BaseException, users: _Users) -> FailureKind:
     del users
     state = _sqlstate(exception)
@@ -363,7 +496,9 @@ def _by_postgres(exception: BaseException, users: _Users) -> FailureKind:
     if _has_base(exception, "OperationalError"):
         # No state: the connection was lost, or never made. psycopg says which: it hands out the `pgconn` of an attempt
         # to connect. libpq gives that attempt no state either, only the server's text.
-        if _get(exception, "pgconn") is None:
+        # psycopg2 does not say, but libpq's text does; libpq comes without translations.
+        is_of_connecting = str(exception).startswith(_POSTGRES_CONNECTS)
+        if _get(exception, "pgconn") is None and (hasattr(exception, "pgconn") or not is_of_connecting):
             return _AMBIGUOUS
         return _AUTH if "authentication failed" in str(exception) else _NOT_SENT
     return _BUG  # psycopg's own, before it sent anything: a wrong type, a closed cursor
@@ -383,11 +518,28 @@ def _by_sqlite(exception: BaseException, users: _Users) -> FailureKind:
 def _by_mysql(exception: BaseException, users: _Users) -> FailureKind:
     del users
     number = _get(exception, "errno") or (exception.args[0] if exception.args else None)
+    if number == 1290 and "read-only" not in str(exception):
+        return _REJECTED  # another option of the server's
     if isinstance(number, int) and number in MYSQL_NUMBERS:
         return MYSQL_NUMBERS[number]
     if _has_base(exception, "IntegrityError") or _has_base(exception, "DataError"):
         return _REJECTED
     return _BUG if _has_base(exception, "ProgrammingError") else _AMBIGUOUS
+
+
+def _by_oracle(exception: BaseException, users: _Users) -> FailureKind:
+    del users
+    told = exception.args[0] if exception.args else None
+    number = _get(told, "code")
+    code = f"ORA-{number:05}" if isinstance(number, int) and number else _get(told, "full_code")
+    if isinstance(code, str) and code in ORACLE_CODES:
+        return ORACLE_CODES[code]
+    if isinstance(number, int) and 20000 <= number < 21000:
+        return _REJECTED  # raise_application_error
+    if _has_base(exception, "IntegrityError") or _has_base(exception, "DataError"):
+        return _REJECTED
+    is_bug = _has_base(exception, "ProgrammingError") or _has_base(exception, "InterfaceError")
+    return _BUG if is_bug else _AMBIGUOUS
 
 
 def _by_mongo(exception: BaseException, users: _Users) -> FailureKind:
@@ -412,32 +564,48 @@ def _by_mongo_connection(exception: BaseException, users: _Users) -> FailureKind
 
 # --- classes ---
 
-_Read = Callable[[BaseException, _Users], FailureKind]
+_Read = Callable[[BaseException, _Users], "FailureKind | Reading"]
 
 _READERS: Mapping[Reader, _Read] = {
     Reader.STATUS: _by_status,
-    Reader.AIOHTTP_STATUS: _by_aiohttp_status,
     Reader.REASON: _by_reason,
     Reader.ARGUMENT: _by_argument,
     Reader.ORIGINAL_ERROR: _by_original_error,
     Reader.ORIGINAL: _by_original,
+    Reader.INNER_EXCEPTION: _by_inner_exception,
+    Reader.CAUSE: _by_cause,
+    Reader.CAUSE_IF_NOT_SENT: _by_cause_if_not_sent,
+    Reader.EXACT_CLASS: _by_exact_class,
     Reader.GRPC_CODE: _by_grpc_code,
     Reader.AWS_CODE: _by_aws_code,
+    Reader.GOOGLE: _by_google,
+    Reader.SMTP: _by_smtp,
     Reader.POSTGRES: _by_postgres,
     Reader.SQLITE: _by_sqlite,
     Reader.MYSQL: _by_mysql,
+    Reader.ORACLE: _by_oracle,
     Reader.MONGO: _by_mongo,
     Reader.MONGO_CONNECTION: _by_mongo_connection,
 }
 
 
-def _index() -> Mapping[str, Sequence[tuple[str, FailureKind | _Read]]]:
-    index: dict[str, list[tuple[str, FailureKind | _Read]]] = {}
-    for packages, means, names in CLASSES:
-        found = _READERS[means] if isinstance(means, Reader) else means
-        for name in names.split():
-            index.setdefault(name, []).extend((package, found) for package in packages.split())
+def _index() -> Mapping[str, Sequence[tuple[str, Library, FailureKind | _Read]]]:
+    index: dict[str, list[tuple[str, Library, FailureKind | _Read]]] = {}
+    for library in LIBRARIES:
+        for means, names in library.classes:
+            found = _READERS[means] if isinstance(means, Reader) else means
+            for name in names.split():
+                index.setdefault(name, []).extend((package, library, found) for package in library.packages.split())
     return index
 
 
+def _packages() -> Mapping[str, Sequence[tuple[str, Library]]]:
+    packages: dict[str, list[tuple[str, Library]]] = {}
+    for library in LIBRARIES:
+        for package in library.packages.split():
+            packages.setdefault(package.partition(".")[0], []).append((package, library))
+    return packages
+
+
 _INDEX = _index()
+_PACKAGES = _packages()

@@ -1,21 +1,21 @@
-"""What exceptions mean, as data: by class, HTTP status, gRPC code, AWS code and SQLSTATE.
+"""What exceptions mean, as data: by HTTP status, gRPC code, AWS code, SQLSTATE and other numbers.
 
 No library is imported: a class is known by its name and its module.
 
 A kind whose effect is "none" is proof, and lets a saga leave a step as it is. So a kind without an effect stands here
-only if nothing can have taken effect. Whatever may mean either is AMBIGUOUS, and an exception that no table knows is a
-BUG. Three limits:
+only if the request that failed cannot have taken effect. Whatever may mean either is AMBIGUOUS, and an exception that
+no table knows is a BUG. Three limits:
 
 - A failure speaks for the call that raised it. An activity that has had another effect before has to say so itself.
-- A client that tries again, or follows a redirect, by itself shows the last failure only. If the exception shows it
-  (botocore's count, a response's history), proof becomes AMBIGUOUS. Most clients do not show it: switch it off.
+- A client that sends more than one request in a call shows the failure of the last one only. `_libraries` has the
+  clients that do, and `_evidence` what their exceptions show of it.
 - `raise X from error` means X. The user chose to hide the cause, and X may come after other effects, so `__cause__` is
   not followed. Libraries that wrap others' errors in an attribute of their own are unwrapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum, auto
 
 from temporal_saga.errors import FailureKind
@@ -23,10 +23,10 @@ from temporal_saga.errors import FailureKind
 __all__ = [
     "AWS_CANCELLATION_REASONS",
     "AWS_CODES",
-    "CLASSES",
     "GRPC_CODES",
     "HTTP_STATUSES",
     "MYSQL_NUMBERS",
+    "ORACLE_CODES",
     "SQLITE_NAMES",
     "SQLITE_TEXTS",
     "SQLSTATES",
@@ -50,16 +50,22 @@ class Reader(Enum):
     """What decides if the class of an exception alone does not: something that the exception carries."""
 
     STATUS = auto()
-    AIOHTTP_STATUS = auto()
     REASON = auto()
     ARGUMENT = auto()
     ORIGINAL_ERROR = auto()
     ORIGINAL = auto()
+    INNER_EXCEPTION = auto()
+    CAUSE = auto()
+    CAUSE_IF_NOT_SENT = auto()
+    EXACT_CLASS = auto()
     GRPC_CODE = auto()
     AWS_CODE = auto()
+    GOOGLE = auto()
+    SMTP = auto()
     POSTGRES = auto()
     SQLITE = auto()
     MYSQL = auto()
+    ORACLE = auto()
     MONGO = auto()
     MONGO_CONNECTION = auto()
 
@@ -221,102 +227,43 @@ MYSQL_NUMBERS: Mapping[int, FailureKind] = {
     1205: CONFLICT,  # lock wait timeout: rolls back the statement only, so the activity has to roll back the rest
     1213: CONFLICT,
     1226: THROTTLED,
+    1290: CONFLICT,  # read-only: a replica that was the primary before; the number has other meanings, see the reader
+    1644: REJECTED,  # SIGNAL: raised by a procedure or a trigger
     1698: AUTH,
+    1792: REJECTED,  # a read-only transaction
+    1836: CONFLICT,  # read-only mode
     2002: NOT_SENT,
     2003: NOT_SENT,
     2005: NOT_SENT,
+    3101: CONFLICT,  # group replication rolled the transaction back
+    3572: CONFLICT,  # NOWAIT
+    3819: REJECTED,  # a CHECK constraint; MariaDB's is 4025
+    4025: REJECTED,
 }
 
-# Packages, what their classes mean, and the names of these classes. The nearest class of an exception's bases decides,
-# so a library's catch-all does not hide a class that has a row of its own.
-CLASSES: Sequence[tuple[str, FailureKind | Reader, str]] = (
-    # Python. Not here, hence BUG: PermissionError, FileExistsError, BlockingIOError and other OSErrors. They come from
-    # files and locks as well, perhaps after the effect.
-    ("builtins", NOT_SENT, "ConnectionRefusedError"),
-    ("builtins", AMBIGUOUS, "ConnectionError EOFError TimeoutError"),
-    ("asyncio", AMBIGUOUS, "TimeoutError"),  # a class of its own before Python 3.11, and the next one
-    ("concurrent.futures", AMBIGUOUS, "BrokenExecutor TimeoutError"),
-    ("asyncio", CANCELLED, "CancelledError"),
-    ("concurrent.futures", CANCELLED, "CancelledError"),
-    ("temporalio", CANCELLED, "CancelledError"),
-    ("temporalio", Reader.GRPC_CODE, "RPCError"),
-    ("socket", NOT_SENT, "gaierror herror"),
-    ("ssl", NOT_SENT, "SSLCertVerificationError"),
-    ("ssl", AMBIGUOUS, "SSLError"),
-    ("http.client", AMBIGUOUS, "HTTPException"),
-    ("http.client", BUG, "ImproperConnectionState InvalidURL NotConnected"),
-    ("urllib.error", Reader.STATUS, "HTTPError"),
-    ("urllib.error", Reader.REASON, "URLError"),
-    ("subprocess", AMBIGUOUS, "TimeoutExpired"),
-    # httpx; httpx2 is the same library under another name.
-    ("httpx httpx2", NOT_SENT, "ConnectError ConnectTimeout PoolTimeout ProxyError"),
-    ("httpx httpx2", AMBIGUOUS, "DecodingError TransportError"),
-    ("httpx httpx2", BUG, "LocalProtocolError TooManyRedirects UnsupportedProtocol"),
-    ("httpx httpx2", Reader.STATUS, "HTTPStatusError"),
-    # requests and urllib3
-    ("requests", NOT_SENT, "ConnectTimeout"),
-    ("requests", AMBIGUOUS, "RequestException"),
-    ("requests", BUG, "InvalidHeader InvalidSchema InvalidURL MissingSchema TooManyRedirects URLRequired"),
-    ("requests", Reader.ARGUMENT, "ConnectionError"),
-    ("requests", Reader.STATUS, "HTTPError"),
-    ("urllib3", NOT_SENT, "ConnectTimeoutError EmptyPoolError"),
-    ("urllib3", Reader.ORIGINAL_ERROR, "ProxyError"),
-    ("urllib3", AMBIGUOUS, "HTTPError MaxRetryError"),  # of several tries; requests makes one
-    ("urllib3", BUG, "LocationValueError"),
-    ("urllib3", Reader.ARGUMENT, "SSLError"),
-    # aiohttp sends a PUT or DELETE again by itself when its connection is lost, with no way to switch that off. So a
-    # refused connection proves nothing, and the error does not say what the method was.
-    ("aiohttp", AMBIGUOUS, "ClientError ClientHttpProxyError"),
-    ("aiohttp", AMBIGUOUS, "InvalidUrlRedirectClientError NonHttpUrlRedirectClientError"),
-    ("aiohttp", BUG, "InvalidURL NonHttpUrlClientError"),
-    ("aiohttp", Reader.AIOHTTP_STATUS, "ClientResponseError"),
-    # gRPC
-    ("grpc", AMBIGUOUS, "FutureTimeoutError"),
-    ("grpc", CANCELLED, "FutureCancelledError"),
-    ("grpc", Reader.GRPC_CODE, "RpcError"),
-    # AWS: botocore tries again by itself unless it is told not to, and its connection errors do not say how often.
-    ("botocore", AMBIGUOUS, "ConnectionError HTTPClientError IncompleteReadError"),
-    ("botocore", AUTH, "CredentialRetrievalError LoginError NoAuthTokenError NoCredentialsError"),
-    ("botocore", AUTH, "PartialCredentialsError ProfileNotFound SSOError TokenRetrievalError"),
-    ("botocore", REJECTED, "ParamValidationError"),
-    ("botocore", Reader.AWS_CODE, "ClientError"),
-    # PostgreSQL, SQLite, MySQL, SQLAlchemy. A duplicate key is REJECTED: whether the row that is there is one's own
-    # cannot be told here.
-    ("psycopg", NOT_SENT, "ConnectionTimeout"),
-    ("psycopg", Reader.POSTGRES, "Error"),
-    ("psycopg2", Reader.POSTGRES, "Error"),
-    ("psycopg_pool", NOT_SENT, "PoolTimeout TooManyRequests"),
-    ("psycopg_pool", BUG, "PoolClosed"),
-    ("sqlite3", Reader.SQLITE, "Error"),
-    ("mysql", Reader.MYSQL, "Error"),
-    ("MySQLdb", Reader.MYSQL, "MySQLError"),
-    ("pymysql", Reader.MYSQL, "MySQLError"),
-    ("sqlalchemy", NOT_SENT, "TimeoutError"),  # of the pool
-    ("sqlalchemy", AMBIGUOUS, "DisconnectionError"),
-    ("sqlalchemy", CONFLICT, "StaleDataError"),
-    ("sqlalchemy", Reader.ORIGINAL, "StatementError"),
-    # MongoDB: a bulk write may have been done in part, a write concern's failure says nothing of the write.
-    ("pymongo", Reader.MONGO_CONNECTION, "ServerSelectionTimeoutError WaitQueueTimeoutError"),
-    ("pymongo", REJECTED, "DocumentTooLarge DuplicateKeyError WriteError"),
-    ("pymongo", AMBIGUOUS, "BulkWriteError ClientBulkWriteException WriteConcernError"),
-    ("pymongo", BUG, "ConfigurationError InvalidName InvalidOperation"),
-    ("pymongo", Reader.MONGO, "PyMongoError"),
-    # Redis: redis-py tries again by itself unless it is told not to, so its connection errors prove nothing. valkey is
-    # its fork, with the same classes.
-    ("redis valkey", AMBIGUOUS, "ConnectionError TimeoutError"),
-    ("redis valkey", NOT_SENT, "MaxConnectionsError"),
-    ("redis valkey", THROTTLED, "OutOfMemoryError"),
-    ("redis valkey", CONFLICT, "AskError ClusterDownError ReadOnlyError TryAgainError WatchError"),
-    ("redis valkey", REJECTED, "ExecAbortError NoScriptError"),
-    ("redis valkey", AUTH, "AuthenticationError AuthorizationError NoPermissionError"),
-    # Stripe: its SDK tries again by itself unless it is told not to. Its other errors go by their status.
-    ("stripe", AMBIGUOUS, "APIConnectionError"),
-    ("stripe", DECLINED, "CardError"),
-    ("stripe", KEY_MISUSE, "IdempotencyError"),
-    ("stripe", THROTTLED, "RateLimitError"),
-    ("stripe", AUTH, "AuthenticationError PermissionError"),
-    ("stripe", Reader.STATUS, "StripeError"),
-    # The SDKs of language models: an error with an answer goes by its status.
-    ("anthropic", AMBIGUOUS, "APIConnectionError"),
-    ("openai", AMBIGUOUS, "APIConnectionError"),
-)
+# ORA-: the server's; the failure of a lock rolls back the statement only, as MySQL's 1205. DPY-: the driver's own.
+ORACLE_CODES: Mapping[str, FailureKind] = {
+    "ORA-00001": REJECTED,
+    "ORA-00018": NOT_SENT,  # too many sessions
+    "ORA-00020": NOT_SENT,  # too many processes
+    "ORA-00054": CONFLICT,  # NOWAIT
+    "ORA-00060": CONFLICT,  # deadlock
+    "ORA-01017": AUTH,
+    "ORA-01031": AUTH,
+    "ORA-01400": REJECTED,
+    "ORA-01438": REJECTED,
+    "ORA-01722": REJECTED,
+    "ORA-02049": CONFLICT,  # waited too long for a lock
+    "ORA-02290": REJECTED,
+    "ORA-02291": REJECTED,
+    "ORA-02292": REJECTED,
+    "ORA-08177": CONFLICT,  # serialization
+    "ORA-12899": REJECTED,
+    "ORA-28000": AUTH,
+    "ORA-28001": AUTH,
+    "ORA-30006": CONFLICT,  # waited too long for a lock
+    "DPY-6000": NOT_SENT,  # the listener refused the connection
+    "DPY-6001": NOT_SENT,  # the listener has no such service
+    "DPY-6003": NOT_SENT,  # the listener has no such SID
+    "DPY-6005": NOT_SENT,  # cannot connect
+}

@@ -28,8 +28,19 @@ from temporal_saga.errors import (
 
 from ._attempt import LONGEST_DELAY
 from ._hints import is_spent
-from ._profiles import Profile, checked_profile
-from ._read import code_of, headers_of, hides_code, kind_of, match_rule, retry_hint, status_of, told_by
+from ._profiles import PROVIDERS, Profile, checked_profile
+from ._read import (
+    Reading,
+    code_of,
+    headers_of,
+    hides_code,
+    library_of,
+    match_rule,
+    reading_of,
+    retry_hint,
+    status_of,
+    told_by,
+)
 
 __all__ = ["classify", "translated"]
 
@@ -60,27 +71,47 @@ def classify(exception: BaseException, *, profile: Profile | None = None) -> Fai
         profile: What failures mean with the provider that was called; it comes before the built-in rules.
 
     Returns:
-        The kind. An exception that no rule knows is a `BUG`: it may have come after the effect.
+        The kind of the whole call. It is `AMBIGUOUS` if the failure would prove that nothing took effect, but the
+        client may have sent another request in the same call. An exception that no rule knows is a `BUG`: it may have
+        come after the effect.
 
     Raises:
         TypeError: If `profile` is not a `Profile`.
     """
     if isinstance(exception, ActivityFailure):
-        return exception.kind
-    profile = checked_profile(profile)
-    kind = match_rule(exception, profile.rules)
-    if kind is not None:
-        return kind
-    kind = kind_of(exception, profile.rules, profile.statuses)
+        return FailureKind.AMBIGUOUS if exception.is_doubtful else exception.kind
+    return _read(exception, _with_provider(exception, checked_profile(profile))).claim
+
+
+def _with_provider(exception: BaseException, profile: Profile) -> Profile:
+    """Return the profile, and after it what is known of the provider that the exception's class names."""
+    named = library_of(exception).provider
+    if not named or PROVIDERS[named] is profile:
+        return profile
+    provider = PROVIDERS[named]
+    return Profile(
+        rules=profile.rules,
+        codes={**provider.codes, **profile.codes},
+        statuses={**provider.statuses, **profile.statuses},
+        retry_header=profile.retry_header or provider.retry_header,
+        client_retries=profile.client_retries,
+    )
+
+
+def _read(exception: BaseException, profile: Profile) -> Reading:
+    rule = match_rule(exception, profile.rules)
+    read = reading_of(exception, profile.rules, profile.statuses, client_retries=profile.client_retries)
+    if rule is not None:
+        return read
     coded = _coded(exception, profile)
-    # A code that refuses is not proof if the answer as a whole proves nothing: a 500, one of several tries.
-    if coded is not None and (coded.effect == "unknown" or kind is not FailureKind.AMBIGUOUS):
-        kind = coded
-    if kind is not FailureKind.REJECTED:
-        return kind
+    # A code that refuses is not proof if the answer as a whole proves nothing, such as a 500.
+    if coded is not None and (coded.effect == "unknown" or read.kind is not FailureKind.AMBIGUOUS):
+        read = Reading(coded, read.is_proof)
+    if read.kind is not FailureKind.REJECTED:
+        return read
     # The provider's header says more than its status, but does not say that nothing took effect.
     is_doubtful = _advice(exception, profile) == "true" or _may_hide_effect(exception, profile)
-    return FailureKind.AMBIGUOUS if is_doubtful else kind
+    return Reading(FailureKind.AMBIGUOUS) if is_doubtful else read
 
 
 def translated(error: Exception, profile: Profile) -> Exception:
@@ -90,12 +121,18 @@ def translated(error: Exception, profile: Profile) -> Exception:
     """
     if isinstance(error, (ActivityFailure, CancelledError, FenceMisuse)):
         return error
+    is_doubtful = False
     if isinstance(error, ApplicationError):
-        kind = match_rule(error, profile.rules)
-        if kind is None:
+        rule = match_rule(error, profile.rules)
+        if rule is None:
             return _of_another_activity(error)
+        kind = rule.kind
     else:
-        kind = classify(error, profile=profile)
+        profile = _with_provider(error, profile)
+        read = _read(error, profile)
+        # What is final stays so: a retry would be refused as well. But it proves nothing.
+        is_doubtful = not read.is_proof and not read.kind.retryable
+        kind = read.kind if is_doubtful else read.claim
         if kind not in _ERRORS and _gives_up_if_ambiguous():
             kind = FailureKind.AMBIGUOUS
     if kind not in _ERRORS:
@@ -106,9 +143,11 @@ def translated(error: Exception, profile: Profile) -> Exception:
     delay = error.next_retry_delay if isinstance(error, ApplicationError) else retry_hint(error)
     failure = restated(
         _ERRORS[kind](f"{name} {told}" if told else name),
+        effect="unknown" if is_doubtful else None,
         retry_after=delay and min(delay, LONGEST_DELAY),
         non_retryable=not kind.retryable or _advice(error, profile) == "false" or _is_over_limit(error),
     )
+    failure.is_doubtful = is_doubtful
     failure.__cause__ = error
     return failure
 
@@ -124,7 +163,7 @@ def _try_read(reader: Callable[[BaseException], T], exception: BaseException) ->
 
 
 def _coded(exception: BaseException, profile: Profile) -> FailureKind | None:
-    code = _try_read(code_of, exception)
+    code = _try_read(code_of, exception) if profile.codes else None
     return None if code is None else profile.codes.get(code)
 
 

@@ -33,6 +33,8 @@ class Part:
     entered_at: int = 0
     left_at: int | None = None
     """Index among the notes."""
+    left_in: int = 0
+    """The activation in which it was left."""
     detached: bool = False
     compensated_at: int | None = None
     compensated: str | None = None
@@ -93,6 +95,7 @@ class Oracle:
         elif what == "left":
             part = self.parts[name]
             part.outside, part.same, part.report, part.left_at = how, note["same"], note["report"], index
+            part.left_in = note.get("activation", 0)
         elif what == "pivot":
             self.parts[name].pivots.append(index)
         elif what == "detach":
@@ -296,8 +299,11 @@ class Oracle:
                 yield f"undone twice: {item.name}, {times} times"
             if any(undo.cancelled for undo in entry.undos):
                 yield f"undo cancelled: that of {item.name}"
-            ends = [part.left_at for part in self.chain(item.scope) if part.left_at is not None]
-            if item.how == "closed" and not any(end < item.rank for end in ends):
+            left = [part for part in self.chain(item.scope) if part.left_at is not None]
+            # A scope that has ended is left some turns later: within an activation nobody can tell.
+            if item.how == "closed" and not any(
+                (part.left_at or 0) < item.rank or part.left_in == item.activation for part in left
+            ):
                 yield f"refused: {item.name}, which was called before its scope had ended"
             must = self.must_be_undone(item)
             if must and not times and self.callbacks.get(item.name, "ok") == "ok":

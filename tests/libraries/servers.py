@@ -44,6 +44,14 @@ class _Handler(StreamRequestHandler):
     def do_status(self, status: str, headers: dict[str, str]) -> None:
         self._reply(int(status), headers)
 
+    def do_then(self, first: str, second: str, headers: dict[str, str]) -> None:
+        """Answer a first request with one status, and the next one of the same key with another."""
+        seen: set[str] = self.server.seen  # type: ignore[attr-defined]
+        key = headers.pop("key")
+        status = second if key in seen else first
+        seen.add(key)
+        getattr(self, f"do_{status}", lambda headers: self._reply(int(status), headers))(headers=headers)
+
     def do_says(self, status: str, code: str, headers: dict[str, str]) -> None:
         self._reply(int(status), headers, b'{"errorCode": "%s"}' % code.encode())
 
@@ -91,6 +99,7 @@ class _Server(ThreadingTCPServer):
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.over = threading.Event()
+        self.seen: set[str] = set()
         self.context = context
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -142,6 +151,25 @@ def refusing_port() -> Iterator[int]:
     with socket.socket() as bound:  # bound, so that no one else gets the port, and not listening
         bound.bind(("127.0.0.1", 0))
         yield int(bound.getsockname()[1])
+
+
+@contextmanager
+def listening_once() -> Iterator[str]:
+    """A server that takes one request, and is gone without an answer: the next connection is refused."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                listener.close()
+                connection.recv(10_000)
+
+        thread = threading.Thread(target=serve)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.start()
+        yield url
+        thread.join(10)
 
 
 @contextmanager

@@ -48,6 +48,7 @@ CODES = {
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
     def __init__(self) -> None:
         self.over = threading.Event()
+        self.seen: list[str] = []
 
     def service(self, handler_call_details: Any) -> Any:
         what = handler_call_details.method.rpartition("/")[2]
@@ -55,6 +56,10 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
         def handle(request: bytes, context: Any) -> bytes:
             if what in CODES:
                 context.abort(grpc.StatusCode[what], request.decode())
+            if what.startswith("then-"):
+                first, then = what.split("-")[1:]
+                self.seen.append(what)
+                context.abort(grpc.StatusCode[first if len(self.seen) == 1 else then], "no")
             if what == "stall":
                 self.over.wait(60)
             if what == "raise":
@@ -216,8 +221,11 @@ def test_futures(target: str) -> None:
     assert kind_of(cancelled.value, (), {}) is K.CANCELLED
 
 
+# It tries again by itself, and its errors do not say how often.
 def test_temporals_own_client() -> None:
-    assert kind_of(RPCError("no", RPCStatusCode.NOT_FOUND, b""), (), {}) is K.REJECTED
+    error = RPCError("no", RPCStatusCode.NOT_FOUND, b"")
+    assert kind_of(error, (), {}).effect == "unknown"
+    assert kind_of(error, (), {}, client_retries=False) is K.REJECTED
     assert kind_of(RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), (), {}) is K.AMBIGUOUS
 
 
@@ -260,3 +268,33 @@ def test_retry_info_is_the_message_of_googles_own_library() -> None:
     wrapped.Pack(info)
     own = GrpcStatus.FromString(details(3, 500_000_000)).details[1]
     assert (own.type_url, own.value) == (wrapped.type_url, wrapped.value)
+
+
+# --- Google's clients over gRPC ---
+
+
+def google_call(target: str, what: str, *, again: bool = False) -> Exception:
+    from google.api_core import exceptions, gapic_v1, retry
+
+    policy = retry.Retry(retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.001) if again else None
+    with grpc.insecure_channel(target) as channel:
+        wrap: Any = gapic_v1.method.wrap_method
+        method = wrap(channel.unary_unary(f"/tests/{what}"), default_retry=policy)
+        with pytest.raises(exceptions.GoogleAPICallError) as raised:
+            method(b"", timeout=20)
+        return raised.value
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_googles_codes(target: str) -> None:
+    errors = {code: google_call(target, code) for code in CODES}
+    assert {code: kind_of(error, (), {}, client_retries=False) for code, error in errors.items()} == CODES
+    assert {kind_of(error, (), {}).effect for error in errors.values()} == {"unknown"}  # by its row alone
+    assert kind_of(google_call(target, "NOT_FOUND", again=True), (), {}) is K.REJECTED  # the traceback shows one try
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_try_of_googles_own(target: str) -> None:
+    error = google_call(target, "then-UNAVAILABLE-ALREADY_EXISTS", again=True)
+    assert kind_of(error, (), {}).effect == "unknown"
+    assert kind_of(error, (), {}, client_retries=False).effect == "unknown"

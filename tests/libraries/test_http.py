@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import importlib
 import sys
@@ -13,15 +14,19 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import aiohttp
+import httpx
 import pytest
 import requests
+import stamina
+import tenacity
 import urllib3
 
 from temporal_saga.classification._read import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
-from tests.libraries.servers import Servers, serve
+from tests.libraries.servers import Servers, listening_once, serve
 
 WAIT = 0.3  # seconds: how long a client waits for what never comes; for all else it waits longer
 K = FailureKind
@@ -122,6 +127,20 @@ CLIENTS: dict[str, Post] = {
 WITH_STATUS = {name: CLIENTS[name] for name in (*HTTPX_CLIENTS, "requests", "aiohttp", "urllib")}
 
 
+def post_with_a_pool(url: str) -> object:
+    with urllib3.PoolManager(retries=urllib3.Retry(0, redirect=3)) as pool:
+        return pool.request("POST", url, body=b"x")
+
+
+FOLLOWING: dict[str, Post] = {
+    **{name: functools.partial(post, follow_redirects=True) for name, post in HTTPX_CLIENTS.items()},
+    "requests": post_with_requests,
+    "aiohttp": post_with_aiohttp,
+    "urllib": post_with_urllib,
+    "urllib3-pool": post_with_a_pool,
+}
+
+
 def waits(url: str) -> tuple[float, float]:
     """Return how long to wait for a connection, and for an answer."""
     return (WAIT if "/connect" in url else 20), (WAIT if "/stall" in url else 20)
@@ -155,11 +174,6 @@ def kind(post: Post, url: str) -> FailureKind:
 
 
 # --- no connection ---
-
-
-def unsent(post: Post) -> FailureKind:
-    """What a request that never left looks like: with aiohttp it may be a second one, which it sends by itself."""
-    return K.AMBIGUOUS if post is post_with_aiohttp else K.NOT_SENT
 
 
 async def test_a_put_that_aiohttp_sends_again_and_cannot() -> None:
@@ -203,25 +217,25 @@ def test_the_last_of_urllib3s_own_tries_is_no_proof(servers: Servers) -> None:
 
 @pytest.mark.parametrize("post", CLIENTS.values(), ids=CLIENTS)
 def test_a_refused_connection(post: Post, servers: Servers) -> None:
-    assert kind(post, f"http://127.0.0.1:{servers.refusing}/") is unsent(post)
+    assert kind(post, f"http://127.0.0.1:{servers.refusing}/") is K.NOT_SENT
 
 
 @pytest.mark.parametrize("post", CLIENTS.values(), ids=CLIENTS)
 def test_a_name_that_no_one_has(post: Post) -> None:
-    assert kind(post, "http://name.invalid/") is unsent(post)
+    assert kind(post, "http://name.invalid/") is K.NOT_SENT
 
 
 @pytest.mark.parametrize("post", CLIENTS.values(), ids=CLIENTS)
 def test_a_certificate_that_is_not_trusted(post: Post, servers: Servers) -> None:
-    assert kind(post, f"{servers.untrusted}/status/200") is unsent(post)
+    assert kind(post, f"{servers.untrusted}/status/200") is K.NOT_SENT
 
 
-# httpx has an error of its own for the handshake.
+# httpx and aiohttp have an error of their own for the handshake.
 @pytest.mark.parametrize(
     ("client", "expected"),
     [
         *((name, K.NOT_SENT) for name in HTTPX_CLIENTS),
-        ("aiohttp", K.AMBIGUOUS),
+        ("aiohttp", K.NOT_SENT),
         ("requests", K.AMBIGUOUS),
         ("urllib3", K.AMBIGUOUS),
         ("urllib", K.AMBIGUOUS),
@@ -238,7 +252,7 @@ def test_a_handshake_that_fails_otherwise(client: str, expected: FailureKind, se
     [
         *((name, K.NOT_SENT) for name in HTTPX_CLIENTS),
         ("requests", K.NOT_SENT),
-        ("aiohttp", K.AMBIGUOUS),
+        ("aiohttp", K.NOT_SENT),
         ("urllib3", K.NOT_SENT),
         ("urllib", K.AMBIGUOUS),
         ("http.client", K.AMBIGUOUS),
@@ -252,7 +266,7 @@ def test_a_connection_that_takes_too_long(client: str, expected: FailureKind, se
 def test_a_proxy_that_refuses(client: str, servers: Servers) -> None:
     proxy = f"http://127.0.0.1:{servers.refusing}"
     options = {"proxies": {"http": proxy}} if client == "requests" else {"proxy": proxy}
-    assert kind(lambda url: CLIENTS[client](url, **options), f"{servers.url}/status/200") is unsent(CLIENTS[client])
+    assert kind(lambda url: CLIENTS[client](url, **options), f"{servers.url}/status/200") is K.NOT_SENT
 
 
 # The server does what the path says; for CONNECT that is host and port, and so a refusal. requests (urllib3) has an
@@ -422,13 +436,104 @@ def test_a_redirect_that_leads_nowhere_is_no_proof(client: str, where: str, serv
     assert kind_of(error, (), {}).effect == "unknown"
 
 
-# A limit: these do not tell that there was a request before. So an activity does not follow redirects.
-@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests"])
-def test_a_redirect_to_where_no_one_listens_hides_the_first_request(client: str, servers: Servers) -> None:
-    options = {"follow_redirects": True} if client.startswith("httpx") else {}
+@pytest.mark.parametrize("client", [*HTTPX_CLIENTS, "requests", "aiohttp", "urllib", "urllib3-pool"])
+def test_a_redirect_to_where_no_one_listens_proves_nothing_of_the_first_request(client: str, servers: Servers) -> None:
     where = f"http://127.0.0.1:{servers.refusing}/"
-    error = failure(lambda url: CLIENTS[client](url, **options), f"{servers.url}/moved?Location={where}")
-    assert kind_of(error, (), {}) is K.NOT_SENT
+    error = failure(lambda url: FOLLOWING[client](url), f"{servers.url}/moved?Location={where}")
+    assert kind_of(error, (), {}).effect == "unknown"
+    assert kind_of(error, (), {}, client_retries=False).effect == "unknown"  # what it shows comes first
+
+
+def test_an_answer_after_a_redirect_of_urllibs_own(servers: Servers) -> None:
+    error = failure(post_with_urllib, f"{servers.url}/redirect/404")
+    assert status_of(error) == 404
+    assert kind_of(error, (), {}) is K.AMBIGUOUS
+
+
+def test_an_exception_without_its_traceback_shows_nothing(servers: Servers) -> None:
+    """As one that has come from another process: the row of the library decides then, or the user."""
+    for client in ("requests", "aiohttp", "urllib", "urllib3"):
+        error = failure(CLIENTS[client], f"http://127.0.0.1:{servers.refusing}/")
+        for each in (error, *error.args):
+            if isinstance(each, BaseException):
+                each.__traceback__ = None
+        assert kind_of(error, (), {}) is K.AMBIGUOUS, client
+        assert kind_of(error, (), {}, client_retries=False) is K.NOT_SENT, client
+
+
+@pytest.mark.parametrize("status", [402, 404, 429])
+def test_the_retries_that_requests_is_told_to_make(status: int, servers: Servers) -> None:
+    """A definite answer to the second try, after one that is answered with 500."""
+    with requests.Session() as session:
+        retry = urllib3.Retry(1, status_forcelist=[500], allowed_methods=None, backoff_factor=0)
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+        once = session.post(f"{servers.url}/status/{status}")
+        again = session.post(f"{servers.url}/then/500/{status}?key={uuid4()}")
+    first, second = (failure(lambda _, answer=answer: answer.raise_for_status(), "") for answer in (once, again))
+    assert (status_of(first), status_of(second)) == (status, status)
+    assert kind_of(first, (), {}).effect == "none"
+    assert kind_of(second, (), {}).effect == "unknown"
+
+
+def test_a_try_that_is_refused_after_one_that_was_sent(servers: Servers) -> None:
+    """Both libraries say of each that the connection was refused."""
+
+    def post(url: str) -> object:
+        with requests.Session() as session:
+            adapter = requests.adapters.HTTPAdapter(max_retries=urllib3.Retry(1, allowed_methods=None))
+            session.mount("http://", adapter)
+            return session.post(url, data=b"x")
+
+    with listening_once() as url:
+        assert kind(post, url) is K.AMBIGUOUS
+    with listening_once() as url, urllib3.PoolManager(retries=urllib3.Retry(1, allowed_methods=None)) as pool:
+        assert kind(lambda url: pool.request("PUT", url), url) is K.AMBIGUOUS
+
+
+def test_a_pool_that_is_full_in_a_second_try(servers: Servers) -> None:
+    """urllib3 does not wrap this one in a MaxRetryError."""
+    with urllib3.HTTPConnectionPool("127.0.0.1", servers.refusing, maxsize=1, block=True) as pool:
+        full = pool._get_conn(timeout=1)
+        first = failure(lambda url: pool.request("PUT", url, pool_timeout=WAIT), "/")
+        pool._put_conn(full)
+    assert isinstance(first, urllib3.exceptions.EmptyPoolError)
+    assert kind_of(first, (), {}) is K.NOT_SENT
+
+
+TIMES = 2
+
+
+def tenacious(call: Callable[[], object]) -> Callable[[], object]:
+    return tenacity.retry(reraise=True, stop=tenacity.stop_after_attempt(TIMES))(call)
+
+
+def in_a_loop(call: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        for attempt in tenacity.Retrying(reraise=True, stop=tenacity.stop_after_attempt(TIMES)):
+            with attempt:
+                return call()
+        return None
+
+    return run
+
+
+def stamina_retries(call: Callable[[], object]) -> Callable[[], object]:
+    return stamina.retry(on=httpx.HTTPError, attempts=TIMES, wait_initial=0, wait_jitter=0)(call)
+
+
+@pytest.mark.parametrize("around", [tenacious, in_a_loop, stamina_retries])
+def test_what_tries_again_around_a_client(around: Callable[..., Any], servers: Servers) -> None:
+    """The last try of several proves nothing, and the only one does."""
+    several = around(lambda: CLIENTS["httpx"](f"http://127.0.0.1:{servers.refusing}/"))
+    assert kind(lambda _: several(), "") is K.AMBIGUOUS
+    answers = iter([500, 402])
+    mixed = around(lambda: CLIENTS["httpx"](f"{servers.url}/status/{next(answers)}"))
+    assert kind(lambda _: mixed(), "") is K.AMBIGUOUS
+
+
+def test_one_try_of_what_might_try_again(servers: Servers) -> None:
+    retry = tenacity.retry(reraise=True, retry=tenacity.retry_if_exception_type(httpx.ReadError))
+    assert kind(retry(CLIENTS["httpx"]), f"{servers.url}/status/402") is K.DECLINED
 
 
 # --- the code in a body ---

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
+import importlib
 import socketserver
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import bson
 import pymongo
+import pymongo.collection
 import pymongo.errors
 import pymysql  # type: ignore[import-untyped, unused-ignore]
 import pymysql.err  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import redis
 import valkey
-from pymongo.helpers_shared import _check_command_response, _check_write_command_response
 from pymongo.synchronous import client_session
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -56,6 +57,32 @@ def answering(answer: bytes | None) -> Iterator[int]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         yield int(server.server_address[1])
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def losing_the_first(answer: bytes) -> Iterator[tuple[int, list[bool]]]:
+    """Run a Redis that takes the first command, and is lost before its answer; the next one gets an answer."""
+    applied: list[bool] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                words = [self.rfile.readline() and self.rfile.readline().strip() for _ in range(int(line[1:]))]
+                if words[0] != b"INCRBY" and words[0] != b"INCR":
+                    self.wfile.write(b"+OK\r\n")
+                elif applied:
+                    self.wfile.write(answer + b"\r\n")
+                else:
+                    applied.append(True)
+                    return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield int(server.server_address[1]), applied
         server.shutdown()
         thread.join()
 
@@ -103,8 +130,43 @@ def test_redis(answer: bytes | None, expected: FailureKind) -> None:
 
 
 def test_redis_wrong_password() -> None:
+    """redis-py counts it as a failure of the connection, which it tries again."""
     with answering(b"-WRONGPASS invalid username-password pair") as port:
-        assert kind_of(redis_error(port, password="x"), (), {}) is K.AUTH
+        error = redis_error(port, password="x")
+    assert kind_of(error, (), {}).effect == "unknown"
+    assert kind_of(error, (), {}, client_retries=False) is K.AUTH
+
+
+REFUSALS = [
+    b"-READONLY You can't write against a read only replica.",
+    b"-OOM command not allowed when used memory > 'maxmemory'",
+    b"-NOPERM this user has no permissions to run the command",
+    b"-MASTERDOWN Link with MASTER is down",
+]
+
+
+@pytest.mark.parametrize("library", [redis, valkey], ids=["redis", "valkey"])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["readonly", "oom", "noperm", "masterdown"])
+def test_redis_a_refusal_of_a_second_try(refusal: bytes, library: Any) -> None:
+    """The first one was counted, and then the connection was lost."""
+    retry: Any = importlib.import_module(f"{library.__name__}.retry")
+    backoff: Any = importlib.import_module(f"{library.__name__}.backoff")
+    with losing_the_first(refusal) as (port, applied):
+        config = {"retry": retry.Retry(backoff.NoBackoff(), 3), "protocol": 2}
+        with library.Redis("127.0.0.1", port, **config) as client, pytest.raises(Exception) as raised:  # noqa: PT011
+            client.incr("x")
+    assert applied == [True]
+    assert kind_of(raised.value, (), {}).effect == "unknown"
+
+
+def test_redis_one_of_several_commands_that_a_pipeline_sends() -> None:
+    with answering(REFUSALS[1]) as port, redis.Redis("127.0.0.1", port, protocol=2, driver_info=None) as client:
+        pipe = client.pipeline(transaction=False)
+        pipe.incr("x")
+        pipe.incr("y")
+        with pytest.raises(redis.RedisError) as raised:
+            pipe.execute()
+    assert kind_of(raised.value, (), {}, client_retries=False).effect == "unknown"
 
 
 # redis-py connects, sends and tries again by itself: the last of its tries proves nothing.
@@ -215,23 +277,105 @@ def test_mysql_refused() -> None:
 # --- MongoDB ---
 
 
-def mongo_error(answer: dict[str, Any]) -> Exception:
-    check = (
-        _check_write_command_response
-        if answer["ok"]
-        else functools.partial(_check_command_response, max_wire_version=None)
-    )
-    with pytest.raises(pymongo.errors.PyMongoError) as raised:
-        check(answer)
+class _Mongo(socketserver.StreamRequestHandler):
+    """As much of MongoDB's protocol as it takes to answer commands (OP_MSG)."""
+
+    def handle(self) -> None:
+        while head := self.rfile.read(16):
+            length, number, _, code = struct.unpack("<iiii", head)
+            body = self.rfile.read(length - 16)
+            # The first section of OP_MSG follows its flags and a byte; of the older OP_QUERY it follows 4 fields.
+            command = bson.decode(body[5 : 5 + struct.unpack_from("<i", body, 5)[0]]) if code == 2013 else {"hello": 1}
+            answer = self.server.answer(command)  # type: ignore[attr-defined]
+            if answer is None:
+                return
+            reply = b"\0\0\0\0\0" + bson.encode(answer)
+            if code != 2013:
+                reply = struct.pack("<iqii", 8, 0, 0, 1) + bson.encode(answer)
+            self.wfile.write(struct.pack("<iiii", 16 + len(reply), 1, number, 2013 if code == 2013 else 1) + reply)
+
+
+HELLO = {
+    "ok": 1,
+    "isWritablePrimary": True,
+    "setName": "rs",
+    "hosts": ["127.0.0.1"],
+    "logicalSessionTimeoutMinutes": 30,
+    "maxWireVersion": 21,
+    "minWireVersion": 0,
+    "maxBsonObjectSize": 16_000_000,
+    "maxMessageSizeBytes": 48_000_000,
+    "maxWriteBatchSize": 1000,
+    "helloOk": True,
+}
+
+
+class Mongo(socketserver.ThreadingTCPServer):
+    """Answers the writes one after another; None loses the connection in place of an answer.
+
+    Attributes:
+        writes: The commands that wrote, each of which is taken to have had its effect.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answers: list[dict[str, Any] | None]) -> None:
+        self.answers = answers
+        self.writes: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Mongo)
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any] | None:
+        name = next(iter(command))
+        if name in ("hello", "ismaster", "isMaster"):
+            return {
+                **HELLO,
+                "hosts": [f"127.0.0.1:{self.server_address[1]}"],
+                "me": f"127.0.0.1:{self.server_address[1]}",
+            }
+        if name == "endSessions":
+            return {"ok": 1}
+        self.writes.append(name)
+        return self.answers.pop(0)
+
+
+Collection = pymongo.collection.Collection[Any]
+
+
+def mongo_error(write: Callable[[Collection], object], *answers: dict[str, Any] | None) -> Exception:
+    """Return what a write raises to which the server gives these answers."""
+    with Mongo(list(answers)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        client: pymongo.MongoClient[Any] = pymongo.MongoClient(
+            "127.0.0.1", server.server_address[1], replicaSet="rs", serverMonitoringMode="poll"
+        )
+        with client, pytest.raises(pymongo.errors.PyMongoError) as raised:
+            write(client.db.things)
+        server.shutdown()
+        thread.join()
+    assert len(server.writes) == len(answers)
     return raised.value
+
+
+def insert_one(things: Collection) -> object:
+    return things.insert_one({"_id": 1})
+
+
+def update_many(things: Collection) -> object:
+    return things.update_many({}, {"$inc": {"n": 1}})
+
+
+DUPLICATE = {"ok": 1, "n": 0, "writeErrors": [{"index": 0, "code": 11000, "errmsg": "duplicate key"}]}
+UNAUTHORIZED = {"ok": 0, "code": 13, "errmsg": "not authorized"}
+WRITE_CONFLICT = {"ok": 0, "code": 112, "errmsg": "write conflict"}
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ({"ok": 0, "code": 13, "errmsg": "not authorized"}, K.AUTH),
+        (UNAUTHORIZED, K.AUTH),
         ({"ok": 0, "code": 18, "errmsg": "authentication failed"}, K.AUTH),
-        ({"ok": 0, "code": 112, "errmsg": "write conflict"}, K.CONFLICT),
+        (WRITE_CONFLICT, K.CONFLICT),
         ({"ok": 0, "code": 251, "errmsg": "x", "errorLabels": ["TransientTransactionError"]}, K.CONFLICT),
         (
             {
@@ -243,26 +387,40 @@ def mongo_error(answer: dict[str, Any]) -> Exception:
             K.AMBIGUOUS,
         ),
         ({"ok": 0, "code": 50, "errmsg": "exceeded time limit"}, K.AMBIGUOUS),
-        ({"ok": 0, "code": 10107, "errmsg": "not primary"}, K.AMBIGUOUS),
-        ({"ok": 1, "writeErrors": [{"index": 0, "code": 11000, "errmsg": "duplicate key"}]}, K.REJECTED),
+        (DUPLICATE, K.REJECTED),
         ({"ok": 1, "writeErrors": [{"index": 0, "code": 121, "errmsg": "failed validation"}]}, K.REJECTED),
         ({"ok": 1, "writeConcernError": {"code": 64, "errmsg": "timed out"}}, K.AMBIGUOUS),
     ],
     ids=[
-        *(
-            "unauthorized",
-            "authentication",
-            "write-conflict",
-            "transient",
-            "unknown-commit",
-            "time-limit",
-            "not-primary",
-        ),
+        *("unauthorized", "authentication", "write-conflict", "transient", "unknown-commit", "time-limit"),
         *("duplicate-key", "validation", "write-concern"),
     ],
 )
 def test_mongo(answer: dict[str, Any], expected: FailureKind) -> None:
-    assert kind_of(mongo_error(answer), (), {}) is expected
+    assert kind_of(mongo_error(insert_one, answer), (), {}) is expected
+
+
+@pytest.mark.parametrize("answer", [UNAUTHORIZED, DUPLICATE], ids=["unauthorized", "duplicate"])
+def test_mongo_an_answer_to_a_retryable_write_that_was_sent_before(answer: dict[str, Any]) -> None:
+    """The first write took effect, and the connection was lost before its answer."""
+    error = mongo_error(insert_one, None, answer)
+    assert kind_of(error, (), {}).effect == "unknown"
+
+
+@pytest.mark.parametrize("answer", [DUPLICATE, WRITE_CONFLICT], ids=["duplicate", "conflict"])
+@pytest.mark.parametrize(
+    "write",
+    [update_many, lambda things: things.delete_many({}), lambda things: things.database.command({"update": "things"})],
+    ids=["update_many", "delete_many", "command"],
+)
+def test_mongo_a_write_of_many_documents_may_be_done_in_part(
+    write: Callable[[Collection], object], answer: dict[str, Any]
+) -> None:
+    """Some documents stay changed when one fails."""
+    if write.__name__ == "<lambda>" and answer is DUPLICATE:
+        answer = {"ok": 0, "code": 11000, "errmsg": "duplicate key"}
+    error = mongo_error(write, answer)
+    assert kind_of(error, (), {}, client_retries=False).effect == "unknown"
 
 
 def test_mongo_refused() -> None:
@@ -288,7 +446,8 @@ def test_mongo_a_second_try_of_a_commit_that_finds_no_server() -> None:
 
 def test_mongo_a_full_pool() -> None:
     error = pymongo.errors.WaitQueueTimeoutError("full")
-    assert kind_of(error, (), {}) is K.NOT_SENT
+    assert kind_of(error, (), {}) is K.AMBIGUOUS  # without its traceback: it may be that of a second try
+    assert kind_of(error, (), {}, client_retries=False) is K.NOT_SENT
     error._add_error_label("UnknownTransactionCommitResult")
     assert kind_of(error, (), {}) is K.AMBIGUOUS
 

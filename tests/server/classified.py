@@ -23,6 +23,8 @@ from temporal_saga.errors import Throttled
 
 with workflow.unsafe.imports_passed_through():
     import httpx
+    import requests
+    import urllib3
 
     from temporal_saga.classification import classify_errors
 
@@ -37,9 +39,11 @@ class Order:
     Attributes:
         api: Where the API is.
         tries: What each attempt does, as words. ``ok``, ``402``, ``429``, ``stall`` are calls of the API,
-            ``402-later`` stalls first, ``refused`` finds nobody there; ``beat`` sends a heartbeat with details,
-            ``pulse`` one without, ``hang`` outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an
-            exception that no rule knows, ``by-hand`` is a `Throttled` of the activity's own, for a minute.
+            ``402-later`` stalls first, ``500-then-402`` charges and answers 500, and 402 from then on, ``refused``
+            finds nobody there; ``again`` makes the call after it with a client that sends it again after a 500;
+            ``beat`` sends a heartbeat with details, ``pulse`` one without, ``hang`` outlasts start-to-close, ``wait``
+            waits to be cancelled, ``bug`` is an exception that no rule knows, ``by-hand`` is a `Throttled` of the
+            activity's own, for a minute.
         seconds: Start-to-close of the charge.
         interval: Between the attempts.
         overall: Schedule-to-close of the charge.
@@ -126,6 +130,9 @@ class Api:
         path = url.path
         if path == "/402-later":
             path = "/402" if key in self.applied else "/stall"
+        elif path == "/500-then-402":
+            path = "/402" if key in self.applied else "/500"
+            self.applied.add(key)
         self.calls.append(Call(path, key, time.monotonic()))
         if path == "/seen":
             self.seen.setdefault(key, []).append(body.decode())
@@ -180,6 +187,13 @@ async def _post(url: str, key: str, content: str = "") -> None:
         (await client.post(url, headers={"Idempotency-Key": key}, content=content)).raise_for_status()
 
 
+def _post_again(url: str, key: str) -> None:
+    retry = urllib3.Retry(1, status_forcelist=[500], allowed_methods=None, backoff_factor=0)
+    with requests.Session() as client:
+        client.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+        client.post(url, headers={"Idempotency-Key": key}, timeout=CLIENT_TIMEOUT).raise_for_status()
+
+
 async def charge_async(order: Order) -> None:
     words, key, details = _requests(order)
     await _post(f"{order.api}/seen", key, details)
@@ -198,6 +212,9 @@ async def charge_async(order: Order) -> None:
             raise ValueError(order.api)
         elif word == "by-hand":
             raise Throttled(retry_after=timedelta(minutes=1))
+        elif "again" in words:
+            if word != "again":
+                await asyncio.to_thread(_post_again, _url(order, word), key)
         else:
             await _post(_url(order, word), key)
 
@@ -222,6 +239,9 @@ def charge_sync(order: Order) -> None:
                 raise ValueError(order.api)
             elif word == "by-hand":
                 raise Throttled(retry_after=timedelta(minutes=1))
+            elif "again" in words:
+                if word != "again":
+                    _post_again(_url(order, word), key)
             else:
                 client.post(_url(order, word)).raise_for_status()
 

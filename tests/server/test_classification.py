@@ -204,6 +204,20 @@ async def test_an_activity_that_has_sent_details_proves_nothing(buys: Runs, api:
         assert (await run.history()).undone == ["charge", "reserve"], tries
 
 
+async def test_a_decline_of_a_clients_own_second_try_is_undone_and_that_of_its_only_try_is_not(
+    buys: Runs, api: Api
+) -> None:
+    """The first try charged, and was answered with 500. The decline is final all the same."""
+    tries = ["again 500-then-402", "again 402"]
+    second, only = [await buys.start(Buys.run, Order(api.url, [each, "ok"])) for each in tries]
+    for run, effect, undone in [(second, "unknown", ["charge", "reserve"]), (only, "none", ["reserve"])]:
+        error = await failure_of(run)
+        assert (error.type, error.details[-1]["temporal_saga"]["effect"]) == ("Declined", effect)
+        history = await run.history()
+        assert history.undone == undone
+        assert history.ids[1].rpartition(":")[2] not in api.applied
+
+
 async def test_a_heartbeat_without_details_is_no_progress(buys: Runs, api: Api) -> None:
     run = await buys.start(Buys.run, Order(api.url, ["pulse 429", "pulse refused", "pulse 402"]))
     assert (await failure_of(run)).details[-1]["temporal_saga"]["effect"] == "none"

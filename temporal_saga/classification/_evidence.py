@@ -1,0 +1,193 @@
+"""Reads from an exception how many requests its call has sent: from what it carries, and from its traceback.
+
+A traceback holds the functions that an exception came through, with their local variables. A client that sends a second
+request does so in a loop that counts, or by calling itself: both can be seen there. If a library has changed, or is
+compiled, nothing is seen, and its row in `_libraries` decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from types import FrameType
+from typing import Any, cast
+
+from ._libraries import AROUND, LIBRARIES, UNKNOWN, Evidence, Frame, Library, Repeats
+
+__all__ = ["is_proof"]
+
+
+def is_proof(exception: BaseException, library: Library, *, client_retries: bool | None) -> bool:
+    """Tell whether nothing but the request that failed can have had an effect, within the call that raised.
+
+    Args:
+        exception: What the call raised.
+        library: The library that it is an exception of.
+        client_retries: What the user says: whether its client sends a request again; None is nothing.
+    """
+    if _was_redirected(exception) or not _is_one(exception, library, client_retries):
+        return False
+    # An error of one library may have come through another, which tries again: httpx's through that of a provider.
+    return all(_is_one(exception, each, client_retries) for each in _passed(exception) if each is not library)
+
+
+def _is_one(exception: BaseException, library: Library, client_retries: bool | None) -> bool:
+    shown = [_read(exception, each) for each in library.evidence]
+    if exception.__traceback__ is not None:
+        shown.append(_read_traceback(exception, library))
+    if False in shown:
+        return False
+    if True in shown or type(exception).__name__ in library.before.split():
+        return True
+    return library.repeats is not Repeats.YES if client_retries is None else not client_retries
+
+
+def _passed(exception: BaseException) -> list[Library]:
+    modules = {str(frame.f_globals.get("__name__")) for frame in _frames(exception)}
+    return [
+        library
+        for module in modules
+        for library, package in _OWNERS.get(module.partition(".")[0], ())
+        if module == package or module.startswith(f"{package}.")
+    ]
+
+
+def _was_redirected(exception: BaseException) -> bool:
+    """Tell whether the answer is that of another request: the first may have had its effect (303 after a POST)."""
+    return bool(_get(_get(exception, "response"), "history") or _get(exception, "history"))
+
+
+# Each of these tells whether there was one request (True), or several (False); None if the exception does not show it.
+
+
+def _read(exception: BaseException, evidence: Evidence | Frame) -> bool | None:
+    if isinstance(evidence, Frame):
+        return None
+    try:
+        return _READERS[evidence](exception)
+    except Exception:  # an attribute that raises, such as the request of a response that has none
+        return None
+
+
+def _by_response(exception: BaseException) -> bool | None:
+    response = _get(exception, "response")
+    if response is None:
+        return None
+    return not _get(_get(_get(response, "raw"), "retries"), "history")
+
+
+def _by_stainless(exception: BaseException) -> bool | None:
+    request = _get(_get(exception, "response"), "request") or _get(exception, "request")
+    get = _get(_get(request, "headers"), "get")
+    count = get("x-stainless-retry-count") if callable(get) else None
+    return count == "0" if isinstance(count, str) else None
+
+
+def _by_botocore(exception: BaseException) -> bool | None:
+    response = _get(exception, "response")
+    metadata = cast("Mapping[str, Any]", response).get("ResponseMetadata") if isinstance(response, Mapping) else None
+    attempts = cast("Mapping[str, Any]", metadata).get("RetryAttempts") if isinstance(metadata, Mapping) else None
+    return attempts == 0 if isinstance(attempts, int) else None
+
+
+def _by_aiohttp(exception: BaseException) -> bool | None:
+    # It sends these again by itself when their connection is lost. The error of a connection does not say what the
+    # method was, but the function that sends does.
+    method = _get(_get(exception, "request_info"), "method")
+    for frame in _frames(exception):
+        if frame.f_globals.get("__name__") == "aiohttp.client" and frame.f_code.co_name == "_request":
+            method = frame.f_locals.get("method")
+            if _number(frame, "history") != 0:
+                return False
+    return None if not isinstance(method, str) or method.upper() in ("PUT", "DELETE") else True
+
+
+_READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
+    Evidence.RESPONSE: _by_response,
+    Evidence.STAINLESS: _by_stainless,
+    Evidence.BOTOCORE: _by_botocore,
+    Evidence.AIOHTTP: _by_aiohttp,
+}
+
+
+# --- tracebacks ---
+
+_Seen = Mapping[tuple[str, str], Frame]
+
+
+def _frames(exception: BaseException) -> Iterator[FrameType]:
+    # requests raises an error of its own from that of urllib3, which it hands on as the argument.
+    wrapped = exception.args[0] if exception.args else None
+    seen: set[int] = set()
+    for each in (exception, wrapped):
+        traceback = each.__traceback__ if isinstance(each, BaseException) else None
+        while traceback is not None:
+            if id(traceback.tb_frame) not in seen:  # one that catches and raises again is there twice
+                seen.add(id(traceback.tb_frame))
+                yield traceback.tb_frame
+            traceback = traceback.tb_next
+
+
+def _read_traceback(exception: BaseException, library: Library) -> bool | None:
+    counting, many = _FRAMES[library.packages]
+    calls: Counter[str] = Counter()
+    is_first = is_unclear = False
+    for frame in _frames(exception):
+        module, function = str(frame.f_globals.get("__name__")), frame.f_code.co_name
+        if (module, function) in many or (module, "*") in many:
+            return False
+        around, expected = _AROUND.get((module, function)), counting.get((module, function))
+        if around is not None and (_number(frame, around.counter) or 0) > around.first:
+            return False
+        if expected is not None and expected.counter:
+            number = _number(frame, expected.counter)
+            if number is None or number > expected.first:
+                if number is not None and expected.is_certain:
+                    return False
+                is_unclear = True
+            is_first = True
+        elif expected is not None:
+            calls[expected.modules] += 1
+    if any(count > 1 for count in calls.values()):
+        return False
+    return True if (is_first or calls) and not is_unclear else None
+
+
+def _number(frame: FrameType, path: str) -> int | None:
+    name, *rest = path.split(".")
+    value: object = frame.f_locals.get(name)
+    for each in rest:
+        value = _get(value, each)
+    if isinstance(value, int):
+        return value
+    return len(value) if isinstance(value, Sized) else None
+
+
+def _seen(frames: Sequence[Evidence | Frame]) -> _Seen:
+    return {
+        (module, function): frame
+        for frame in frames
+        if isinstance(frame, Frame)
+        for module in frame.modules.split()
+        for function in frame.functions.split()
+    }
+
+
+def _owners() -> Mapping[str, Sequence[tuple[Library, str]]]:
+    owners: dict[str, list[tuple[Library, str]]] = {}
+    for library in LIBRARIES:
+        if library.repeats is Repeats.YES:
+            for package in (library.sends or library.packages).split():
+                owners.setdefault(package.partition(".")[0], []).append((library, package))
+    return owners
+
+
+_OWNERS = _owners()
+_AROUND = _seen(AROUND)
+_FRAMES: Mapping[str, tuple[_Seen, _Seen]] = {
+    library.packages: (_seen(library.evidence), _seen(library.many)) for library in (*LIBRARIES, UNKNOWN)
+}
+
+
+def _get(source: object, name: str) -> Any:
+    return getattr(source, name, None)

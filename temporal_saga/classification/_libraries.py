@@ -1,0 +1,575 @@
+"""The libraries that are known, one row each: what their classes mean, and whether one call may send several requests.
+
+An error tells of the last request of its call. If the call has sent others before (a retry, a redirect), one of these
+may have had its effect. So an error proves "no effect" only if its library sends one request a call, if the exception
+shows that there was one (`evidence`), or if the user says so (`Profile(client_retries=False)`).
+
+`python -m temporal_saga.classification` prints the rows, and so does the page docs/clients.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from temporal_saga.errors import FailureKind
+
+from ._tables import (
+    AMBIGUOUS,
+    AUTH,
+    BUG,
+    CANCELLED,
+    CONFLICT,
+    DECLINED,
+    KEY_MISUSE,
+    NOT_SENT,
+    REJECTED,
+    THROTTLED,
+    Reader,
+)
+
+__all__ = ["AROUND", "LIBRARIES", "UNKNOWN", "Evidence", "Frame", "Library", "Repeats"]
+
+
+class Repeats(Enum):
+    """Whether one call of a library may send more than one request that has an effect."""
+
+    NO = "no"
+    OPT_IN = "if told to"
+    YES = "yes"
+
+
+class Evidence(Enum):
+    """Where an exception shows how many requests its call has sent; the text is for people."""
+
+    RESPONSE = "`response.history`, `response.raw.retries.history`"
+    STAINLESS = "header `x-stainless-retry-count` of the request"
+    BOTOCORE = "`RetryAttempts` in the response's metadata"
+    AIOHTTP = "its traceback, `history`, `request_info.method`"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A function of a library that shows in the traceback of an exception how many requests there were.
+
+    Attributes:
+        modules: Where the function is; several in one string.
+        functions: Its name; several in one string.
+        counter: Its local variable, or an attribute of that, which is a number, or a list of what came before. Without
+            one the function calls itself for each further request.
+        first: What the counter is in the first request, at most.
+        is_certain: Whether a higher counter shows further requests; redis-py counts the last failure in some cases.
+    """
+
+    modules: str
+    functions: str
+    counter: str = ""
+    first: int = 0
+    is_certain: bool = True
+
+
+@dataclass(frozen=True)
+class Library:
+    """What is known of a library.
+
+    Attributes:
+        packages: Where its exceptions are; several in one string.
+        repeats: Whether a call may send more than one request.
+        classes: What exceptions mean, and their names. The nearest class of an exception's bases decides, so a
+            library's catch-all does not hide a class that has a row of its own.
+        why: What it sends again; for people.
+        switch: What makes it send one request a call; for people.
+        evidence: Where its exceptions show how many requests there were.
+        before: Classes of what fails before the first request is sent.
+        many: Functions that have several effects in one call; one of them may stand when another fails.
+        sends: Where its functions are that send, if not in the packages of its exceptions; several in one string.
+        status: Attribute with the HTTP status, of exceptions that have no headers next to it.
+        provider: The built-in profile that the library's exceptions are read with.
+    """
+
+    packages: str
+    repeats: Repeats
+    classes: Sequence[tuple[FailureKind | Reader, str]] = ()
+    why: str = ""
+    switch: str = ""
+    evidence: Sequence[Evidence | Frame] = ()
+    before: str = ""
+    many: Sequence[Frame] = ()
+    sends: str = ""
+    status: str = ""
+    provider: str = ""
+
+
+UNKNOWN = Library("any other", Repeats.YES, why="not known", evidence=[Evidence.STAINLESS])
+"""A library that has no row."""
+
+_TENACITY = Frame("tenacity tenacity.asyncio", "__call__ __iter__ __anext__", "retry_state.attempt_number", first=1)
+
+AROUND: Sequence[Frame] = (
+    _TENACITY,
+    Frame("stamina._core", "__call__ sync_inner async_inner", "attempt.num", first=1),
+    Frame("backoff._sync backoff._async", "retry", "tries", first=1),
+)
+"""What tries a call of any library again."""
+
+_FOLLOWS = "redirects"
+_REQUESTS_SENDS = Frame("requests.sessions niquests.sessions niquests.async_session", "send")
+_URLLIB3_SENDS = Frame("urllib3.connectionpool", "urlopen")
+
+_STAINLESS_CLASSES: Sequence[tuple[FailureKind | Reader, str]] = (
+    (AMBIGUOUS, "APIError"),
+    (Reader.CAUSE_IF_NOT_SENT, "APIConnectionError"),
+    (Reader.STATUS, "APIResponseValidationError APIStatusError"),
+)
+
+LIBRARIES: Sequence[Library] = (
+    # Not here, hence BUG: PermissionError, FileExistsError, BlockingIOError and other OSErrors. They come from files
+    # and locks as well, perhaps after the effect.
+    Library(
+        "builtins asyncio concurrent.futures socket ssl subprocess http.client",
+        Repeats.NO,
+        [
+            (NOT_SENT, "ConnectionRefusedError SSLCertVerificationError gaierror herror"),
+            (AMBIGUOUS, "BrokenExecutor ConnectionError EOFError HTTPException SSLError TimeoutError TimeoutExpired"),
+            (BUG, "ImproperConnectionState InvalidURL NotConnected"),
+            (CANCELLED, "CancelledError"),
+        ],
+    ),
+    Library(
+        "urllib.error",
+        Repeats.YES,
+        [(Reader.STATUS, "HTTPError"), (Reader.REASON, "URLError")],
+        why=_FOLLOWS,
+        switch="an opener whose `HTTPRedirectHandler.redirect_request` returns None",
+        evidence=[Frame("urllib.request", "open")],
+        sends="urllib.request",
+    ),
+    Library(
+        "smtplib aiosmtplib",
+        Repeats.NO,
+        [
+            (AMBIGUOUS, "SMTPException SMTPServerDisconnected SMTPTimeoutError"),
+            (NOT_SENT, "SMTPConnectError SMTPConnectTimeoutError SMTPConnectResponseError SMTPHeloError"),
+            (AUTH, "SMTPAuthenticationError"),
+            (REJECTED, "SMTPNotSupported SMTPNotSupportedError"),
+            (Reader.SMTP, "SMTPDataError SMTPRecipientRefused SMTPRecipientsRefused SMTPSenderRefused"),
+        ],
+    ),
+    # httpx2 is the same library under another name. Its own retries are of connecting only.
+    Library(
+        "httpx httpx2",
+        Repeats.OPT_IN,
+        [
+            (NOT_SENT, "ConnectError ConnectTimeout PoolTimeout ProxyError"),
+            (AMBIGUOUS, "DecodingError TransportError"),
+            (BUG, "LocalProtocolError TooManyRedirects UnsupportedProtocol"),
+            (Reader.STATUS, "HTTPStatusError"),
+        ],
+        why="redirects, digest auth",
+        switch="the default: `follow_redirects=False`",
+        evidence=[Frame("httpx._client httpx2._client", "_send_handling_redirects", "history")],
+    ),
+    Library(
+        "requests niquests",
+        Repeats.YES,
+        [
+            (NOT_SENT, "ConnectTimeout"),
+            (AMBIGUOUS, "RequestException"),
+            (BUG, "InvalidHeader InvalidSchema InvalidURL MissingSchema TooManyRedirects URLRequired"),
+            (Reader.ARGUMENT, "ConnectionError"),
+            (Reader.STATUS, "HTTPError"),
+        ],
+        why="redirects; retries with a `Retry` in an adapter",
+        switch="`allow_redirects=False`, and no `Retry`",
+        evidence=[Evidence.RESPONSE, _REQUESTS_SENDS, _URLLIB3_SENDS],
+    ),
+    # The last of several tries is a MaxRetryError, but a pool without a free connection says so in any try.
+    Library(
+        "urllib3 urllib3_future",
+        Repeats.YES,
+        [
+            (NOT_SENT, "ConnectTimeoutError EmptyPoolError"),
+            (Reader.ORIGINAL_ERROR, "ProxyError"),
+            (AMBIGUOUS, "HTTPError MaxRetryError"),
+            (BUG, "LocationValueError"),
+            (Reader.ARGUMENT, "SSLError"),
+        ],
+        why="PUT and DELETE after a lost connection, redirects",
+        switch="`retries=False`",
+        evidence=[_URLLIB3_SENDS, Frame("urllib3.poolmanager", "urlopen")],
+    ),
+    Library(
+        "aiohttp",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "ClientError ClientHttpProxyError"),
+            (AMBIGUOUS, "InvalidUrlRedirectClientError NonHttpUrlRedirectClientError"),
+            (NOT_SENT, "ClientConnectorCertificateError ClientConnectorError ConnectionTimeoutError"),
+            (BUG, "InvalidURL NonHttpUrlClientError"),
+            (Reader.STATUS, "ClientResponseError"),
+        ],
+        why="PUT and DELETE after a lost connection, redirects",
+        switch="`allow_redirects=False`; PUT and DELETE have none",
+        evidence=[Evidence.AIOHTTP],
+    ),
+    Library(
+        "grpc",
+        Repeats.OPT_IN,
+        [(AMBIGUOUS, "FutureTimeoutError"), (CANCELLED, "FutureCancelledError"), (Reader.GRPC_CODE, "RpcError")],
+        why="a `retryPolicy` in the service config",
+        switch="the default; or the channel option `grpc.enable_retries` 0",
+    ),
+    Library(
+        "grpclib", Repeats.NO, [(Reader.GRPC_CODE, "GRPCError"), (AMBIGUOUS, "ProtocolError StreamTerminatedError")]
+    ),
+    Library(
+        "temporalio",
+        Repeats.YES,
+        [(CANCELLED, "CancelledError"), (Reader.GRPC_CODE, "RPCError")],
+        why="calls of its client",
+        switch="`Client.connect(..., retry_config=RetryConfig(max_retries=0))`",
+        sends="temporalio.client temporalio.service",
+    ),
+    Library(
+        "google.api_core",
+        Repeats.YES,
+        [(Reader.GOOGLE, "GoogleAPICallError"), (AMBIGUOUS, "GoogleAPIError RetryError")],
+        why="calls, by the defaults of each method",
+        switch="`retry=None` for a call",
+        evidence=[
+            Frame(
+                "google.api_core.retry.retry_unary google.api_core.retry.retry_unary_async",
+                "retry_target",
+                "error_list",
+                first=1,
+            )
+        ],
+        status="code",
+        provider="google",
+    ),
+    Library(
+        "google.auth",
+        Repeats.YES,
+        [(AUTH, "DefaultCredentialsError RefreshError"), (AMBIGUOUS, "TransportError")],
+        why="calls that it authorizes",
+        switch="that of the library which calls it",
+        before="DefaultCredentialsError",
+    ),
+    Library(
+        "google.genai",
+        Repeats.YES,
+        [(Reader.STATUS, "APIError")],
+        why="calls with `HttpRetryOptions`, redirects",
+        switch="no `HttpRetryOptions`, and a client that follows no redirects",
+        provider="google",
+    ),
+    Library(
+        "botocore",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "ConnectionError HTTPClientError IncompleteReadError"),
+            (NOT_SENT, "ConnectTimeoutError EndpointConnectionError"),
+            (AUTH, "CredentialRetrievalError LoginError NoAuthTokenError NoCredentialsError"),
+            (AUTH, "PartialCredentialsError ProfileNotFound SSOError TokenRetrievalError"),
+            (REJECTED, "ParamValidationError"),
+            (Reader.AWS_CODE, "ClientError"),
+        ],
+        why="calls",
+        switch='`Config(retries={"total_max_attempts": 1})`',
+        evidence=[Evidence.BOTOCORE],
+        before="NoCredentialsError ParamValidationError PartialCredentialsError ProfileNotFound",
+        many=[Frame("boto3.dynamodb.table", "_flush")],
+    ),
+    # The error of a request that was not sent; but over aiohttp a lost connection is one, too.
+    Library(
+        "azure",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "AzureError"),
+            (Reader.INNER_EXCEPTION, "ServiceRequestError"),
+            (Reader.STATUS, "HttpResponseError"),
+        ],
+        why="calls, redirects",
+        switch="`retry_total=0` and `permit_redirects=False` for the client",
+    ),
+    # PostgreSQL, SQLite, MySQL, Oracle. A duplicate key is REJECTED: whether the row that is there is one's own cannot
+    # be told here.
+    Library("psycopg", Repeats.NO, [(NOT_SENT, "ConnectionTimeout"), (Reader.POSTGRES, "Error")]),
+    Library("psycopg2", Repeats.NO, [(Reader.POSTGRES, "Error")]),
+    Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
+    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")]),
+    Library("sqlite3", Repeats.NO, [(Reader.SQLITE, "Error")]),
+    Library("mysql MySQLdb pymysql", Repeats.NO, [(Reader.MYSQL, "Error MySQLError")]),
+    Library("oracledb", Repeats.NO, [(Reader.ORACLE, "Error")]),
+    Library(
+        "sqlalchemy",
+        Repeats.NO,
+        [
+            (NOT_SENT, "TimeoutError"),  # of the pool
+            (AMBIGUOUS, "DisconnectionError"),
+            (CONFLICT, "StaleDataError"),
+            (Reader.ORIGINAL, "StatementError"),
+        ],
+    ),
+    # Each of its errors wraps that of one statement.
+    Library("django.db.utils", Repeats.NO, [(Reader.CAUSE, "Error")]),
+    # A bulk write may have been done in part, a write concern's failure says nothing of the write.
+    Library(
+        "pymongo",
+        Repeats.YES,
+        [
+            (Reader.MONGO_CONNECTION, "ServerSelectionTimeoutError WaitQueueTimeoutError"),
+            (REJECTED, "DocumentTooLarge DuplicateKeyError WriteError"),
+            (AMBIGUOUS, "BulkWriteError ClientBulkWriteException WriteConcernError"),
+            (BUG, "ConfigurationError InvalidName InvalidOperation"),
+            (Reader.MONGO, "PyMongoError"),
+        ],
+        why="writes of one document",
+        switch="`MongoClient(retryWrites=False)`",
+        evidence=[
+            Frame("pymongo.synchronous.mongo_client pymongo.asynchronous.mongo_client", "run", "self._attempt_number")
+        ],
+        before="DocumentTooLarge",
+        many=[
+            Frame(
+                "pymongo.synchronous.collection pymongo.asynchronous.collection",
+                "aggregate bulk_write delete_many insert_many update_many",
+            ),
+            Frame("pymongo.synchronous.database pymongo.asynchronous.database", "command"),
+            Frame("pymongo.synchronous.mongo_client pymongo.asynchronous.mongo_client", "bulk_write"),
+        ],
+    ),
+    Library(
+        "redis",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "ConnectionError TimeoutError"),
+            (NOT_SENT, "MaxConnectionsError"),
+            (THROTTLED, "OutOfMemoryError"),
+            (CONFLICT, "AskError ClusterDownError ReadOnlyError TryAgainError WatchError"),
+            (REJECTED, "ExecAbortError NoScriptError"),
+            (AUTH, "AuthenticationError AuthorizationError NoPermissionError"),
+        ],
+        why="commands after a lost connection",
+        switch="`Redis(retry=Retry(NoBackoff(), 0))`; a cluster has none",
+        evidence=[Frame("redis.retry redis.asyncio.retry", "call_with_retry", "failures", is_certain=False)],
+        before="MaxConnectionsError",
+        many=[
+            Frame("redis.client redis.asyncio.client", "_execute_pipeline"),
+            Frame("redis.cluster redis.asyncio.cluster redis.multidb.client redis.asyncio.multidb.client", "*"),
+        ],
+    ),
+    # redis-py's fork, with the same classes.
+    Library(
+        "valkey",
+        Repeats.OPT_IN,
+        [
+            (AMBIGUOUS, "ConnectionError TimeoutError"),
+            (NOT_SENT, "MaxConnectionsError"),
+            (THROTTLED, "OutOfMemoryError"),
+            (CONFLICT, "AskError ClusterDownError ReadOnlyError TryAgainError WatchError"),
+            (REJECTED, "ExecAbortError NoScriptError"),
+            (AUTH, "AuthenticationError AuthorizationError NoPermissionError"),
+        ],
+        why="commands, with `retry=` or `retry_on_timeout=True`",
+        switch="the default, but for a cluster",
+        evidence=[Frame("valkey.retry valkey.asyncio.retry", "call_with_retry", "failures", is_certain=False)],
+        before="MaxConnectionsError",
+        many=[
+            Frame("valkey.client valkey.asyncio.client", "_execute_pipeline"),
+            Frame("valkey.cluster valkey.asyncio.cluster", "*"),
+        ],
+    ),
+    Library(
+        "elasticsearch elastic_transport",
+        Repeats.YES,
+        [(AMBIGUOUS, "SerializationError TransportError"), (Reader.STATUS, "ApiError")],
+        why="calls",
+        switch="`max_retries=0`",
+        many=[
+            Frame("elasticsearch._sync.client elasticsearch._async.client", "bulk delete_by_query reindex"),
+            Frame("elasticsearch._sync.client elasticsearch._async.client", "update_by_query"),
+            Frame("elasticsearch.helpers.actions elasticsearch._async.helpers", "*"),
+        ],
+        status="status_code",
+    ),
+    Library(
+        "opensearchpy",
+        Repeats.YES,
+        [(AMBIGUOUS, "ConnectionError SerializationError"), (Reader.STATUS, "TransportError")],
+        why="calls",
+        switch="`max_retries=0`",
+        evidence=[Frame("opensearchpy.transport opensearchpy._async.transport", "perform_request", "attempt")],
+        many=[
+            Frame("opensearchpy.client opensearchpy._async.client", "bulk delete_by_query reindex update_by_query"),
+            Frame("opensearchpy.helpers.actions opensearchpy._async.helpers.actions", "*"),
+        ],
+        status="status_code",
+    ),
+    # The providers' own libraries. Over requests they follow redirects, and their own errors do not show it.
+    Library(
+        "stripe",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "APIConnectionError"),
+            (DECLINED, "CardError"),
+            (KEY_MISUSE, "IdempotencyError"),
+            (THROTTLED, "RateLimitError"),
+            (AUTH, "AuthenticationError PermissionError"),
+            (Reader.STATUS, "StripeError"),
+        ],
+        why="calls",
+        switch="`max_network_retries=0`",
+        provider="stripe",
+    ),
+    Library(
+        "Adyen",
+        Repeats.YES,
+        [(Reader.STATUS, "AdyenAPIResponseError"), (BUG, "AdyenEndpointInvalidFormat AdyenInvalidRequestError")],
+        why=_FOLLOWS,
+        switch="an `http_client` of your own",
+        evidence=[_REQUESTS_SENDS],
+        status="status_code",
+        provider="adyen",
+    ),
+    Library(
+        "square",
+        Repeats.YES,
+        [(Reader.STATUS, "ApiError")],
+        why="calls, redirects",
+        switch='`request_options={"max_retries": 0}`, `follow_redirects=False`',
+        status="status_code",
+        provider="square",
+    ),
+    Library(
+        "braintree",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "BraintreeError"),
+            (NOT_SENT, "ConnectTimeoutError"),
+            (Reader.ARGUMENT, "ConnectionError"),
+            (AUTH, "AuthenticationError AuthorizationError"),
+            (REJECTED, "NotFoundError UpgradeRequiredError"),
+            (THROTTLED, "TooManyRequestsError"),
+        ],
+        why=_FOLLOWS,
+        switch="an `http_strategy` of your own",
+        evidence=[_REQUESTS_SENDS],
+    ),
+    Library(
+        "twilio",
+        Repeats.OPT_IN,
+        [(Reader.STATUS, "TwilioRestException")],
+        why="calls, with `TwilioHttpClient(max_retries=...)`",
+        switch="the default",
+        status="status",
+    ),
+    Library(
+        "openai",
+        Repeats.YES,
+        _STAINLESS_CLASSES,
+        why="calls, redirects",
+        switch="`max_retries=0`",
+        evidence=[Evidence.STAINLESS],
+        provider="openai",
+    ),
+    Library(
+        "anthropic",
+        Repeats.YES,
+        _STAINLESS_CLASSES,
+        why="calls, redirects",
+        switch="`max_retries=0`",
+        evidence=[Evidence.STAINLESS],
+        provider="anthropic",
+    ),
+    Library(
+        "hvac",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "VaultError"),
+            (AUTH, "Forbidden Unauthorized"),
+            (REJECTED, "InvalidPath InvalidRequest PreconditionFailed UnsupportedOperation"),
+            (THROTTLED, "RateLimitExceeded"),
+        ],
+        why=_FOLLOWS,
+        switch="`allow_redirects=False`",
+        evidence=[_REQUESTS_SENDS],
+    ),
+    Library(
+        "kubernetes",
+        Repeats.YES,
+        [(Reader.STATUS, "ApiException")],
+        why="PUT and DELETE after a lost connection, redirects",
+        switch="`Configuration.retries = False`",
+        status="status",
+    ),
+    # What a SOAP fault says of the effect is up to the service.
+    Library(
+        "zeep",
+        Repeats.YES,
+        [(AMBIGUOUS, "Fault"), (Reader.STATUS, "TransportError")],
+        why=_FOLLOWS,
+        switch="a `Transport` whose session follows no redirects",
+        evidence=[_REQUESTS_SENDS],
+        status="status_code",
+    ),
+    # SSH and brokers
+    Library(
+        "paramiko",
+        Repeats.NO,
+        [
+            (NOT_SENT, "NoValidConnectionsError"),
+            (AMBIGUOUS, "SSHException"),
+            (AUTH, "AuthenticationException BadHostKeyException"),
+        ],
+    ),
+    Library(
+        "pika",
+        Repeats.NO,
+        [
+            (AMBIGUOUS, "AMQPError"),
+            (Reader.EXACT_CLASS, "AMQPConnectionError"),  # of connecting; those of a lost connection are its heirs
+            (AUTH, "AuthenticationError ProbableAccessDeniedError ProbableAuthenticationError"),
+            (AMBIGUOUS, "NackError"),
+            (REJECTED, "UnroutableError"),
+        ],
+    ),
+    Library(
+        "nats",
+        Repeats.NO,
+        [
+            (AMBIGUOUS, "Error"),
+            (NOT_SENT, "NoRespondersError NoServersError"),
+            (AUTH, "AuthorizationError"),
+            (REJECTED, "BadSubjectError MaxPayloadError"),
+            (REJECTED, "BadRequestError NotFoundError"),
+        ],
+    ),
+    Library(
+        "kafka aiokafka",
+        Repeats.YES,
+        [
+            (AMBIGUOUS, "KafkaError"),
+            (AUTH, "ClusterAuthorizationFailedError TopicAuthorizationFailedError"),
+            (REJECTED, "MessageSizeTooLargeError"),
+        ],
+        why="batches",
+        switch="`retries=0`; aiokafka has none",
+    ),
+    Library(
+        "confluent_kafka",
+        Repeats.YES,
+        [(AMBIGUOUS, "KafkaError KafkaException")],
+        why="batches",
+        switch='`{"retries": 0}`',
+    ),
+    Library(
+        "tenacity",
+        Repeats.YES,
+        [(AMBIGUOUS, "RetryError")],
+        why="what it is told to",
+        switch="none: leave it out",
+        evidence=[_TENACITY],
+    ),
+)
