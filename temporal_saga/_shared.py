@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 from ._cancels import Pivot
 from ._identity import Keys, check_parts, checked_name
 from ._outcome import type_name
-from ._parking import Parked, Resolution
+from ._parking import Parked, Resolution, Ticket
 from ._report import show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
@@ -143,13 +143,17 @@ class Shared:
     ) -> Resolution | None:
         """Let a step, or its undo, wait for a person; return the decision, or None if a cancel came first."""
         run = self.run
-        if not (run.parking or run.unwinding):
-            run.details = workflow.get_current_details()
-        ticket = step.ticket = run.parking.park(Parked(self.name, step.name, step.key, what, type_name(error)))
-        self.show()
-        run.show_state()
+        ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)))
         try:
-            resolution = await ticket.wait(reminder)
+            if what == "step":  # what ends the waiting may have come in the same activation: then nobody is asked
+                await run.turn((2, step.began))
+                if ticket.is_settled:
+                    return None
+            run.keep_details()
+            run.parking.park(ticket)
+            self.show()
+            run.show_state()
+            resolution = await run.parking.decision(ticket, reminder)
         finally:
             step.ticket = None
         step.resolution = resolution or step.resolution

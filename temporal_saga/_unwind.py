@@ -53,6 +53,7 @@ class Unwind:
         scope.cancels.begin_unwind()
         began = asyncio.get_running_loop().time()
         if scope.state is State.OPEN:
+            shared.run.keep_details()
             shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
@@ -86,13 +87,16 @@ class Unwind:
     async def _drain(self) -> None:
         """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
 
-        It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled.
+        It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled, but nobody
+        is waited for either.
         """
         while True:
             scopes = [self._scope, *self._scope.open_savepoints()]
             in_flight = [step for scope in scopes for step in scope.stack.in_flight]
-            if not self._scope.shared.pivot.is_passed:
-                for step in in_flight:
+            for step in in_flight:
+                if self._scope.shared.pivot.is_passed:
+                    step.stop_waiting()
+                else:
                     step.request_cancel()
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
