@@ -8,7 +8,7 @@ give_up         it has failed
 # No `from __future__ import annotations`: the SDK evaluates those of an update handler.
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
 
@@ -116,7 +116,7 @@ class Parking:
 
     async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
         """Wait for the decision; None if it was withdrawn."""
-        reminding = None if reminder is None else asyncio.create_task(_remind(ticket.parked, reminder))
+        reminding = None if reminder is None else asyncio.create_task(_remind(ticket, reminder))
         try:
             return await ticket.decision
         finally:
@@ -158,21 +158,21 @@ def check_reminder(reminder: object) -> None:
     check_arguments(pair[0], ("a Parked",))
 
 
-async def _remind(parked: Parked, reminder: Reminder) -> None:
+async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     activity, interval = reminder
-    number = 0
+    parked = ticket.parked
+    lasts = max(interval, _REMINDER_LASTS)
     while True:
-        number += 1
-        notice = Parked(parked.saga, parked.step, parked.key, parked.what, parked.error, number)
         try:
-            await cast(Any, workflow).execute_activity(
-                activity, notice, schedule_to_close_timeout=max(interval, _REMINDER_LASTS)
-            )
+            await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
         except ActivityError:
-            workflow.logger.warning(
-                "Saga %s: the reminder that step %r (key %s) is parked has failed", parked.saga, parked.step, parked.key
-            )
+            if not ticket.is_settled:
+                message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
+                workflow.logger.warning(message, parked.saga, parked.step, parked.key)
+        if ticket.is_settled:
+            return  # an activity's handle swallows the cancel of this task
         await asyncio.sleep(interval.total_seconds())
+        parked = replace(parked, reminder=parked.reminder + 1)
 
 
 def _rejected(message: str) -> ApplicationError:

@@ -87,8 +87,8 @@ class Unwind:
     async def _drain(self) -> None:
         """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
 
-        It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled, but nobody
-        is waited for either.
+        It lasts at most the start-to-close timeout of the slowest step. After the pivot no step is cancelled; what
+        waits for a person is given up all the same.
         """
         while True:
             scopes = [self._scope, *self._scope.open_savepoints()]
