@@ -26,7 +26,6 @@ UPDATE = "saga_resolve"
 
 # What may be decided of each. A step has a result, which nobody can type in by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
-_REMINDER_LASTS = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ class Ticket:
         """Say what was decided, or None to withdraw it: a cancel ends the waiting of a step."""
         if not self.decision.done():
             self.decision.set_result(resolution)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether it was decided."""
-        return self.decision.done()
 
 
 class Parking:
@@ -127,7 +121,7 @@ class Parking:
     def check(self, key: str, action: str, who: str, why: str) -> None:
         """Reject what cannot be done; the message says what would be right."""
         ticket = self._tickets.get(key)
-        if ticket is None or ticket.is_settled:
+        if ticket is None or ticket.decision.done():
             waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
             raise _rejected(f"nothing is parked under the key {key!r}; parked is: {waiting}")
         actions = _ACTIONS[ticket.parked.what]
@@ -161,15 +155,15 @@ def check_reminder(reminder: object) -> None:
 async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     activity, interval = reminder
     parked = ticket.parked
-    lasts = max(interval, _REMINDER_LASTS)
+    lasts = max(interval, timedelta(minutes=1))
     while True:
         try:
             await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
         except ActivityError:
-            if not ticket.is_settled:
+            if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
                 workflow.logger.warning(message, parked.saga, parked.step, parked.key)
-        if ticket.is_settled:
+        if ticket.decision.done():
             return  # an activity's handle swallows the cancel of this task
         await asyncio.sleep(interval.total_seconds())
         parked = replace(parked, reminder=parked.reminder + 1)

@@ -94,10 +94,8 @@ class Unwind:
             scopes = [self._scope, *self._scope.open_savepoints()]
             in_flight = [step for scope in scopes for step in scope.stack.in_flight]
             for step in in_flight:
-                if self._scope.shared.pivot.is_passed:
-                    step.stop_waiting()
-                else:
-                    step.request_cancel()
+                end = step.stop_waiting if self._scope.shared.pivot.is_passed else step.request_cancel
+                end()
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
             # Not the task of a savepoint's unwind: what its owner does after that comes first.

@@ -14,6 +14,7 @@ from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import Compensation, Parked, Saga
+from temporal_saga._step import Step
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, signal, timer, update
 from tests.rules.workflows import DECLINED, REFUSED, cancels, do, end, flow, new_saga, undone
@@ -594,6 +595,34 @@ def test_a_reminder_tells_at_once_and_then_each_time_the_interval_has_passed(wor
     assert [activity.name for activity in run.scheduled].count("tell") == 4
     assert end(run) == "Refused"
     run.check()
+
+
+def test_the_cost_of_parking_is_linear() -> None:
+    """Many steps park in one activation: their timeouts may pass together. The SDK gives an activation 2 s."""
+    shown: list[int] = []
+
+    def spent(count: int) -> int:
+        @flow
+        async def body() -> None:
+            async with new_saga(on_step_failure="park", on_compensation_failure="park", order="concurrent") as saga:
+                await asyncio.gather(*[do(saga, f"s{number}") for number in range(count)])
+
+        run = Run(body).start()
+        before = len(shown)
+        for events in ([failed(f"s{number}", REFUSED) for number in range(count)], [cancel()]):
+            run.activate(*events)
+        run.activate(*[failed(f"undo_s{number}", REFUSED) for number in range(count)])
+        return len(shown) - before
+
+    report = Step.report
+
+    def counted(step: Step) -> Any:
+        shown.append(1)
+        return report(step)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Step, "report", counted)
+        assert spent(120) < 2.5 * spent(60)
 
 
 @pytest.mark.parametrize("works", [True, False, None])
