@@ -368,9 +368,9 @@ def test_a_step_that_nobody_is_asked_about_pages_nobody(how: str, caplog: pytest
     for last in (False, True):
         caplog.clear()
         run = Run(body).start()
-        ends = {"cancel": cancel, "sibling": lambda: failed("s", REFUSED)}.get(how, timer)
+        ends = cancel() if how == "cancel" else failed("s", REFUSED) if how == "sibling" else timer()
         with caplog.at_level(logging.INFO):
-            run.activate(*[failed("b", REFUSED), ends()][:: -1 if last else 1])
+            run.activate(*[failed("b", REFUSED), ends][:: -1 if last else 1])
         assert states(run)["b"] == ("UNKNOWN", "RUNNING")
         assert run.names == ["undo_b"]
         assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
