@@ -56,6 +56,8 @@ async def _wait_on(
             cancel = error
             if not pivot.hands_on(error):
                 scope.stack.mark_raised(step)
+                if pivot.is_passed:
+                    step.stop_waiting()
             if not pivot.is_passed:
                 # When nothing else is left to run: a result that came in the same activation wins.
                 scope.shared.run.when_idle((0, scope.entry, step.began), step.request_cancel)

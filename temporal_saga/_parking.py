@@ -8,14 +8,15 @@ give_up         it has failed
 # No `from __future__ import annotations`: the SDK evaluates those of an update handler.
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from ._compensation import check_arguments, registered_name
+from ._identity import checked_name
 from ._metrics import count
 from ._typing import Reminder
 
@@ -25,7 +26,6 @@ UPDATE = "saga_resolve"
 
 # What may be decided of each. A step has a result, which nobody can type in by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
-_REMINDER_LASTS = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,14 @@ class Resolution(NamedTuple):
 class Ticket:
     """One thing that waits."""
 
-    def __init__(self, parked: Parked, leave: Callable[["Ticket"], None]) -> None:
+    def __init__(self, parked: Parked) -> None:
         self.parked = parked
-        self._leave = leave
-        self._decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
-
-    async def wait(self, reminder: Reminder | None) -> Resolution | None:
-        """Wait for the decision; None if it was withdrawn."""
-        reminding = None if reminder is None else asyncio.create_task(_remind(self.parked, reminder))
-        try:
-            return await self._decision
-        finally:
-            self._leave(self)
-            if reminding is not None:
-                reminding.cancel()
+        self.decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
 
     def settle(self, resolution: Resolution | None) -> None:
         """Say what was decided, or None to withdraw it: a cancel ends the waiting of a step."""
-        if not self._decision.done():
-            self._decision.set_result(resolution)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether it was decided."""
-        return self._decision.done()
+        if not self.decision.done():
+            self.decision.set_result(resolution)
 
 
 class Parking:
@@ -104,12 +88,13 @@ class Parking:
                 "decisions about what is parked under that name"
             )
 
-    def park(self, parked: Parked) -> Ticket:
+    def park(self, ticket: Ticket) -> None:
         """Let something wait."""
+        parked = ticket.parked
         if not self._is_registered:
             self._is_registered = True
             cast(Any, workflow).set_update_handler(UPDATE, self.resolve, validator=self.check)
-        ticket = self._tickets[parked.key] = Ticket(parked, self._remove)
+        self._tickets[parked.key] = ticket
         which = "undo of step" if parked.what == "undo" else "step"
         workflow.logger.error(
             "Saga %s: the %s %r (key %s) has failed for good with %s. It is parked until a person decides: send the "
@@ -122,16 +107,21 @@ class Parking:
             extra={"saga": parked.saga, "step": parked.step, "key": parked.key},
         )
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
-        return ticket
 
-    def _remove(self, ticket: Ticket) -> None:
-        if self._tickets.get(ticket.parked.key) is ticket:
+    async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
+        """Wait for the decision; None if it was withdrawn."""
+        reminding = None if reminder is None else asyncio.create_task(_remind(ticket, reminder))
+        try:
+            return await ticket.decision
+        finally:
             del self._tickets[ticket.parked.key]
+            if reminding is not None:
+                reminding.cancel()
 
     def check(self, key: str, action: str, who: str, why: str) -> None:
         """Reject what cannot be done; the message says what would be right."""
         ticket = self._tickets.get(key)
-        if ticket is None or ticket.is_settled:
+        if ticket is None or ticket.decision.done():
             waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
             raise _rejected(f"nothing is parked under the key {key!r}; parked is: {waiting}")
         actions = _ACTIONS[ticket.parked.what]
@@ -139,7 +129,7 @@ class Parking:
             hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
             raise _rejected(f"action must be one of {', '.join(actions)}; got {action!r}{hint}")
         for name, value in (("who", who), ("why", why)):
-            if not value.strip():
+            if not (value or "").strip():  # a client may send null
                 raise _rejected(f"say {name}: it goes on record, in the history and in the saga's report")
 
     def resolve(self, key: str, action: str, who: str, why: str) -> None:
@@ -150,7 +140,7 @@ class Parking:
 
 
 def check_reminder(reminder: object) -> None:
-    """Raise if it is not an activity and an interval."""
+    """Raise if it is not an activity that takes one argument, and an interval."""
     pair: Any = reminder
     if not isinstance(reminder, tuple) or len(pair) != 2 or not isinstance(pair[1], timedelta):
         raise TypeError(
@@ -158,23 +148,25 @@ def check_reminder(reminder: object) -> None:
         )
     if pair[1] <= timedelta(0):
         raise ValueError(f"the interval of park_reminder= must be positive; got {pair[1]}")
+    checked_name("the activity of park_reminder=", registered_name(pair[0]), "(tell_us, timedelta(hours=1))")
+    check_arguments(pair[0], ("a Parked",))
 
 
-async def _remind(parked: Parked, reminder: Reminder) -> None:
+async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     activity, interval = reminder
-    number = 0
+    parked = ticket.parked
+    lasts = max(interval, timedelta(minutes=1))
     while True:
-        number += 1
-        notice = Parked(parked.saga, parked.step, parked.key, parked.what, parked.error, number)
         try:
-            await cast(Any, workflow).execute_activity(
-                activity, notice, schedule_to_close_timeout=max(interval, _REMINDER_LASTS)
-            )
+            await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
         except ActivityError:
-            workflow.logger.warning(
-                "Saga %s: the reminder that step %r (key %s) is parked has failed", parked.saga, parked.step, parked.key
-            )
+            if not ticket.decision.done():
+                message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
+                workflow.logger.warning(message, parked.saga, parked.step, parked.key)
+        if ticket.decision.done():
+            return  # an activity's handle swallows the cancel of this task
         await asyncio.sleep(interval.total_seconds())
+        parked = replace(parked, reminder=parked.reminder + 1)
 
 
 def _rejected(message: str) -> ApplicationError:

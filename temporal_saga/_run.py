@@ -100,7 +100,7 @@ class Run(Arrivals):
 
     Attributes:
         unwinding: How many scopes unwind.
-        details: What the UI showed before something was parked, to show it again.
+        details: What the UI showed before a saga was shown there, to show it again.
         is_incomplete: Whether a saga has ended with an undo that failed for good.
     """
 
@@ -128,6 +128,11 @@ class Run(Arrivals):
     def parking(self) -> Parking:
         """What waits for a person."""
         return Parking()
+
+    def keep_details(self) -> None:
+        """Keep what the UI shows, unless that is a saga."""
+        if not (self.parking or self.unwinding):
+            self.details = workflow.get_current_details()
 
     def show_state(self) -> None:
         """Show in the list of workflows that something unwinds, is parked, or has stayed behind."""

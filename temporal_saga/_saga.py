@@ -50,7 +50,7 @@ class Saga(Steps):
             on with the others, and ends INCOMPLETE. What waits is settled by the update `saga_resolve(key, action, who,
             why)`, or by the command `temporal-saga resolve`.
         park_reminder: An activity and an interval. The activity is called with a `Parked` when something is parked, and
-            each time the interval has passed while it waits. Each call adds events to the history: choose hours.
+            again each time the interval has passed since. Each call adds events to the history: choose hours.
         deadline: The longest time for the body, from entry; None is no limit. It costs a timer. Unlike the server's
             timeouts, it lets the saga unwind.
         state: The saga to carry on with, from `detach()`: it keeps its name, keys, pivot and what is left of its

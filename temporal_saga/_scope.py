@@ -228,8 +228,7 @@ class Scope:
     @property
     def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
         """What lets an undo wait for a person that has failed for good; None if the saga goes on without."""
-        reminder = self.options.reminder
-        return partial(self.shared.park, "undo", reminder) if self.options.parks_undos else None
+        return partial(self.shared.park, "undo", self.options.reminder) if self.options.parks_undos else None
 
     def parking_step(self, *args: Any) -> Step:
         """Return a step that waits for a person if it fails for good."""

@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 from ._cancels import Pivot
 from ._identity import Keys, check_parts, checked_name
 from ._outcome import type_name
-from ._parking import Parked, Resolution
+from ._parking import Parked, Resolution, Ticket
 from ._report import show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
@@ -47,6 +47,7 @@ class Shared:
     ticks = 0  # of the clock
     misuse: Exception | None = None  # to be raised at the exit: an error in a task that nobody awaits is only logged
     has_refused_a_call = False  # True iff a call failed for what a client's data brought
+    _shows_soon = False
     _repeats = False  # True iff the saga repeats an earlier life from its very beginning in this run
 
     def __init__(self, run: Run, name: str, pivot: Pivot, state: SagaState | None) -> None:
@@ -143,22 +144,38 @@ class Shared:
     ) -> Resolution | None:
         """Let a step, or its undo, wait for a person; return the decision, or None if a cancel came first."""
         run = self.run
-        if not (run.parking or run.unwinding):
-            run.details = workflow.get_current_details()
-        ticket = step.ticket = run.parking.park(Parked(self.name, step.name, step.key, what, type_name(error)))
-        self.show()
-        run.show_state()
+        ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)))
         try:
-            resolution = await ticket.wait(reminder)
+            if what == "step":  # what ends the waiting may have come in the same activation: then nobody is asked
+                await run.turn((2, step.began))
+                if ticket.decision.done():
+                    return None
+            run.keep_details()
+            run.parking.park(ticket)
+            self._show_soon()
+            run.show_state()
+            resolution = await run.parking.decision(ticket, reminder)
         finally:
             step.ticket = None
         step.resolution = resolution or step.resolution
         run.show_state()
         if run.unwinding or run.parking:
-            self.show()
+            self._show_soon()
         else:
             workflow.set_current_details(run.details)
         return resolution
+
+    def _show_soon(self) -> None:
+        """Show the saga once in this activation: a thousand steps may park at once."""
+
+        def show_now() -> None:
+            self._shows_soon = False
+            if self.run.unwinding or self.run.parking:
+                self.show()
+
+        if not self._shows_soon:
+            self._shows_soon = True
+            self.run.when_idle((3, *self.identity), show_now)
 
     def show(self) -> None:
         """Show the saga in the Web UI."""

@@ -93,6 +93,9 @@ class Step:
         if self.outcome is None and not self.task.done():
             self._cancel(self.task)
 
+    def stop_waiting(self) -> None:
+        """Wait for no person, now or later; what runs goes on."""
+
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         # The history has not grown since the command was given, so the command never left this worker. The SDK's core
         # drops both commands (measured: no ActivityTaskScheduled). A child's cancel waits until the child has started.
@@ -179,7 +182,7 @@ class ParkingStep(Step):
 
     park: Callable[[Step, BaseException], Awaitable[Resolution | None]]
     _attempt: asyncio.Task[Any]  # of the call; `task` ends when nobody has to decide anything any more
-    _is_cancelled = False
+    _waits_no_more = False
     _is_unknown = False  # True iff an attempt before the last one may have had an effect, or nobody decided
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
@@ -199,25 +202,30 @@ class ParkingStep(Step):
             try:
                 return self._attempt.result()
             except Exception as error:
-                if self._is_cancelled or saga_failure(error) is None or is_refusal(error):
+                if self._waits_no_more or saga_failure(error) is None or is_refusal(error):
                     raise
                 resolution = await self.park(self, error)
                 self._is_unknown |= resolution is None
-                if resolution is None or resolution.action != "retry":
+                if resolution is None or resolution.action != "retry" or self._waits_no_more:
                     raise
             self._is_unknown = True
             attempt()
 
     def request_cancel(self) -> None:
         """Ask the call to end, or the waiting."""
-        self._is_cancelled = True
+        self.stop_waiting()
+        if self.outcome is None and not self._attempt.done():
+            self._cancel(self._attempt)
+
+    def stop_waiting(self) -> None:
+        """Wait for no person, now or later; what runs goes on."""
+        self._waits_no_more = True
         if self.ticket is not None:
             self.ticket.settle(None)
-        elif self.outcome is None and not self._attempt.done():
-            self._cancel(self._attempt)
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
         """Read what became of the call: only if the first attempt was the last can it prove anything."""
+        del self._attempt
         super().settle(ended, lambda: self._is_unknown or may_repeat())
 
 

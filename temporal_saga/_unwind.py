@@ -53,6 +53,7 @@ class Unwind:
         scope.cancels.begin_unwind()
         began = asyncio.get_running_loop().time()
         if scope.state is State.OPEN:
+            shared.run.keep_details()
             shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
@@ -86,14 +87,15 @@ class Unwind:
     async def _drain(self) -> None:
         """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
 
-        It lasts at most the start-to-close timeout of the slowest step. After the pivot nothing is cancelled.
+        It lasts at most the start-to-close timeout of the slowest step. After the pivot no step is cancelled; what
+        waits for a person is given up all the same.
         """
         while True:
             scopes = [self._scope, *self._scope.open_savepoints()]
             in_flight = [step for scope in scopes for step in scope.stack.in_flight]
-            if not self._scope.shared.pivot.is_passed:
-                for step in in_flight:
-                    step.request_cancel()
+            for step in in_flight:
+                end = step.stop_waiting if self._scope.shared.pivot.is_passed else step.request_cancel
+                end()
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
             # Not the task of a savepoint's unwind: what its owner does after that comes first.

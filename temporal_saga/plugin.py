@@ -57,7 +57,8 @@ class SagaPlugin(SimplePlugin):
             worker that calls one provider. See `classification`.
         search_attribute: The name of a registered search attribute, a Keyword, that shows in the list of workflows what
             needs somebody: UNWINDING, PARKED or INCOMPLETE, and nothing at a good end. None, the default, sets nothing.
-            A run that succeeds costs no event. Switch it on at any time; switch it off while no saga unwinds.
+            A run that succeeds costs no event. Switch it on at any time; before you switch it off, let each run end
+            that has set it.
     """
 
     def __init__(self, *, classify: bool | Profile = False, search_attribute: str | None = None) -> None:
@@ -83,7 +84,7 @@ class SagaPlugin(SimplePlugin):
 
 async def _check_search_attribute(client: Client, name: str) -> None:
     registered = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
+        ListSearchAttributesRequest(namespace=client.namespace), retry=True
     )
     kind = registered.custom_attributes.get(name)
     if kind == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:

@@ -904,13 +904,14 @@ class Receipt:
     number: str
 
 
-def test_rule_11_a_step_does_not_keep_its_result() -> None:
+@pytest.mark.parametrize("on_failure", ["raise", "park"])
+def test_rule_11_a_step_does_not_keep_its_result(on_failure: Any) -> None:
     """A record has the outcome and not the result, which would stay as long as the run lives."""
     receipts: list[weakref.ref[Receipt]] = []
 
     @flow
     async def body() -> None:
-        async with new_saga() as saga:
+        async with new_saga(on_step_failure=on_failure) as saga:
             receipts.append(weakref.ref(await do(saga, "a", result_type=Receipt)))
             await do(saga, "b")
 

@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio import workflow
+from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import Compensation, Parked, Saga
+from temporal_saga._step import Step
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, signal, timer, update
 from tests.rules.workflows import DECLINED, REFUSED, cancels, do, end, flow, new_saga, undone
@@ -24,6 +25,10 @@ HOUR = timedelta(hours=1)
 REJECTED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "REJECTED", "effect": "none"}}, type="Rejected")
 FENCED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "FENCED", "effect": "none"}}, type="Fenced")
 NOT_SENT = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "NOT_SENT", "effect": "none"}}, type="NotSent")
+
+
+@activity.defn
+async def takes_nothing() -> None: ...
 
 
 def scoped(act: Callable[[Saga], Awaitable[Any]] | None = None, *, names: str = "ab", **options: Any) -> type[Any]:
@@ -110,11 +115,12 @@ def test_a_parked_undo_ends_as_a_person_decides(action: str, retries: int, order
         ({"key": "nobody"}, "nothing is parked under the key 'nobody'; parked is: b ("),
         ({"action": "forget"}, "action must be one of retry, done_by_hand, give_up; got 'forget'"),
         ({"who": " "}, "say who"),
+        ({"who": None}, "say who"),
         ({"why": ""}, "say why"),
     ],
-    ids=["key", "action", "who", "why"],
+    ids=["key", "action", "who", "null", "why"],
 )
-def test_a_decision_that_does_not_fit_is_rejected(change: dict[str, str], says: str) -> None:
+def test_a_decision_that_does_not_fit_is_rejected(change: dict[str, Any], says: str) -> None:
     """With what would be right; nothing is decided by it."""
     run = Run(scoped())
     key = parked_undo(run)
@@ -339,6 +345,76 @@ def test_what_ends_the_waiting_of_a_step_undoes_it(how: str, error: Any) -> None
     run.check()
 
 
+ENDS_THE_WAITING = ["cancel", "deadline", "sibling", "timeout"]
+
+
+@pytest.mark.parametrize("how", ENDS_THE_WAITING)
+def test_a_step_that_nobody_is_asked_about_pages_nobody(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What ends the waiting comes in the same activation as the failure: no error, no metric, no reminder."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(
+            on_step_failure="park", park_reminder=("tell", HOUR), deadline=HOUR if how == "deadline" else None
+        ) as saga:
+            step = do(saga, "b")
+            if how == "sibling":
+                await asyncio.gather(step, do(saga, "s", compensation=None, on_step_failure="raise"))
+            elif how == "timeout":
+                await asyncio.wait_for(step, 3600)
+            else:
+                await step
+
+    for last in (False, True):
+        caplog.clear()
+        run = Run(body).start()
+        ends = cancel() if how == "cancel" else failed("s", REFUSED) if how == "sibling" else timer()
+        with caplog.at_level(logging.INFO):
+            run.activate(*[failed("b", REFUSED), ends][:: -1 if last else 1])
+        assert states(run)["b"] == ("UNKNOWN", "RUNNING")
+        assert run.names == ["undo_b"]
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+        run.activate(completed("undo_b"))
+        assert [activity.name for activity in run.scheduled if activity.name == "tell"] == []
+        run.replay()
+
+
+@pytest.mark.parametrize("plugins", [[], [SagaPlugin()]], ids=["without", "with"])
+@pytest.mark.parametrize("drained_first", [True, False])
+@pytest.mark.parametrize("how", ["cancel", "sibling", "timeout"])
+def test_after_the_pivot_the_waiting_of_a_step_ends_as_before_it(
+    how: str, drained_first: bool, plugins: list[Any]
+) -> None:
+    """A timeout around, and the drain of a sibling's failure, end it. The workflow's cancel waits for the saga."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(on_step_failure="park") as saga:
+            await do(saga, "a")
+            saga.pivot()
+            step = do(saga, "b")
+            if how == "sibling":
+                await asyncio.gather(step, do(saga, "s", compensation=None, on_step_failure="raise"))
+            elif how == "timeout":
+                await asyncio.wait_for(step, 3600)
+            else:
+                await step
+
+    run = Run(body, plugins=plugins).start()
+    run.activate(completed("a"))
+    events = [failed("b", REFUSED), {"cancel": cancel, "sibling": lambda: failed("s", REFUSED)}.get(how, timer)()]
+    for event in events[:: -1 if drained_first else 1]:
+        run.activate(event)
+    if how == "cancel":
+        assert (states(run)["b"], run.names) == (("PARKED", "PENDING"), [])
+        run.activate(decide(key_of(run, "b"), "give_up"))
+    assert (states(run)["b"], run.names) == (("UNKNOWN", "RUNNING"), ["undo_b"])
+    run.activate(completed("undo_b"))
+    assert states(run)["a"] == ("APPLIED", None)
+    assert end(run) in {"cancel": "ActivityError", "sibling": "ActivityError", "timeout": "TimeoutError"}[how]
+    run.check()
+
+
 def test_a_cancel_reaches_a_step_that_is_tried_again() -> None:
     run = Run(one_step()).start()
     run.activate(completed("a"))
@@ -430,6 +506,33 @@ def test_the_details_show_what_is_parked_and_then_what_they_showed_before() -> N
     run.check()
 
 
+def test_the_details_come_back_though_another_saga_unwinds_meanwhile() -> None:
+    """Whichever of the two was shown first."""
+
+    @flow
+    async def body() -> str:
+        async def other() -> None:
+            async with new_saga("other") as saga:
+                await do(saga, "x")
+                raise REFUSED
+
+        workflow.set_current_details("mine")
+        task = asyncio.create_task(other())
+        async with new_saga(on_step_failure="park") as saga:
+            await do(saga, "a")
+        await asyncio.wait([task])
+        return workflow.get_current_details()
+
+    for events in itertools.permutations([failed("a", REFUSED), completed("x")]):
+        run = Run(body).start()
+        for event in events:
+            run.activate(event)
+        run.activate(completed("undo_x"))
+        run.activate(decide(key_of(run, "a"), "retry"))
+        run.activate(completed("a"))
+        assert end(run) == "mine"
+
+
 def test_detach_while_something_is_parked_is_misuse_that_says_so() -> None:
     async def act(saga: Saga) -> None:
         task = asyncio.create_task(do(saga, "b"))
@@ -465,6 +568,9 @@ def test_a_handler_of_that_name_is_misuse() -> None:
         ({"park_reminder": "tell"}, "park_reminder= is an activity and an interval"),
         ({"park_reminder": ("tell", 60)}, "park_reminder= is an activity and an interval"),
         ({"park_reminder": ("tell", timedelta(0))}, "must be positive"),
+        ({"park_reminder": ("", HOUR)}, "must be a string that is not empty"),
+        ({"park_reminder": (len, HOUR)}, "'len' is not an activity"),
+        ({"park_reminder": (takes_nothing, HOUR)}, "'takes_nothing' takes 0 argument(s)"),
     ],
 )
 def test_options_are_checked_where_they_are_written(options: dict[str, Any], says: str) -> None:
@@ -489,6 +595,47 @@ def test_a_reminder_tells_at_once_and_then_each_time_the_interval_has_passed(wor
     assert [activity.name for activity in run.scheduled].count("tell") == 4
     assert end(run) == "Refused"
     run.check()
+
+
+def test_the_cost_of_parking_is_linear() -> None:
+    """Many steps park in one activation: their timeouts may pass together. The SDK gives an activation 2 s."""
+    shown: list[int] = []
+
+    def spent(count: int) -> int:
+        @flow
+        async def body() -> None:
+            async with new_saga(on_step_failure="park", on_compensation_failure="park", order="concurrent") as saga:
+                await asyncio.gather(*[do(saga, f"s{number}") for number in range(count)])
+
+        run = Run(body).start()
+        before = len(shown)
+        for events in ([failed(f"s{number}", REFUSED) for number in range(count)], [cancel()]):
+            run.activate(*events)
+        run.activate(*[failed(f"undo_s{number}", REFUSED) for number in range(count)])
+        return len(shown) - before
+
+    report = Step.report
+
+    def counted(step: Step) -> Any:
+        shown.append(1)
+        return report(step)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Step, "report", counted)
+        assert spent(120) < 2.5 * spent(60)
+
+
+@pytest.mark.parametrize("works", [True, False, None])
+def test_a_reminder_that_runs_when_a_person_decides_is_the_last(works: bool | None) -> None:
+    """It is cancelled. Nobody is told any more, and nothing is logged, though it ends well, badly or cancelled."""
+    run = Run(scoped(park_reminder=("tell", HOUR)))
+    key = parked_undo(run)
+    ends = [] if works is None else [completed("tell") if works else failed("tell", REFUSED)]
+    run.activate(decide(key, "done_by_hand"), *ends)
+    assert (run.names, run.timers) == (["undo_a"], [])
+    run.activate(completed("undo_a"))
+    assert end(run) == "Refused"
+    run.replay()
 
 
 def test_what_is_parked_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
