@@ -7,12 +7,7 @@ author = "temporal-saga contributors"
 copyright = author
 version = release = installed_version("temporal-saga")
 
-extensions = [
-    "myst_parser",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "tools.site",
-]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tools.site"]
 exclude_patterns = ["README.md"]  # index.rst shows it
 
 myst_heading_anchors = 6
@@ -21,7 +16,7 @@ default_role = "saga"  # the role of `name` in a docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True,}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
