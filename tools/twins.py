@@ -128,24 +128,35 @@ def described(name: str, value: object) -> list[str]:
     parts: list[str] = []
     if callable(value):
         try:
-            parts.append(f"```python\n{name}{_plain(inspect.signature(value))}\n```")
+            parts.append(f"```python\n{name}{plain(inspect.signature(value))}\n```")
         except (TypeError, ValueError):
             parts = []
     has_own = inspect.isclass(value) or inspect.isroutine(value) or isinstance(value, property)
     return [*parts, docstring(value) if has_own or type(value).__module__.startswith("temporal_saga") else ""]
 
 
-class _Annotation(str):
+class _Shown(str):
     __slots__ = ()
     __repr__ = str.__str__  # a signature shows it without quotes
 
 
-def _plain(signature: inspect.Signature) -> inspect.Signature:
-    def plain(annotation: object) -> object:
-        return _Annotation(annotation) if isinstance(annotation, str) else annotation
+def plain(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature that shows its annotations as they are written, and its defaults in short."""
 
-    parameters = [each.replace(annotation=plain(each.annotation)) for each in signature.parameters.values()]
-    return signature.replace(parameters=parameters, return_annotation=plain(signature.return_annotation))
+    def as_written(annotation: object) -> object:
+        text = getattr(annotation, "__forward_arg__", annotation)  # of a named tuple's field
+        return _Shown(text) if isinstance(text, str) else annotation
+
+    def in_short(default: object) -> object:
+        if inspect.isfunction(default):
+            return _Shown(f"{default.__module__}.{default.__name__}")
+        return _Shown("...") if " at 0x" in repr(default) else default
+
+    parameters = [
+        each.replace(annotation=as_written(each.annotation), default=in_short(each.default))
+        for each in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters, return_annotation=as_written(signature.return_annotation))
 
 
 def docstring(value: object) -> str:
