@@ -97,7 +97,7 @@ api: $(VENV)/installed.stamp testbed ## record the public names and their signat
 	$(RUN) -m tools.api --write
 
 release-check: $(VENV)/dev.stamp ## build twice and compare, install into empty environments, and check what is in the files
-	$(BIN)/python -m tools.release
+	TAG="$(TAG)" $(BIN)/python -m tools.release
 
 clean: ## remove all that was made here
 	rm -rf .venv* build dist
