@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder)
         files = build_twice(temporary)
-        version = re.findall(r"temporal_saga-(.+?)\.tar\.gz", " ".join(each.name for each in files))[0]
+        version = next(each.name for each in files if each.suffix == ".gz")[len("temporal_saga-") : -len(".tar.gz")]
         check_tag(os.environ.get("TAG", ""), version, (ROOT / "CHANGELOG.md").read_text())
         run(sys.executable, "-m", "twine", "check", "--strict", *files)
         for file in files:
