@@ -1,13 +1,17 @@
 """Sphinx's settings for the site, which `make docs` builds. The pages are plain Markdown, to be read on GitHub too."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "temporal-saga"
 author = "temporal-saga contributors"
 copyright = author
 version = release = installed_version("temporal-saga")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tools.site"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "pages"]
 exclude_patterns = ["README.md"]  # index.rst shows it
 
 myst_heading_anchors = 6

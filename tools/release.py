@@ -1,4 +1,4 @@
-"""Checks the files of a release, which it leaves in build/release: `make release-check`, or with TAG=v0.1.0 those of that tag.
+"""Checks the files of a release, which it leaves in build/release: `make release-check`, or with TAG=v0.1.0.
 
 What is built is the newest commit, in two fresh clones, so that nothing of this working tree gets in.
 """
@@ -205,10 +205,13 @@ def server() -> Iterator[str | None]:
 
 def run(*command: Any, **options: Any) -> str:
     """Run a program; return what it prints, or show all that it printed and raise."""
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, **options)
+    words = [str(each) for each in command]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        words, capture_output=True, text=True, check=False, **options
+    )
     if done.returncode != 0:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-        raise CheckError(f"{' '.join(str(each) for each in command)[:200]} failed")
+        raise CheckError(f"{' '.join(words)[:200]} failed")
     return done.stdout
 
 

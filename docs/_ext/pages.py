@@ -32,7 +32,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("page", Page)
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", mark_code, priority=100)
-    ModuleAnalyzer.analyze = without_overloads(ModuleAnalyzer.analyze)  # type: ignore[method-assign]
+    ModuleAnalyzer.analyze = without_overloads(ModuleAnalyzer.analyze)
     app.connect("env-check-consistency", check_names)
     app.connect("html-page-context", link_to_twin)
     app.connect("build-finished", write_twins)
@@ -91,7 +91,7 @@ def name_role(
     """Link a name of the library, and show everything else as code."""
     if re.fullmatch(r"[A-Za-z_][\w.]*", text):
         role = inliner.document.settings.env.domains["py"].role("obj")
-        return role("py:obj", rawtext, text, lineno, inliner)  # type: ignore[no-any-return]
+        return role("py:obj", rawtext, text, lineno, inliner)
     return [nodes.literal(rawtext, text)], []
 
 
