@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from temporal_saga import Saga, presets
 from tools import api
 from tools.twins import MODULES, REFERENCE, ROOT, llms_txt, pages_of, reference_of, sections, twin_of
 
@@ -41,3 +42,12 @@ def test_each_page_of_the_index_has_a_place_and_a_twin_whose_links_lead_to_twins
     base = "https://example.org/"
     listed = re.findall(r"\]\(https://example\.org/([\w/-]+)\.md\)", llms_txt(base))
     assert set(listed) == twins - {"index", "reference/index"}
+
+
+@pytest.mark.parametrize("page", ["AGENTS.md", "docs/faq.md", "docs/troubleshooting.md"])
+def test_a_page_without_code_that_runs_names_what_exists(page: str) -> None:
+    """What an assistant or a reader copies from here is there. The blocks of the other pages run."""
+    text = (ROOT / page).read_text()
+    for owner, of in ((Saga, r"\bsaga"), (presets, r"\bpresets")):
+        names = set(re.findall(rf"{of}\.(\w+)\(", text))
+        assert names <= set(dir(owner))
