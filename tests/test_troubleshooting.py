@@ -84,7 +84,7 @@ class Source:
         module = self.module_of[scope]
         for where in (scope, module):
             values: list[ast.expr] = []
-            for node in ast.walk(where):
+            for node in ast.walk(where) if where is not module else module.body:
                 if isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == [name]:
                     values.append(node.value)
                 if isinstance(node, ast.NamedExpr) and node.target.id == name:
