@@ -23,7 +23,7 @@ FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors server bench idioms histories format testbed clean
+.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors server bench idioms histories docs docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -86,6 +86,19 @@ idioms: $(VENV)/installed.stamp testbed ## how sagas written by hand fare, again
 histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
 	$(RUN) -m tests.histories
 
+docs: $(VENV)/docs.stamp $(VENV)/installed.stamp testbed ## the site, in build/docs; a warning is an error
+	rm -rf build/docs
+	$(RUN) -m sphinx -q -W --keep-going -b html -d $(CURDIR)/build/doctrees $(CURDIR)/docs $(CURDIR)/build/docs
+
+docs-serve: docs ## the site on http://localhost:8000; PORT= has another port
+	$(BIN)/python -m http.server --bind localhost --directory build/docs $(or $(PORT),8000)
+
+api: $(VENV)/installed.stamp testbed ## record the public names and their signatures, after an intended change
+	$(RUN) -m tools.api --write
+
+release-check: $(VENV)/dev.stamp ## build twice and compare, install into empty environments, and check what is in the files
+	TAG="$(TAG)" $(BIN)/python -m tools.release
+
 clean: ## remove all that was made here
 	rm -rf .venv* build dist
 
@@ -105,6 +118,10 @@ $(VENV)/demo.stamp: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
 	$(PIP) install --quiet --group dev
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml $(VENV)/dev.stamp
+	$(PIP) install --quiet --group docs
 	@touch $@
 
 $(VENV)/mutation.stamp: pyproject.toml $(VENV)/dev.stamp

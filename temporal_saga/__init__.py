@@ -1,8 +1,8 @@
 """Sagas and compensation for Temporal workflows.
 
-async with Saga(activity_options=presets.standard()) as saga:
-    await saga.execute_activity(withdraw, transfer, compensation=return_withdrawal)
-    await saga.execute_activity(deposit, transfer, compensation=reverse_deposit)
+    async with Saga(activity_options=presets.standard()) as saga:
+        await saga.execute_activity(withdraw, transfer, compensation=return_withdrawal)
+        await saga.execute_activity(deposit, transfer, compensation=reverse_deposit)
 
 PYTEST_DONT_REWRITE
 """
