@@ -19,6 +19,7 @@ EXPORTS = {
     "Declined",
     "DuplicateStep",
     "Outcome",
+    "Parked",
     "Rejected",
     "Saga",
     "SagaClosed",
