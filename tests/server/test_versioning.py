@@ -1,0 +1,57 @@
+"""Versions of a workflow: which histories replay on which, and a deployment that comes too early."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from temporalio import workflow
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHistory
+
+from examples.versioning.__main__ import HISTORIES, eventually, happened, start, waits_for_payment, working
+from examples.versioning.activities import Agency
+from examples.versioning.models import Trip
+from examples.versioning.workflows import VERSIONS, BookingV1
+from tests.server.support import History, Replays
+
+REPLAYS = {1: {1, 2}, 2: {2, 3}, 3: {2, 3, 4}, 4: {3, 4}}
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+async def version(request: pytest.FixtureRequest) -> AsyncIterator[tuple[int, Replays]]:
+    async with Replays([VERSIONS[request.param]]) as replays:
+        yield request.param, replays
+
+
+@pytest.mark.parametrize("recorded", VERSIONS)
+async def test_which_histories_replay_on_which_version(version: tuple[int, Replays], recorded: int) -> None:
+    """As the README's table says: the replay fails without the patch."""
+    deployed, replays = version
+    history = History(WorkflowHistory.from_json("booking", (HISTORIES / f"v{recorded}.json").read_text()))
+    assert history.undone == ["book_hotel" if recorded == 1 else "book_flight"]
+    if deployed in REPLAYS[recorded]:
+        await replays.replay(history)
+    else:
+        with pytest.raises(workflow.NondeterminismError):
+            await replays.replay(history)
+
+
+async def test_a_run_waits_for_a_version_that_can_replay_it(client: Client) -> None:
+    """Deployed too early, the last version fails its workflow task; with the patch the run goes on in its old order."""
+    agency, queue = Agency(), f"v-{uuid4()}"
+    async with working(client, agency, 1, queue):
+        handle = await start(client, Trip("Ann", "Rome"), queue)
+        await waits_for_payment(handle)
+    async with working(client, agency, 4, queue):
+        await handle.signal(BookingV1.paid)
+        await eventually(lambda: happened(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED))
+        assert list(agency.bookings.values()) == ["hotel in Rome for Ann"]
+    async with working(client, agency, 2, queue):
+        await handle.result()
+        assert list(agency.bookings.values()) == ["hotel in Rome for Ann", "flight to Rome for Ann"]
+        second = await start(client, Trip("Bob", "Rome"), queue)
+        await second.signal(BookingV1.paid)
+        await second.result()
+    assert list(agency.bookings.values())[2:] == ["flight to Rome for Bob", "hotel in Rome for Bob"]

@@ -1,0 +1,178 @@
+"""`explore` on the small examples: whatever fails and whenever it is cancelled, each holds what its README says.
+
+To two faults, with nothing untried. Each world plays its clients, and each check is what the owner would want to hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowUpdateFailedError
+from temporalio.service import RPCError
+
+from examples.cart.activities import Shop
+from examples.cart.models import CartData, Line
+from examples.cart.workflows import Cart
+from examples.onboarding.activities import Office
+from examples.onboarding.models import DAY, Signup
+from examples.onboarding.workflows import Onboarding
+from examples.payment.activities import Cashier
+from examples.payment.models import Order, Refund
+from examples.payment.models import State as PaymentState
+from examples.payment.provider import Provider
+from examples.payment.workflows import Payment
+from examples.versioning.activities import Agency
+from examples.versioning.models import Trip
+from examples.versioning.workflows import VERSIONS
+from temporal_saga.testing import Exploration, Simulation, explore
+
+pytestmark = [pytest.mark.timeout(300)]
+
+
+def assert_tried(exploration: Exploration, least: int, free: list[str]) -> None:
+    """All was tried, and no step is without a compensation but those that need none."""
+    assert (exploration.untried, exploration.without_compensation) == (0, free), str(exploration)
+    assert exploration.tried > least
+
+
+def began(simulation: Simulation[Any], name: str) -> bool:
+    return any(call.label == name for call in simulation.calls)
+
+
+# --- onboarding ---
+
+
+class Users(Office):
+    """A user who answers on the given day, and signs in an hour later."""
+
+    answers_after = DAY
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(self.answers_after)
+        await handle.signal(Onboarding.verified)
+        await asyncio.sleep(3600)
+        await handle.signal(Onboarding.signed_in)
+
+
+class LateUsers(Users):
+    answers_after = 4 * DAY
+
+
+def all_or_nothing_is_there(office: Users, simulation: Simulation[Any]) -> None:
+    there = {table: office.count(table) for table in ("accounts", "workspaces", "roles")}
+    assert set(there.values()) == {int(began(simulation, "notify_admin"))}, there
+
+
+SIGNUP = Signup("ann@example.com", "anvils")
+
+
+@pytest.mark.slow
+def test_an_onboarding_keeps_all_or_nothing() -> None:
+    tried = explore(Onboarding.run, SIGNUP, setup=Users, check=all_or_nothing_is_there, faults=2)
+    assert_tried(tried, 500, ["notify_admin", "send_verification", "send_welcome"])
+
+
+def test_an_onboarding_may_be_cancelled_by_its_user_at_any_moment() -> None:
+    check = all_or_nothing_is_there
+    tried = explore(Onboarding.run, SIGNUP, setup=LateUsers, check=check, signals=["cancel_signup"])
+    assert_tried(tried, 80, ["notify_admin", "send_reminder", "send_verification", "send_welcome"])
+
+
+# --- cart ---
+
+
+class Customer(Shop):
+    """A customer who adds two lines, takes the newer one out, and checks out."""
+
+    async def client(self, handle: Any) -> None:
+        changes: list[tuple[Any, Any]] = [
+            (Cart.add, Line("1", "teapot", 2)),
+            (Cart.add, Line("2", "cup", 4)),
+            (Cart.remove, "2"),
+            (Cart.check_out, "4242"),
+        ]
+        for update, argument in changes:
+            await asyncio.sleep(60)
+            with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+                await handle.execute_update(update, argument)
+
+
+def goods_are_paid(shop: Customer, simulation: Simulation[Any]) -> None:
+    stock: Any = shop.rows(
+        "SELECT 5 - sum(on_hand) FROM products WHERE sku = 'teapot' UNION ALL "
+        "SELECT 20 - sum(on_hand) FROM products WHERE sku = 'cup'"
+    )
+    cards: Any = shop.rows("SELECT 50000 - balance FROM cards WHERE number = '4242'")
+    (teapots,), (cups,) = stock
+    ((paid,),) = cards
+    assert paid == teapots * 24_90 + cups * 6_50, (teapots, cups, paid)
+    assert (paid > 0) == began(simulation, "ship"), (teapots, cups, paid)
+
+
+@pytest.mark.slow
+def test_a_cart_is_paid_or_leaves_the_shop_as_it_was() -> None:
+    """In two runs: the cart continues as new after three changes."""
+    tried = explore(Cart.run, CartData("ann", changes_per_run=3), setup=Customer, check=goods_are_paid, faults=2)
+    assert_tried(tried, 500, ["ship"])
+
+
+# --- payment ---
+
+
+class Ann(Cashier):
+    """Looks at what is parked and lets it retry; then there is a refund."""
+
+    def __init__(self) -> None:
+        super().__init__(Provider())
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(RPCError):  # it has ended
+            while (await handle.query(Payment.status)).state is PaymentState.RUNNING:
+                with suppress(WorkflowUpdateFailedError):  # the look-up has failed
+                    for found in await handle.execute_update(Payment.reconcile):
+                        await handle.execute_update("saga_resolve", found.key, "retry", "ann", found.provider_says)
+                await asyncio.sleep(60)
+            with suppress(WorkflowUpdateFailedError):
+                await handle.execute_update(Payment.refund, Refund("r1", 10_00))
+
+
+def all_or_nothing_is_paid(ann: Ann, simulation: Simulation[Any]) -> None:
+    cards: Any = ann.provider.rows("SELECT balance FROM cards WHERE number = '4242'")
+    ((balance,),) = cards
+    paid = 50_00 if began(simulation, "settle") else 0
+    assert ann.booked() in ([], [10_00])
+    assert balance == 500_00 - paid + sum(ann.booked())
+
+
+# A cancel of the main task's scope, twice: what is left of a refund is cut short. The workflow has one cancel only.
+@pytest.mark.filterwarnings("ignore:.*TMPRL1102.*")
+@pytest.mark.slow
+def test_a_payment_is_paid_in_all_parts_or_in_none() -> None:
+    order = Order("o", "4242", [30_00, 20_00])
+    tried = explore(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid, faults=2)
+    assert_tried(tried, 500, ["settle"])
+
+
+# --- versioning ---
+
+
+class Traveler(Agency):
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        await handle.signal("paid")
+
+
+def both_are_booked_or_neither(agency: Traveler, simulation: Simulation[Any]) -> None:
+    assert len(agency.bookings) == (2 if simulation.status == "completed" else 0)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_version_books_both_or_neither(version: int) -> None:
+    run: Any = VERSIONS[version].run  # type: ignore[attr-defined]
+    faults = 2 if version == 2 else 1
+    tried = explore(run, Trip("Ann", "Rome"), setup=Traveler, check=both_are_booked_or_neither, faults=faults)
+    assert_tried(tried, 20, [])
