@@ -17,6 +17,7 @@ import examples
 import temporal_saga
 
 HERE = Path(examples.__file__).parent
+PACKAGE = Path(temporal_saga.__file__).parents[1]
 
 # What the story says at its end, and a command for a worker in a process of its own.
 PROGRAMS = {
@@ -36,6 +37,14 @@ def test_each_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "worker" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_shares_nothing_with_the_others(name: str) -> None:
+    """With the source tree, a copy of the folder would find its neighbors all the same."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (HERE / name).glob("*.py")}
+    assert [path for path, source in sources.items() if "examples" in source.replace(f"-m examples.{name}", "")] == []
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_each_runs_from_a_copy_of_its_folder(client: Client, name: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
-from examples.onboarding.__main__ import start, working
+from examples.onboarding.__main__ import QUEUE, start, working
 from examples.onboarding.activities import Office
 from examples.onboarding.models import Signup, State, Status
 from examples.onboarding.workflows import Onboarding
@@ -141,13 +141,12 @@ async def test_a_fault_for_good_fails_once_all_is_undone(client: Client, office:
 async def test_no_sign_in_within_a_week(virtual: tuple[Client, Office], verified: bool) -> None:
     client, office = virtual
     user = signup()
-    signal = {"start_signal": "verified"} if verified else {}
     handle = await client.start_workflow(
         Onboarding.run,
         user,
         id=user.email,
-        task_queue="onboarding",
-        **signal,  # type: ignore[arg-type]
+        task_queue=QUEUE,
+        start_signal="verified" if verified else None,
     )
     assert (await handle.result()).state is State.TIMED_OUT
     assert (holds(office, user), mails(office, user)) == ([], 2)  # with the reminder, or the welcome
