@@ -11,7 +11,7 @@ from temporal_saga import Declined, business_key, fence
 from .models import Batch, Summary, Transfer
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance INTEGER CHECK (balance >= 0), closed INTEGER);
+CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, balance INTEGER, closed INTEGER);
 CREATE TABLE IF NOT EXISTS transfers (payout TEXT, number INTEGER, account TEXT, amount INTEGER);
 CREATE TABLE IF NOT EXISTS messages (text TEXT);
 CREATE INDEX IF NOT EXISTS by_number ON transfers (payout, number);
@@ -41,7 +41,7 @@ class Ledger:
         """Writes down a payout of 1.00 for each of so many accounts. Every so many of these are closed."""
         with self._lock, self._db:
             self._db.execute("INSERT OR IGNORE INTO accounts VALUES ('funds', 0, 0)")
-            self._db.execute("UPDATE accounts SET balance = balance + ?", (100 * count,))
+            self._db.execute("UPDATE accounts SET balance = balance + ? WHERE name = 'funds'", (100 * count,))
             for number in range(count):
                 account = f"{payout}-{number}"
                 closed = number % closed_every == closed_every - 1
@@ -59,7 +59,7 @@ class Ledger:
     @activity.defn
     def debit(self, transfer: Transfer) -> None:
         """Takes the money out of the funds."""
-        self._move(transfer, "funds", -transfer.amount)
+        self._move(transfer, "funds", -transfer.amount, only_if="balance >= :amount")
 
     @activity.defn
     def return_debit(self, transfer: Transfer) -> None:
@@ -69,11 +69,11 @@ class Ledger:
     @activity.defn
     def credit(self, transfer: Transfer) -> None:
         """Gives it to the account."""
-        self._move(transfer, transfer.account, transfer.amount)
+        self._move(transfer, transfer.account, transfer.amount, only_if="NOT closed")
 
     @activity.defn
     def reverse_credit(self, transfer: Transfer) -> None:
-        """Undoes `credit`."""
+        """Undoes `credit`, also if the account has been closed since, or emptied: an undo must not be refused."""
         self._move(transfer, transfer.account, -transfer.amount)
 
     @activity.defn
@@ -97,10 +97,11 @@ class Ledger:
         """Closes the file."""
         self._db.close()
 
-    def _move(self, transfer: Transfer, account: str, amount: int) -> None:
+    def _move(self, transfer: Transfer, account: str, amount: int, only_if: str = "TRUE") -> None:
         def move() -> None:
-            query = "UPDATE accounts SET balance = balance + ? WHERE name = ? AND balance + ? >= 0 AND NOT closed"
-            if not self._db.execute(query, (amount, account, amount)).rowcount:
+            query = f"UPDATE accounts SET balance = balance + :move WHERE name = :account AND {only_if}"
+            values = {"move": amount, "account": account, "amount": transfer.amount}
+            if not self._db.execute(query, values).rowcount:
                 raise Declined(f"{account} is closed, or has not enough")
 
         with self._lock, self._db:  # commits, or rolls back on an exception

@@ -142,11 +142,7 @@ async def test_no_sign_in_within_a_week(virtual: tuple[Client, Office], verified
     client, office = virtual
     user = signup()
     handle = await client.start_workflow(
-        Onboarding.run,
-        user,
-        id=user.email,
-        task_queue=QUEUE,
-        start_signal="verified" if verified else None,
+        Onboarding.run, user, id=user.email, task_queue=QUEUE, start_signal="verified" if verified else None
     )
     assert (await handle.result()).state is State.TIMED_OUT
     assert (holds(office, user), mails(office, user)) == ([], 2)  # with the reminder, or the welcome
