@@ -81,9 +81,9 @@ async def tell() -> None:
     ledger, queue = Ledger(), f"{QUEUE}-{uuid4().hex[:6]}"
     async with server() as client, working(client, ledger, queue):
         march, april = f"march-{uuid4().hex[:6]}", f"april-{uuid4().hex[:6]}"
-        ledger.prepare(march, 60)
-        print("60 transfers, 3 of them to closed accounts, in batches of 20:")
-        handle = await start(client, Batch(march, 0, 60, leaf=20, at_once=10), queue=queue)
+        ledger.prepare(march, 40)
+        print("40 transfers, 2 of them to closed accounts, in batches of 20:")
+        handle = await start(client, Batch(march, 0, 40, leaf=20, at_once=10), queue=queue)
         show(await handle.result(), ledger)
         ledger.prepare(april, 20)
         print("20 transfers, all or nothing:")

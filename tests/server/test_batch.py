@@ -60,26 +60,26 @@ def payout(bank: Bank, count: int, **options: Any) -> Batch:
 
 async def test_what_fails_is_a_line_in_the_summary(client: Client, bank: Bank) -> None:
     """In a tree of two levels: two accounts are closed and one transfer has a fault. The admin gets one message."""
-    bank.broken = 7
-    batch = payout(bank, 40, leaf=20, at_once=10)
+    bank.broken = 3
+    batch = payout(bank, 16, leaf=8, at_once=4, closed_every=8)
     handle = await start(client, batch)
     summary = await handle.result()
-    assert (summary.paid, summary.failed) == (37, 3)
-    assert [line.partition(":")[0] for line in summary.named] == ["transfer 7", "transfer 19", "transfer 39"]
-    assert balances(bank) == (3_00, 37_00)
-    assert [text.startswith(f"{batch.payout}: 37 paid, 3 failed") for text in messages(bank)] == [True]
-    leaf = await client.get_workflow_handle(f"{batch.payout}-0-20").fetch_history()
-    assert len(leaf.events) <= 20 * 6 + 20  # as the README counts
+    assert (summary.paid, summary.failed) == (13, 3)
+    assert [line.partition(":")[0] for line in summary.named] == ["transfer 3", "transfer 7", "transfer 15"]
+    assert balances(bank) == (3_00, 13_00)
+    assert [text.startswith(f"{batch.payout}: 13 paid, 3 failed") for text in messages(bank)] == [True]
+    leaf = await client.get_workflow_handle(f"{batch.payout}-0-8").fetch_history()
+    assert len(leaf.events) <= 8 * 6 + 20  # as the README counts
 
 
 async def test_all_are_paid_or_none(client: Client, bank: Bank) -> None:
-    handle = await start(client, payout(bank, 20, at_once=7), all_or_nothing=True)
+    handle = await start(client, payout(bank, 6, at_once=4, closed_every=6), all_or_nothing=True)
     summary = await handle.result()
-    assert (summary.paid, summary.failed, len(messages(bank))) == (0, 20, 1)
-    assert balances(bank) == (20_00, 0)
-    handle = await start(client, payout(bank, 10, at_once=7), all_or_nothing=True)
-    assert (await handle.result()).paid == 10
-    assert balances(bank) == (20_00, 10_00)
+    assert (summary.paid, summary.failed, len(messages(bank))) == (0, 6, 1)
+    assert balances(bank) == (6_00, 0)
+    handle = await start(client, payout(bank, 5, at_once=4), all_or_nothing=True)
+    assert (await handle.result()).paid == 5
+    assert balances(bank) == (6_00, 5_00)
 
 
 async def test_a_fault_takes_the_whole_batch_back(client: Client, bank: Bank) -> None:
