@@ -12,7 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from .activities import Exporter
     from .models import Export
 
-# So long it takes to notice that a worker has died, and so long a cancel may take to arrive.
+# So long it takes to notice that a worker has died. A page has to take less.
 HEARTBEAT = timedelta(seconds=3)
 
 
