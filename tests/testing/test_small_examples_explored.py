@@ -6,16 +6,28 @@ To two faults, with nothing untried. Each world plays its clients, and each chec
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
+from examples.account.activities import Bank
+from examples.account.models import AccountData
+from examples.account.models import Order as AccountOrder
+from examples.account.workflows import Account
+from examples.batch.activities import Ledger
+from examples.batch.models import Batch
+from examples.batch.workflows import PayAll, PayAllOrNothing, PayOne
 from examples.cart.activities import Shop
 from examples.cart.models import CartData, Line
 from examples.cart.workflows import Cart
+from examples.export.activities import Exporter
+from examples.export.models import Export
+from examples.export.workflows import ExportWorkflow
 from examples.onboarding.activities import Office
 from examples.onboarding.models import DAY, Signup
 from examples.onboarding.workflows import Onboarding
@@ -176,3 +188,113 @@ def test_each_version_books_both_or_neither(version: int) -> None:
     faults = 2 if version == 2 else 1
     tried = explore(run, Trip("Ann", "Rome"), setup=Traveler, check=both_are_booked_or_neither, faults=faults)
     assert_tried(tried, 20, [])
+
+
+# --- batch ---
+
+
+class Payout(Ledger):
+    """A payout of so many transfers; every so many accounts are closed."""
+
+    count, closed_every = 1, 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepare("p", self.count, self.closed_every)
+
+    def balances(self) -> dict[str, int]:
+        found: Any = self.rows("SELECT name, balance FROM accounts")
+        return dict(found)
+
+
+class TwoOfWhichOneIsClosed(Payout):
+    count, closed_every = 2, 2
+
+
+def the_summary_is_right(ledger: Payout, simulation: Simulation[Any]) -> None:
+    accounts = ledger.balances()
+    left, paid = accounts.pop("funds"), sum(accounts.values())
+    assert (left + paid, set(accounts.values()) <= {0, 1_00}) == (ledger.count * 1_00, True), accounts
+    if simulation.status == "completed":
+        assert simulation.result().paid * 1_00 == paid
+
+
+def all_are_paid_or_none(ledger: Payout, simulation: Simulation[Any]) -> None:
+    the_summary_is_right(ledger, simulation)
+    assert ledger.balances()["funds"] in (0, ledger.count * 1_00)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pay", "world", "faults", "check"),
+    [
+        (PayAll, Payout, 2, the_summary_is_right),
+        (PayAll, TwoOfWhichOneIsClosed, 1, the_summary_is_right),
+        (PayAllOrNothing, Payout, 2, all_are_paid_or_none),
+        (PayAllOrNothing, TwoOfWhichOneIsClosed, 1, all_are_paid_or_none),
+    ],
+)
+def test_a_payout_loses_nothing(pay: Any, world: type[Payout], faults: int, check: Any) -> None:
+    """Two transfers at once make many plans: these to one fault."""
+    batch = Batch("p", 0, world.count)
+    tried = explore(pay.run, batch, workflows=[PayOne], setup=world, check=check, faults=faults)
+    # The undos of a child that hands over its saga are its own steps'.
+    assert_tried(tried, 60, ["PayOne"] if pay is PayAllOrNothing else [])
+
+
+# --- export ---
+
+
+class Disk(Exporter):
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory()
+        super().__init__(Path(self._temporary.name))
+
+    def close(self) -> None:
+        self._temporary.cleanup()
+
+
+def the_half_is_removed(disk: Disk, simulation: Simulation[Any]) -> None:
+    assert disk.pages() == (3 if began(simulation, "publish") else 0), disk.log()
+
+
+def test_an_export_is_published_whole_or_removed() -> None:
+    export = Export("sales", 3, seconds_a_page=1)
+    tried = explore(ExportWorkflow.run, export, setup=Disk, check=the_half_is_removed, faults=2)
+    assert_tried(tried, 80, ["publish"])
+
+
+# --- account ---
+
+
+class Owner(Bank):
+    """Brings in 100.00, pays out 30.00, and closes the account."""
+
+    async def client(self, handle: Any) -> None:
+        orders: list[tuple[Any, Any]] = [
+            (Account.bring_in, AccountOrder("1", "4242", 100_00)),
+            (Account.pay_out, AccountOrder("2", "4242", 30_00)),
+        ]
+        for update, order in orders:
+            await asyncio.sleep(60)
+            with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+                await handle.execute_update(update, order)
+        with suppress(RPCError):
+            await handle.signal(Account.close)
+
+
+def the_journal_is_right(bank: Owner, simulation: Simulation[Any]) -> None:
+    cards: Any = bank.rows("SELECT balance FROM cards WHERE number = '4242'")
+    lines: Any = bank.rows("SELECT coalesce(sum(amount), 0) FROM journal")
+    ((card,),), ((journal,),) = cards, lines
+    assert card + journal == 500_00
+    if simulation.status == "completed":
+        assert simulation.result() == journal
+
+
+@pytest.mark.slow
+def test_each_order_of_an_account_is_done_or_undone() -> None:
+    """In three runs: the account continues as new after each order."""
+    account = AccountData("ann", orders_per_run=1)
+    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2)
+    assert_tried(tried, 400, [])
