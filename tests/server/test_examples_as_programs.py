@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
-import runpy
 import shutil
 import signal
 import sys
@@ -35,7 +35,7 @@ PROGRAMS = {
 def test_each_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [f"python -m examples.{name}", "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"examples.{name}", run_name="__main__")
+        importlib.import_module(f"examples.{name}.__main__").main()
     assert ended.value.code == 0
     assert "worker" in capsys.readouterr().out
 

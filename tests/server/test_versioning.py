@@ -8,7 +8,11 @@ from uuid import uuid4
 import pytest
 from temporalio import workflow
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
 from temporalio.client import Client, WorkflowHistory
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.service import RPCError
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from examples.versioning.__main__ import HISTORIES, eventually, happened, start, waits_for_payment, working
 from examples.versioning.activities import Agency
@@ -55,3 +59,54 @@ async def test_a_run_waits_for_a_version_that_can_replay_it(client: Client) -> N
         await second.signal(BookingV1.paid)
         await second.result()
     assert list(agency.bookings.values())[2:] == ["flight to Rome for Bob", "hotel in Rome for Bob"]
+
+
+async def test_with_worker_versioning_a_run_keeps_its_version(client: Client) -> None:
+    """As the README shows it: no patch, and a run that began on version 1 ends on version 1."""
+    agency, name = Agency(), f"v-{uuid4()}"
+
+    def deployed(version: int) -> Worker:
+        return Worker(
+            client,
+            task_queue=name,
+            workflows=[VERSIONS[version]],
+            activities=agency.activities,
+            deployment_config=WorkerDeploymentConfig(
+                version=WorkerDeploymentVersion(deployment_name=name, build_id=str(version)),
+                use_worker_versioning=True,
+                default_versioning_behavior=VersioningBehavior.PINNED,
+            ),
+        )
+
+    async def set_current(version: int) -> None:
+        request = SetWorkerDeploymentCurrentVersionRequest(
+            namespace=client.namespace, deployment_name=name, build_id=str(version)
+        )
+
+        async def is_set() -> bool:
+            try:  # the worker has to have polled before
+                await client.workflow_service.set_worker_deployment_current_version(request)
+            except RPCError:
+                return False
+            return True
+
+        await eventually(is_set)
+
+    async with deployed(1):
+        await set_current(1)
+        first = await start(client, Trip("Ann", "Rome"), name)
+        await waits_for_payment(first)
+        async with deployed(4):
+            await set_current(4)
+            second = await start(client, Trip("Bob", "Rome"), name)
+            await waits_for_payment(second)
+            for handle in (first, second):
+                await handle.signal(BookingV1.paid)
+                await handle.result()
+    # Each in the order of its own version.
+    assert [booking.rpartition(" ")[0] for booking in agency.bookings.values()] == [
+        "hotel in Rome for",
+        "flight to Rome for",
+        "flight to Rome for",
+        "hotel in Rome for",
+    ]
