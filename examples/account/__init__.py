@@ -1,0 +1,1 @@
+"""An account whose every update is a saga of its own."""

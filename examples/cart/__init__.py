@@ -1,0 +1,1 @@
+"""A customer's cart: one saga that lives across many runs."""

@@ -1,0 +1,1 @@
+"""The order of steps changes while runs are open."""

@@ -1,0 +1,105 @@
+"""Payouts on a real server: what is paid, what is taken back, and how large a parent's history becomes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from temporalio import activity
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from examples.batch.__main__ import start, working
+from examples.batch.activities import Ledger
+from examples.batch.models import Batch, Transfer
+from tests.server.support import causes, eventually
+
+
+class Bank(Ledger):
+    """One whose credits fail, or wait, for the numbers that a test names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = -1
+        self.held = -1
+
+    @activity.defn
+    def credit(self, transfer: Transfer) -> None:
+        if transfer.number == self.broken:
+            raise ApplicationError("the network is down", non_retryable=True)
+        if transfer.number == self.held:
+            raise RuntimeError("try again")
+        super().credit(transfer)
+
+
+@pytest.fixture
+async def bank(client: Client) -> AsyncIterator[Bank]:
+    bank = Bank()
+    async with working(client, bank):
+        yield bank
+    bank.close()
+
+
+def balances(bank: Bank) -> tuple[int, int]:
+    """What is in the funds, and what on the accounts."""
+    rows: Any = bank.rows("SELECT name = 'funds', balance FROM accounts")
+    return sum(b for funds, b in rows if funds), sum(b for funds, b in rows if not funds)
+
+
+def messages(bank: Bank) -> list[str]:
+    return [str(text) for (text,) in bank.rows("SELECT text FROM messages")]
+
+
+def payout(bank: Bank, count: int, **options: Any) -> Batch:
+    name = f"p-{uuid4()}"
+    bank.prepare(name, count, options.pop("closed_every", 20))
+    return Batch(name, 0, count, **options)
+
+
+async def test_what_fails_is_a_line_in_the_summary(client: Client, bank: Bank) -> None:
+    """In a tree of two levels: two accounts are closed and one transfer has a fault. The admin gets one message."""
+    bank.broken = 3
+    batch = payout(bank, 16, leaf=8, at_once=4, closed_every=8)
+    handle = await start(client, batch)
+    summary = await handle.result()
+    assert (summary.paid, summary.failed) == (13, 3)
+    assert [line.partition(":")[0] for line in summary.named] == ["transfer 3", "transfer 7", "transfer 15"]
+    assert balances(bank) == (3_00, 13_00)
+    assert [text.startswith(f"{batch.payout}: 13 paid, 3 failed") for text in messages(bank)] == [True]
+    leaf = await client.get_workflow_handle(f"{batch.payout}-0-8").fetch_history()
+    assert len(leaf.events) <= 8 * 9 + 20  # as the README counts
+
+
+async def test_all_are_paid_or_none(client: Client, bank: Bank) -> None:
+    handle = await start(client, payout(bank, 6, at_once=4, closed_every=6), all_or_nothing=True)
+    summary = await handle.result()
+    assert (summary.paid, summary.failed, len(messages(bank))) == (0, 6, 1)
+    assert balances(bank) == (6_00, 0)
+    handle = await start(client, payout(bank, 5, at_once=4), all_or_nothing=True)
+    assert (await handle.result()).paid == 5
+    assert balances(bank) == (6_00, 5_00)
+
+
+async def test_a_fault_takes_the_whole_batch_back(client: Client, bank: Bank) -> None:
+    bank.broken = 3
+    handle = await start(client, payout(bank, 5, at_once=2), all_or_nothing=True)
+    with pytest.raises(WorkflowFailureError) as error:
+        await handle.result()
+    assert causes(error.value.cause)[0] == "ChildWorkflowError"
+    assert balances(bank) == (5_00, 0)
+
+
+@pytest.mark.parametrize("all_or_nothing", [False, True])
+async def test_a_cancel_undoes_the_transfers_under_way(client: Client, bank: Bank, all_or_nothing: bool) -> None:
+    """What is paid is kept in one variant, and taken back in the other."""
+    bank.held = 5
+    handle = await start(client, payout(bank, 6, at_once=3), all_or_nothing=all_or_nothing)
+    await eventually(lambda: balances(bank) == (0, 5_00))
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError) as error:
+        await handle.result()
+    assert isinstance(error.value.cause, CancelledError)
+    # A child that unwinds may outlive its parent.
+    await eventually(lambda: balances(bank) == ((6_00, 0) if all_or_nothing else (1_00, 5_00)))
