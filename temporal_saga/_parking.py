@@ -22,6 +22,7 @@ from ._typing import Reminder
 __all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
 
 UPDATE = "saga_resolve"
+MEMO = "saga_parked"
 
 # What may be decided of each. A step has a result, which nobody can type in by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
@@ -123,6 +124,16 @@ class Parking:
         )
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
         return ticket
+
+    def note(self) -> None:
+        """Note in the run's memo which steps have something parked.
+
+        The memo is seen in the list of workflows. And the command ends the workflow task: of a task without a command
+        and of the update that comes next, the SDK's core (1.35) makes one when another worker replays them, in which
+        the update comes first. A decision would then be rejected for ever, or fail to replay.
+        """
+        names = [ticket.parked.step for ticket in self._tickets.values()]
+        cast(Any, workflow).upsert_memo({MEMO: names or None})
 
     def _remove(self, ticket: Ticket) -> None:
         if self._tickets.get(ticket.parked.key) is ticket:

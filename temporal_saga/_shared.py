@@ -140,12 +140,14 @@ class Shared:
             run.details = workflow.get_current_details()
         ticket = step.ticket = run.parking.park(Parked(self.name, step.name, step.key, what, type_name(error)))
         self.show()
+        run.parking.note()
         run.show_state()
         try:
             resolution = await ticket.wait(reminder)
         finally:
             step.ticket = None
         step.resolution = resolution or step.resolution
+        run.parking.note()
         run.show_state()
         if run.unwinding or run.parking:
             self.show()
