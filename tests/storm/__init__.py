@@ -1,0 +1,5 @@
+"""Sagas under fire: a real server, worker processes and databases, all of which are killed again and again.
+
+python -m tests.storm --transfers 1000 --seed 7     transfers and orders under a seeded plan of faults
+python -m tests.storm gaps                          a kill between any two events of the life of what is parked
+"""
