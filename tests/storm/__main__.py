@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .gaps import SCENARIOS, try_gaps
+from .storm import Options, storm
 
 
 async def gaps(choose: slice) -> int:
@@ -24,15 +25,32 @@ async def gaps(choose: slice) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.storm")
+    parser = argparse.ArgumentParser(prog="python -m tests.storm", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--transfers", type=int, default=200, help="how many transfers; an order for each four")
+    parser.add_argument("--seed", default="1", help="of the plan of faults, kills, cancels and decisions")
+    parser.add_argument("--minutes", type=float, help="start nothing after so long")
+    parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql", help="of the transfers")
+    parser.add_argument("--by-hand", action="store_true", help="the hand-written idiom in place of a saga")
+    parser.add_argument("--without-keys", action="store_true", help="a bank that knows no keys: must be caught")
+    parser.add_argument("--mutant", help="a broken copy of the library, by its name in tests/mutants: must be caught")
     commands = parser.add_subparsers(dest="command")
     command = commands.add_parser("gaps", help="a kill between any two events of the life of what is parked")
     command.add_argument("--from", dest="start", type=int, default=0, help="the number of the first gap")
     command.add_argument("--to", dest="stop", type=int, help="the number after the last gap")
     command.add_argument("--step", type=int, help="try each nth gap")
-    arguments = parser.parse_args()
-    if arguments.command == "gaps":
-        sys.exit(bool(asyncio.run(gaps(slice(arguments.start, arguments.stop, arguments.step)))))
+    given = parser.parse_args()
+    if given.command == "gaps":
+        sys.exit(bool(asyncio.run(gaps(slice(given.start, given.stop, given.step)))))
+    options = Options(
+        given.transfers,
+        given.seed,
+        given.minutes,
+        by_hand=given.by_hand,
+        keys=not given.without_keys,
+        mutant=given.mutant,
+        database=given.database,
+    )
+    sys.exit(bool(storm(options, partial(print, flush=True)).wrong))
 
 
 if __name__ == "__main__":

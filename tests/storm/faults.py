@@ -27,6 +27,19 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 ATTEMPT = timedelta(seconds=3)
 """What an attempt has, whatever the workflow says: of a killed worker's activity nobody hears before."""
 
+UNDOS = {
+    "return_withdrawal": "withdraw",
+    "reverse_deposit": "deposit",
+    "void_record": "record",
+    "refund": "charge",
+    "release": "allocate",
+    "cancel_pickup": "book_pickup",
+    "void_label": "print_label",
+    "recall_from_warehouse": "notify_warehouse",
+}
+"""The undos, and what each undoes."""
+
+_NEVER_REFUSED = ("check", "validate", "send", "record_shipment")  # they have no effect, or are past the pivot
 _KINDS = {"none": 62, "fails": 8, "lost": 10, "slow": 8, "late": 4, "refused": 8}
 
 
@@ -50,6 +63,8 @@ def fault_of(seed: str, workflow_id: str, name: str) -> Fault:
     """Return the fault that the plan has for an activity of a workflow."""
     random = Random(f"{seed}/{workflow_id}/{name}")
     (kind,) = random.choices(list(_KINDS), list(_KINDS.values()))
+    if kind == "refused" and name in _NEVER_REFUSED:
+        kind = "none"
     return Fault(kind, random.randint(1, 3), random.uniform(0.2, 1.5))
 
 
@@ -83,6 +98,8 @@ class _Activity(ActivityInboundInterceptor):
         fault = fault_of(setting.seed, id, info.activity_type) if setting.faults else Fault("none", 0, 0)
         if info.activity_type in setting.refused:
             fault = Fault("refused", 0, 0)
+        if fault.kind == "refused" and info.activity_type in UNDOS and not setting.undos_refused:
+            fault = Fault("none", 0, 0)
         if fault.kind == "refused" and not healed(setting.directory, id, info.activity_type).exists():
             raise ApplicationError("refused for good", type="Refused", non_retryable=True)
         if fault.kind == "fails" and info.attempt <= fault.times:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.runtime import Runtime, TelemetryConfig
+from temporalio.service import RPCError, RPCStatusCode
 
 import temporal_saga
 from examples.dev_server import find_cli, free_port
@@ -24,6 +26,12 @@ from tests.mutants import HERE, parse
 T = TypeVar("T")
 
 ATTRIBUTE = "SagaState"
+_ANSWERS = (
+    RPCStatusCode.NOT_FOUND,
+    RPCStatusCode.ALREADY_EXISTS,
+    RPCStatusCode.INVALID_ARGUMENT,
+    RPCStatusCode.FAILED_PRECONDITION,
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,7 +62,7 @@ class Server:
 
     async def connect(self) -> Client:
         """Wait until it answers; return a client, which outlives the server."""
-        client = await insist(lambda: Client.connect(self.address), RuntimeError)
+        client = await insist(lambda: Client.connect(self.address, runtime=_quiet()), RuntimeError)
         await insist(lambda: client.workflow_service.get_system_info(GetSystemInfoRequest(), retry=False))
         return client
 
@@ -65,14 +73,21 @@ class Server:
             self._process.wait()
 
 
+@cache
+def _quiet() -> Runtime:
+    """A runtime that does not log each call to a server that is away."""
+    return Runtime(telemetry=TelemetryConfig(logging=None))
+
+
 async def insist(call: Callable[[], Awaitable[T]], *errors: type[Exception], seconds: float = 60) -> T:
     """Call until it does not fail because the server is away."""
     end = asyncio.get_running_loop().time() + seconds
     while True:
         try:
             return await call()
-        except (RPCError, *errors):
-            if asyncio.get_running_loop().time() > end:
+        except (RPCError, *errors) as error:
+            answered = isinstance(error, RPCError) and error.status in _ANSWERS
+            if answered or asyncio.get_running_loop().time() > end:
                 raise
             await asyncio.sleep(0.1)
 
@@ -90,6 +105,7 @@ class Setting:
         refused: The activities that are refused until the operator has healed them.
         pause: For how many seconds each workflow task and each activity waits, so that a kill finds it at work.
         keys: Whether the providers honor keys.
+        undos_refused: Whether the plan may refuse an undo for good: by hand nobody would be asked.
     """
 
     address: str
@@ -100,6 +116,7 @@ class Setting:
     refused: tuple[str, ...] = ()
     pause: float = 0
     keys: bool = True
+    undos_refused: bool = True
 
 
 class Workers:
@@ -133,6 +150,9 @@ class Workers:
         self._running.append(self._spare)
         self._spare = self._begin()
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     def kill(self, which: int = 0) -> None:
         """End one with SIGKILL."""
         if self._running:
@@ -157,8 +177,3 @@ def broken_copy(bed: Path, mutant: str) -> Path:
     file = package / patch.file
     file.write_text(patch.applied_to(file.read_text(encoding="utf-8")), encoding="utf-8")
     return bed
-
-
-def to_json(value: Any) -> Any:
-    """Return what came out of a query, as plain data."""
-    return json.loads(json.dumps(value))
