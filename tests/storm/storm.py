@@ -191,7 +191,7 @@ class Storm:
     async def _transfer(self, id: str, random: Random) -> None:
         source, target = random.sample(_ACCOUNTS, 2)
         transfer = self._transfers[id] = Transfer(id, source, target, random.randint(1, 100_00), "EUR")
-        job = Job(transfer, random.random() < 0.3, random.choice([0, 0, 1.5]), random.random() < 0.3)
+        job = Job(transfer, random.random() < 0.4, random.choice([0, 0, 1, 3]), random.random() < 0.3)
         self._figures.transfers += 1
         if self._options.by_hand:
             await self._run(id, random, ByHandTransfer.run, job)
@@ -218,7 +218,7 @@ class Storm:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             )
 
-        cancelled_after = random.choice([None, None, None, random.uniform(0, 4)])
+        cancels = random.choice([[], [], [random.uniform(0, 3)], [random.uniform(0, 2), random.uniform(0, 0.5)]])
         try:
             handle = await insist(start)
         except WorkflowAlreadyStartedError:  # the answer to the first try was lost
@@ -233,8 +233,8 @@ class Storm:
                 self._figures.doubled.append(f"{id} was started twice")
             except WorkflowAlreadyStartedError:
                 pass
-        if cancelled_after is not None:
-            await asyncio.sleep(cancelled_after)
+        for after in cancels:
+            await asyncio.sleep(after)
             if id not in self._ends:
                 self._figures.cancels += 1
                 await _unless_closed(handle.cancel())
