@@ -51,6 +51,11 @@ async def decide(client: Client, outcome: str, queue: str, secret: str) -> dict[
     return seen
 
 
+def scrape(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        return str(page.read().decode())
+
+
 async def run(address: str) -> None:
     secret = f"secret-{uuid4()}"
     logged: list[str] = []
@@ -69,8 +74,7 @@ async def run(address: str) -> None:
     runner = passing(WORKFLOWS)
     async with make_worker(client, queue, workflows=WORKFLOWS, activities=ACTIVITIES, workflow_runner=runner):
         seen = await asyncio.gather(*[decide(client, outcome, queue, secret) for outcome in PLANS])
-    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-        metrics = page.read().decode()
+    metrics = await asyncio.to_thread(scrape, port)
     print(json.dumps({"secret": secret, "metrics": metrics, "logged": logged, "seen": seen}), flush=True)
     await asyncio.sleep(timedelta(milliseconds=300).total_seconds())  # sdk-python 300, as in `examples/dev_server`
 

@@ -110,10 +110,7 @@ class ParksByHand:
 
     @workflow.run
     async def run(self, case: Case) -> str:
-        options: dict[str, Any] = {
-            "start_to_close_timeout": TEN,
-            "retry_policy": RetryPolicy(maximum_attempts=1),
-        }
+        options: dict[str, Any] = {"start_to_close_timeout": TEN, "retry_policy": RetryPolicy(maximum_attempts=1)}
         await workflow.execute_activity(reserve, case, **options)
         return await workflow.execute_activity(charge, case, **options)
 

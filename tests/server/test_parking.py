@@ -25,17 +25,7 @@ from temporalio.testing import WorkflowEnvironment
 from examples.dev_server import find_cli
 from temporal_saga.plugin import SagaPlugin
 
-from .parking_workflows import (
-    ACTIVITIES,
-    ATTRIBUTE,
-    DONE,
-    REFUSED,
-    WORKFLOWS,
-    Case,
-    Parks,
-    ParksByHand,
-    Reminds,
-)
+from .parking_workflows import ACTIVITIES, ATTRIBUTE, DONE, REFUSED, WORKFLOWS, Case, Parks, ParksByHand, Reminds
 from .support import History, Replays, Run, Runs, causes, eventually, make_worker, passing
 
 PLAIN = {

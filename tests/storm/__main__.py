@@ -25,7 +25,9 @@ async def gaps(choose: slice) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.storm", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.storm", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--transfers", type=int, default=200, help="how many transfers; an order for each four")
     parser.add_argument("--seed", default="1", help="of the plan of faults, kills, cancels and decisions")
     parser.add_argument("--minutes", type=float, help="start nothing after so long")

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Bed:
 def gaps_of(scenario: str, history: WorkflowHistory) -> Iterator[Gap]:
     """The gaps in which time passes: the server writes the rest in one transaction."""
     events = history.events
-    for at, (event, next) in enumerate(zip(events, events[1:], strict=False), 1):
+    for at, (event, next) in enumerate(pairwise(events), 1):
         pause = (next.event_time.ToNanoseconds() - event.event_time.ToNanoseconds()) / 1e9
         for victim in VICTIMS:
             for after in (0.0, 1.5 * _PAUSE) if pause > 1.8 * _PAUSE else (0.0,):
@@ -190,9 +191,11 @@ async def try_gaps(directory: Path, scenario: str, choose: slice, tell: Any = No
                 tell(f"{scenario} {number}/{len(chosen)}: {gap.victim} killed {gap.after} s after {event}: {verdict}")
         replayer = Replayer(workflows=WORKFLOWS, plugins=[plugin], workflow_runner=runner(slow=False))
         async with replayer.workflow_replay_iterator(_iterate(histories)) as results:
-            async for result in results:
-                if result.replay_failure is not None:
-                    wrong.append(f"{result.history.workflow_id}: does not replay: {result.replay_failure!r}")
+            wrong += [
+                f"{result.history.workflow_id}: does not replay: {result.replay_failure!r}"
+                async for result in results
+                if result.replay_failure is not None
+            ]
     return wrong
 
 

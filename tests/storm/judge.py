@@ -1,4 +1,4 @@
-"""What may be in the books at the end: each effect of what was completed once; of the rest nothing that is not named."""
+"""What may be in the books at the end: of what was completed each effect once, of the rest what a report names."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def judge_transfers(bank: Bank, ends: Mapping[str, End], total: int) -> Verdict:
             line = f"{id}: {step} {done} times, undone {undone} times; {end}"
             if done > 1 or undone > 1 or undone > done:
                 verdict.doubled.append(line)
-            elif end.completed and (done, undone) != (1, 0):
-                verdict.lost.append(line)
-            elif not end.completed and done != undone and step not in end.named:
+            elif (done, undone) != (1, 0) if end.completed else done != undone and step not in end.named:
                 verdict.lost.append(line)
     balances = {account.name: account.balance for account in bank.ledger.accounts()}
     if bank.ledger.total("EUR") + balances[in_transit("EUR")] != total:

@@ -82,10 +82,11 @@ def _quiet() -> Runtime:
 async def insist(call: Callable[[], Awaitable[T]], *errors: type[Exception], seconds: float = 60) -> T:
     """Call until it does not fail because the server is away."""
     end = asyncio.get_running_loop().time() + seconds
+    away: tuple[type[Exception], ...] = (RPCError, *errors)
     while True:
         try:
             return await call()
-        except (RPCError, *errors) as error:
+        except away as error:
             answered = isinstance(error, RPCError) and error.status in _ANSWERS
             if answered or asyncio.get_running_loop().time() > end:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -13,12 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from temporalio.client import (
-    Client,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowHistory,
-)
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowHistory
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -119,7 +115,9 @@ class Storm:
         self._store.add_product("cup", price=1_00, on_hand=_STOCK)
         self._store.add_carrier("swift", pickups=options.transfers // 10, labels=options.transfers // 20)
         self._store.add_carrier("post", pickups=0, labels=0)
-        self._store.add_carrier("post", pickups=_STOCK - options.transfers // 10, labels=_STOCK - options.transfers // 20)
+        self._store.add_carrier(
+            "post", pickups=_STOCK - options.transfers // 10, labels=_STOCK - options.transfers // 20
+        )
         self._server = Server(directory)
         self._server.start()
         bed = ROOT
@@ -146,9 +144,7 @@ class Storm:
         figures, options = self._figures, self._options
         try:
             self._client = await self._server.connect()
-            operator = Operator(
-                self._client, self._bank, self._setting.directory, options.seed, self._transfers
-            )
+            operator = Operator(self._client, self._bank, self._setting.directory, options.seed, self._transfers)
             async with _running(operator.run()):
                 async with _running(self._kill()):
                     await self._start_all()
@@ -218,7 +214,9 @@ class Storm:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             )
 
-        cancels = random.choice([[], [], [random.uniform(0, 3)], [random.uniform(0, 2), random.uniform(0, 0.5)]])
+        # After so many events: seconds would mean another moment on each machine.
+        first = random.randint(3, 45)
+        cancels = random.choice([[], [], [], [first], [first, first + random.randint(1, 12)]])
         try:
             handle = await insist(start)
         except WorkflowAlreadyStartedError:  # the answer to the first try was lost
@@ -233,15 +231,21 @@ class Storm:
                 self._figures.doubled.append(f"{id} was started twice")
             except WorkflowAlreadyStartedError:
                 pass
-        for after in cancels:
-            await asyncio.sleep(after)
-            if id not in self._ends:
-                self._figures.cancels += 1
-                await _unless_closed(handle.cancel())
+        cancelling = asyncio.create_task(self._cancel(handle, cancels))
         try:
             self._ends[id] = _end_of(await insist(handle.result, seconds=3600))
         except WorkflowFailureError as error:
             self._ends[id] = _end_of(error.cause)
+        await cancelling
+
+    async def _cancel(self, handle: WorkflowHandle[Any, Any], after: list[int]) -> None:
+        for events in after:
+            while (await insist(handle.describe)).history_length < events and handle.id not in self._ends:
+                await asyncio.sleep(0.2)
+            if handle.id in self._ends:
+                return
+            self._figures.cancels += 1
+            await _unless_closed(handle.cancel())
 
     async def _kill(self) -> None:
         random = Random(f"{self._options.seed}/kills")
@@ -361,7 +365,8 @@ def _ledger(options: Options, directory: Path) -> Any:
     if options.database == "sqlite":
         yield str(directory / "bank.sqlite3")
         return
-    with postgres() as url, schema_on(url) as schema:
+    given = os.environ.get("DATABASE_URL")
+    with nullcontext(given) if given else postgres() as url, schema_on(url) as schema:
         yield schema
 
 

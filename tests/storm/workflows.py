@@ -41,10 +41,7 @@ class ParkingTransfer:
     async def run(self, job: Job) -> None:
         transfer = job.transfer
         async with Saga(
-            "transfer",
-            activity_options=presets.standard(),
-            on_step_failure="park",
-            on_compensation_failure="park",
+            "transfer", activity_options=presets.standard(), on_step_failure="park", on_compensation_failure="park"
         ) as saga:
             withdraw = saga.execute_activity_method(Bank.withdraw, transfer, compensation=Bank.return_withdrawal)
             if job.parallel:
@@ -76,9 +73,7 @@ class ByHandTransfer:
 
         async def compensate() -> None:
             for undo, id in reversed(done):
-                await workflow.execute_activity_method(
-                    undo, job.transfer, activity_id=id, **presets.compensation()
-                )
+                await workflow.execute_activity_method(undo, job.transfer, activity_id=id, **presets.compensation())
 
         try:
             withdraw = step(Bank.withdraw, Bank.return_withdrawal, "withdraw")
