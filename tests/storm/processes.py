@@ -157,15 +157,18 @@ class Workers:
     def kill(self, which: int = 0) -> None:
         """End one with SIGKILL."""
         if self._running:
-            process = self._running.pop(which % len(self._running))
-            process.kill()
-            process.wait()
+            _end(self._running.pop(which % len(self._running)))
 
     def close(self) -> None:
         """End them all."""
         for process in (*self._running, self._spare):
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    with process:  # waits, and closes its input
+        pass
 
 
 def broken_copy(bed: Path, mutant: str) -> Path:

@@ -172,7 +172,7 @@ class Storm:
 
         running = [asyncio.create_task(one(number)) for number in range(self._options.transfers)]
         # The last ones are waited for when nothing is killed any more.
-        while running and sum(task.done() for task in running) < len(running) - self._options.at_once // 2:
+        while sum(task.done() for task in running) < max(len(running) - self._options.at_once // 2, len(running) * 0.7):
             await asyncio.sleep(0.1)
         self._running = running
 
