@@ -6,18 +6,41 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from .gaps import SCENARIOS, try_gaps
 from .storm import Options, storm
 
+BROKEN = [
+    Options(30, mutant="attempt_in_the_key"),
+    Options(30, mutant="armed_after_the_step"),
+    Options(30, mutant="unwind_unprotected"),
+    Options(30, mutant="fence_undo_twice"),
+    Options(30, mutant="random_keys"),
+    Options(30, keys=False),
+    Options(60, by_hand=True),
+]
+"""What a storm must catch: broken copies of the library, a bank that knows no keys, and the hand-written idiom."""
+
+
+def sees(seed: str) -> int:
+    """Make a storm over each of what is broken; return how many were not caught."""
+    missed = 0
+    for options in BROKEN:
+        figures = storm(replace(options, seed=seed, database="sqlite"))
+        what = options.mutant or ("by hand" if options.by_hand else "without keys")
+        missed += not figures.wrong
+        print(f"{what}: {'caught' if figures.wrong else 'MISSED'}: {figures}", flush=True)
+    return missed
+
 
 async def gaps(choose: slice) -> int:
     wrong: list[str] = []
     for scenario in SCENARIOS:
         with tempfile.TemporaryDirectory(prefix="temporal-saga-gaps-") as directory:
-            wrong += await try_gaps(Path(directory), scenario, choose, partial(print, flush=True))
+            wrong += await try_gaps(Path(directory), scenario, lambda gaps: gaps[choose], partial(print, flush=True))
     for line in wrong:
         print(line, file=sys.stderr)
     print(f"gaps: {len(wrong)} that change the outcome")
@@ -36,6 +59,7 @@ def main() -> None:
     parser.add_argument("--without-keys", action="store_true", help="a bank that knows no keys: must be caught")
     parser.add_argument("--mutant", help="a broken copy of the library, by its name in tests/mutants: must be caught")
     commands = parser.add_subparsers(dest="command")
+    commands.add_parser("sees", help="make storms over what is broken, each of which must be caught")
     command = commands.add_parser("gaps", help="a kill between any two events of the life of what is parked")
     command.add_argument("--from", dest="start", type=int, default=0, help="the number of the first gap")
     command.add_argument("--to", dest="stop", type=int, help="the number after the last gap")
@@ -43,6 +67,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "gaps":
         sys.exit(bool(asyncio.run(gaps(slice(given.start, given.stop, given.step)))))
+    if given.command == "sees":
+        sys.exit(sees(given.seed))
     options = Options(
         given.transfers,
         given.seed,
