@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -65,6 +66,7 @@ def main() -> None:
     command.add_argument("--to", dest="stop", type=int, help="the number after the last gap")
     command.add_argument("--step", type=int, help="try each nth gap")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes of the storm end with it
     if given.command == "gaps":
         sys.exit(bool(asyncio.run(gaps(slice(given.start, given.stop, given.step)))))
     if given.command == "sees":

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -223,7 +223,7 @@ class Storm:
             handle = self._client.get_workflow_handle_for(run, id)
         self._handles[id] = handle
         if signal is not None:
-            await _unless_closed(handle.signal(signal, id))
+            await _unless_closed(lambda: handle.signal(signal, id))
         if random.random() < 0.1:
             self._figures.duplicates += 1
             try:
@@ -245,7 +245,7 @@ class Storm:
             if handle.id in self._ends:
                 return
             self._figures.cancels += 1
-            await _unless_closed(handle.cancel())
+            await _unless_closed(handle.cancel)
 
     async def _kill(self) -> None:
         random = Random(f"{self._options.seed}/kills")
@@ -334,12 +334,12 @@ def _end_of(result: Any) -> End:
     return End(result is None)
 
 
-async def _unless_closed(call: Coroutine[Any, Any, None]) -> None:
-    """Make a call that may come too late, or find the server away: then nothing is asked."""
+async def _unless_closed(call: Callable[[], Awaitable[None]]) -> None:
+    """Make a call that may come too late."""
     try:
-        await call
+        await insist(call)
     except RPCError as error:
-        if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.UNAVAILABLE):
+        if error.status is not RPCStatusCode.NOT_FOUND:
             raise
 
 
