@@ -510,7 +510,8 @@ def test_the_task_that_parks_something_has_a_command_of_its_own(what: str) -> No
         run.activate(completed("b"))
     for number in range(2):
         run.activate(failed("b" if what == "step" else "undo_b", REFUSED))
-        (command,) = run.activations[-1].protos
+        assert len(run.activations[-1].protos) == 1
+        command = run.activations[-1].protos[0]
         assert command.modify_workflow_properties.upserted_memo.fields["saga_parked"].data == b'["b"]'
         run.activate(decide(key_of(run, "b"), "retry", update_id=f"u{number}"))
         (memo,) = [each for each in run.activations[-1].protos if each.HasField("modify_workflow_properties")]
