@@ -87,7 +87,9 @@ async def insist(call: Callable[[], Awaitable[T]], *errors: type[Exception], sec
         try:
             return await call()
         except away as error:
-            answered = isinstance(error, RPCError) and error.status in _ANSWERS
+            # A server that has just been started does not know its namespaces yet.
+            starting = str(error).startswith("Namespace")
+            answered = isinstance(error, RPCError) and error.status in _ANSWERS and not starting
             if answered or asyncio.get_running_loop().time() > end:
                 raise
             await asyncio.sleep(0.1)

@@ -171,9 +171,14 @@ class Storm:
                     await self._live(number)
 
         running = [asyncio.create_task(one(number)) for number in range(self._options.transfers)]
-        # The last ones are waited for when nothing is killed any more.
-        while sum(task.done() for task in running) < max(len(running) - self._options.at_once // 2, len(running) * 0.7):
+        # The last ones are waited for when nothing is killed any more; and so are all, if none ends for long.
+        enough = max(len(running) - self._options.at_once // 2, len(running) * 0.7)
+        ended, since = 0, time.monotonic()
+        while ended < enough and time.monotonic() - since < self._options.patience:
             await asyncio.sleep(0.1)
+            done = sum(task.done() for task in running)
+            if done > ended:
+                ended, since = done, time.monotonic()
         self._running = running
 
     async def _live(self, number: int) -> None:
@@ -250,7 +255,10 @@ class Storm:
     async def _kill(self) -> None:
         random = Random(f"{self._options.seed}/kills")
         while True:
+            ended = len(self._ends)
             await asyncio.sleep(random.uniform(2, 5))
+            while len(self._ends) == ended:  # a slow machine would do nothing but start processes
+                await asyncio.sleep(0.1)
             (what,) = random.choices(["worker", "workers", "server", "all"], [55, 15, 20, 10])
             which, away = random.randrange(2), random.uniform(0, 1.5)
             victims = 1 if what == "worker" else 0 if what == "server" else len(self._workers)
