@@ -32,8 +32,10 @@ def sees(seed: str) -> int:
     for options in BROKEN:
         figures = storm(replace(options, seed=seed, database="sqlite"))
         what = options.mutant or ("by hand" if options.by_hand else "without keys")
-        missed += not figures.wrong
-        print(f"{what}: {'caught' if figures.wrong else 'MISSED'}: {figures}", flush=True)
+        # Not by the replays: they run the library as it is, on what a broken copy has written.
+        caught = figures.lost or figures.doubled or figures.stuck
+        missed += not caught
+        print(f"{what}: {'caught' if caught else 'MISSED'}: {figures}", flush=True)
     return missed
 
 
