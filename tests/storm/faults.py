@@ -39,6 +39,9 @@ UNDOS = {
 }
 """The undos, and what each undoes."""
 
+PAUSE = 0.06
+"""Seconds that each workflow task and each end of an activity may be made to wait, so that a kill finds it at work."""
+
 _NEVER_REFUSED = ("check", "validate", "send", "record_shipment")  # they have no effect, or are past the pivot
 _KINDS = {"none": 62, "fails": 8, "lost": 10, "slow": 8, "late": 4, "refused": 8}
 
@@ -94,7 +97,7 @@ class _Activity(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info, setting = activity.info(), self._setting
         id = info.workflow_id or ""
-        await asyncio.sleep(setting.pause)
+        await asyncio.sleep(PAUSE if setting.pauses else 0)
         fault = fault_of(setting.seed, id, info.activity_type) if setting.faults else Fault("none", 0, 0)
         if info.activity_type in setting.refused:
             fault = Fault("refused", 0, 0)
@@ -111,7 +114,7 @@ class _Activity(ActivityInboundInterceptor):
         result = await super().execute_activity(input)
         if fault.kind == "lost" and info.attempt <= fault.times:
             raise ConnectionResetError("the answer is lost")
-        await asyncio.sleep(setting.pause)
+        await asyncio.sleep(PAUSE if setting.pauses else 0)
         return result
 
 
@@ -137,7 +140,7 @@ class SlowRunner(SandboxedWorkflowRunner):
         activate = instance.activate
 
         def slowly(activation: Any) -> Any:
-            time.sleep(0.06)
+            time.sleep(PAUSE)
             return activate(activation)
 
         instance.activate = slowly

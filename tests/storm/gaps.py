@@ -31,14 +31,13 @@ from examples.money_transfer.ledger import Ledger
 from examples.money_transfer.models import Transfer
 from temporal_saga.plugin import SagaPlugin
 
-from .faults import healed
+from .faults import PAUSE, healed
 from .processes import ATTRIBUTE, Server, Setting, Workers, insist
 from .worker import QUEUE, WORKFLOWS, runner
 from .workflows import Job, ParkingTransfer
 
 SCENARIOS = {"step": "deposit", "undo": "reverse_deposit"}
 VICTIMS = ("worker", "server", "both")
-_PAUSE = 0.06
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Bed:
             str(directory / "bank.sqlite3"),
             self._directory,
             refused=(self._refused,),
-            pause=_PAUSE,
+            pauses=True,
         )
         self._workers = Workers(self._setting, 1)
         self._client: Client
@@ -167,7 +166,7 @@ def gaps_of(scenario: str, history: WorkflowHistory) -> Iterator[Gap]:
     for at, (event, next) in enumerate(pairwise(events), 1):
         pause = (next.event_time.ToNanoseconds() - event.event_time.ToNanoseconds()) / 1e9
         for victim in VICTIMS:
-            for after in (0.0, 1.5 * _PAUSE) if pause > 1.8 * _PAUSE else (0.0,):
+            for after in (0.0, 1.5 * PAUSE) if pause > 1.8 * PAUSE else (0.0,):
                 if pause > 0.004:
                     yield Gap(scenario, victim, at, after)
 

@@ -106,7 +106,7 @@ class Setting:
         seed: Of the plan of faults.
         faults: Whether the providers have faults by that plan.
         refused: The activities that are refused until the operator has healed them.
-        pause: For how many seconds each workflow task and each activity waits, so that a kill finds it at work.
+        pauses: Whether each workflow task and each activity waits a moment, so that a kill finds it at work.
         keys: Whether the providers honor keys.
         undos_refused: Whether the plan may refuse an undo for good: by hand nobody would be asked.
     """
@@ -117,7 +117,7 @@ class Setting:
     seed: str = ""
     faults: bool = False
     refused: tuple[str, ...] = ()
-    pause: float = 0
+    pauses: bool = False
     keys: bool = True
     undos_refused: bool = True
 

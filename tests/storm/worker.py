@@ -63,7 +63,7 @@ async def run(setting: Setting) -> None:
             activity_executor=ThreadPoolExecutor(8),
             max_concurrent_activities=40,
             interceptors=[Faults(setting)],
-            workflow_runner=runner(bool(setting.pause)),
+            workflow_runner=runner(setting.pauses),
             sticky_queue_schedule_to_start_timeout=timedelta(milliseconds=500),
         ).run()
 
