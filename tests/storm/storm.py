@@ -174,7 +174,7 @@ class Storm:
         # The last ones are waited for when nothing is killed any more; and so are all, if none ends for long.
         enough = max(len(running) - self._options.at_once // 2, len(running) * 0.7)
         ended, since = 0, time.monotonic()
-        while ended < enough and time.monotonic() - since < self._options.patience:
+        while (ended < enough or not self._figures.kills) and time.monotonic() - since < self._options.patience:
             await asyncio.sleep(0.1)
             done = sum(task.done() for task in running)
             if done > ended:
@@ -254,11 +254,12 @@ class Storm:
 
     async def _kill(self) -> None:
         random = Random(f"{self._options.seed}/kills")
+        ended = -1
         while True:
-            ended = len(self._ends)
             await asyncio.sleep(random.uniform(2, 5))
             while len(self._ends) == ended:  # a slow machine would do nothing but start processes
                 await asyncio.sleep(0.1)
+            ended = len(self._ends)
             (what,) = random.choices(["worker", "workers", "server", "all"], [55, 15, 20, 10])
             which, away = random.randrange(2), random.uniform(0, 1.5)
             victims = 1 if what == "worker" else 0 if what == "server" else len(self._workers)
