@@ -39,9 +39,9 @@ def sees(seed: str) -> int:
     return missed
 
 
-async def gaps(choose: slice) -> int:
+async def gaps(scenarios: list[str], choose: slice) -> int:
     wrong: list[str] = []
-    for scenario in SCENARIOS:
+    for scenario in scenarios:
         with tempfile.TemporaryDirectory(prefix="temporal-saga-gaps-") as directory:
             wrong += await try_gaps(Path(directory), scenario, lambda gaps: gaps[choose], partial(print, flush=True))
     for line in wrong:
@@ -64,13 +64,14 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("sees", help="make storms over what is broken, each of which must be caught")
     command = commands.add_parser("gaps", help="a kill between any two events of the life of what is parked")
+    command.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="what is parked; both without it")
     command.add_argument("--from", dest="start", type=int, default=0, help="the number of the first gap")
     command.add_argument("--to", dest="stop", type=int, help="the number after the last gap")
     command.add_argument("--step", type=int, help="try each nth gap")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes of the storm end with it
     if given.command == "gaps":
-        sys.exit(bool(asyncio.run(gaps(slice(given.start, given.stop, given.step)))))
+        sys.exit(bool(asyncio.run(gaps(given.scenario or list(SCENARIOS), slice(given.start, given.stop, given.step)))))
     if given.command == "sees":
         sys.exit(sees(given.seed))
     options = Options(
