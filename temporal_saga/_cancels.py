@@ -28,15 +28,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
-
-__all__ = ["Arrivals", "Cancels", "Gate", "Pivot", "after", "gates"]
-
-_COUNTS = sys.version_info >= (3, 11)
 
 _DEADLINE = "the deadline of a saga has passed"
 _GIVEN_BACK = "given back after an unwind"
@@ -110,14 +107,13 @@ gates: ContextVar[Gate | None] = ContextVar("temporal_saga_gate", default=None)
 class Arrivals:
     """The cancels of one run: when the workflow's came, and which are on their way back to their task."""
 
+    owed: Mapping[asyncio.Task[Any], int] = {}  # by the task that gets one in this turn: what it had counted before
+    came_again_at: Mapping[asyncio.Task[Any], int] = {}  # by the task that has got one back: as `came_at`
+    _seen_at: int | None = None  # without the plugin
+    _watcher: asyncio.Task[None] | None = None
+
     def __init__(self) -> None:
         self.gate = gates.get()
-        self.owed: dict[
-            asyncio.Task[Any], int
-        ] = {}  # by the task that gets one in this turn: what it had counted before
-        self.came_again_at: dict[asyncio.Task[Any], int] = {}  # by the task that has got one back: as `came_at`
-        self._seen_at: int | None = None  # without the plugin
-        self._watcher: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
         """Without the plugin: look for the workflow's cancel from now on."""
@@ -130,8 +126,12 @@ class Arrivals:
 
     def owe(self, task: asyncio.Task[Any], count: int) -> None:
         """Note that a task is about to get a cancel, which is not among the `count` that it has had."""
-        self.owed[task] = count
-        asyncio.get_running_loop().call_soon(self.owed.pop, task, None)
+
+        def forget() -> None:
+            self.owed = {other: had for other, had in self.owed.items() if other is not task}
+
+        self.owed = {**self.owed, task: count}
+        asyncio.get_running_loop().call_soon(forget)
 
     def came_at(self) -> int | None:
         """Return the length of the history when the workflow's cancel came; without the plugin, when it was seen."""
@@ -151,39 +151,38 @@ class Pivot:
             reaches. Without the plugin only the main method's own task may.
     """
 
-    is_passed = False
-    held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
-    _cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
-    _went_no_further = False  # True iff the cancel was held before a task that the main method waits for could get it
+    __slots__ = ("_arrivals", "_cancelled_before", "_gate", "_main_task", "_went_no_further", "held", "is_passed")
 
     def __init__(self, arrivals: Arrivals, main_task: asyncio.Task[Any] | None) -> None:
         self._arrivals = arrivals
-        self._gate = arrivals.gate
+        self._gate = arrivals.gate if main_task is not None else None
         self._main_task = main_task
+        self.is_passed = False
+        self.held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
+        self._cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
+        # True iff the cancel was held before a task that the main method waits for could get it
+        self._went_no_further = False
 
     @property
     def is_barred(self) -> bool:
         """True iff the workflow's cancel waits for another saga, so that this one must not pass its pivot."""
-        return self._gate is not None and self._gate.is_closed and self._main_task is not None and not self.is_passed
+        return self._gate is not None and self._gate.is_closed and not self.is_passed
 
     def pass_(self) -> None:
         """Pass the pivot: from here on the workflow's cancel waits."""
-        if self._gate is not None and self._main_task is not None and not self.is_passed:
+        if self._gate is not None and not self.is_passed:
             self._gate.hold()
         self.is_passed = True
         self._cancelled_before = workflow.cancellation_reason() is not None
 
     def is_holding_a_cancel(self) -> bool:
         """Tell whether the workflow's cancel waits for this saga."""
-        waits = self._gate is not None and self._gate.is_closed and self._main_task is not None
-        return self.is_passed and (self.held is not None or waits)
+        return self.is_passed and (self.held is not None or (self._gate is not None and self._gate.is_closed))
 
     def end(self) -> bool:
         """Note that the saga has ended; return whether the workflow's cancel had waited for it."""
-        if self._gate is None or self._main_task is None or not self.is_passed:
-            return False
-        main = self._gate.release()
-        if main is None:
+        main = self._gate.release() if self._gate is not None and self.is_passed else None
+        if self._gate is None or main is None:
             return False
         # The main method's task may run now. The cancel is in its count at once, and reaches it at its next await.
         self._arrivals.owe(main, _count(main))
@@ -288,7 +287,10 @@ class Cancels:
         """
         if self._others is None:
             if sys.version_info >= (3, 11):
-                self._others = self._owner.uncancel() > self._settled(cancel)
+                # Two concern no deadline: those from before the scope, and the workflow's if the body swallowed it
+                # before the expiry.
+                swallowed = self._came_at() is not None and not self._has_workflows(cancel)
+                self._others = self._owner.uncancel() > self._count + swallowed
             else:
                 self._others = self._has_workflows(cancel)
         return self._others
@@ -318,11 +320,12 @@ class Cancels:
         the timeout has taken its cancel back.
         """
         if sys.version_info >= (3, 11):
-            owner, count, again_at = self._owner, self._count_at_unwind, self._arrivals.came_again_at
+            owner, count, arrivals = self._owner, self._count_at_unwind, self._arrivals
 
             def deliver() -> None:
                 if not owner.done() and owner.cancelling() > count:
-                    again_at[owner] = workflow.info().get_current_history_length()
+                    came_at = workflow.info().get_current_history_length()
+                    arrivals.came_again_at = {**arrivals.came_again_at, owner: came_at}
                     owner.uncancel()
                     owner.cancel()
 
@@ -351,13 +354,6 @@ class Cancels:
     def deliver(self) -> None:
         """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
         self._owner.cancel(_GIVEN_BACK)
-
-    def _settled(self, cancel: BaseException | None) -> int:
-        """Count the cancels of the owner that concern no deadline.
-
-        Those are the cancels from before the scope, and the workflow's if the body swallowed it before the expiry.
-        """
-        return self._count + (self._came_at() is not None and not self._has_workflows(cancel))
 
     def _has_workflows(self, cancel: BaseException | None) -> bool:
         """Tell whether the workflow's cancel was on its way when the deadline passed, or has come since then.

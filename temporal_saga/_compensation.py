@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import Any, cast
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
@@ -14,122 +14,26 @@ from temporalio.converter import ActivitySerializationContext, WithSerialization
 from ._options import check_options
 from ._typing import UNSET, Kind
 
-if TYPE_CHECKING:
-    from typing import Concatenate
 
-    from typing_extensions import Unpack
-
-    from ._typing import ChildCompensationOptions, CompensationOptions, P
-
-__all__ = ["Callback", "Compensation", "arguments", "check_arguments", "registered_name"]
-
-
-class Compensation:
-    """A call that undoes a step: an activity, or a child workflow.
+class Call:
+    """The call of an activity or a child workflow. `Compensation` is its typed face.
 
     Args:
-        activity_or_workflow: The activity, its name, or the `@workflow.run` method of a child workflow.
-        arg: Its argument.
-        args: Its arguments, if there are several; not with `arg`.
-        options: Options of the call, laid over the saga's `compensation_options` for an activity: those of
-            `workflow.execute_activity` or `workflow.execute_child_workflow`, but for the activity's id.
-
-    Raises:
-        TypeError: If the arguments do not fit the activity, or it is not decorated; for an option that there is not, or
-            of another type.
-        ValueError: For a retry policy that contradicts itself.
+        kind: Whether it is an activity or a child workflow.
+        target: The activity or workflow, or its registered name.
+        args: Its arguments.
+        options: The options of the call, without those of the saga.
     """
 
-    @overload
-    def __init__(self, activity_or_workflow: Callable[[], Any], **options: Unpack[CompensationOptions]) -> None: ...
-
-    @overload
     def __init__(
-        self, activity_or_workflow: Callable[[P], Any], arg: P, **options: Unpack[CompensationOptions]
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self, activity_or_workflow: Callable[[Any, P], Any], arg: P, **options: Unpack[CompensationOptions]
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self, activity_or_workflow: Callable[..., Any], *, args: Sequence[Any], **options: Unpack[CompensationOptions]
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self,
-        activity_or_workflow: str,
-        arg: Any = UNSET,
-        *,
-        args: Sequence[Any] = (),
-        **options: Unpack[CompensationOptions],
-    ) -> None: ...
-
-    def __init__(
-        self,
-        activity_or_workflow: Callable[..., Any] | str,
-        arg: Any = UNSET,
-        *,
-        args: Sequence[Any] = (),
-        **options: Any,
+        self, kind: Kind, target: Callable[..., Any] | str, args: Sequence[Any], options: dict[str, Any]
     ) -> None:
-        self._set(kind_of(activity_or_workflow), activity_or_workflow, arguments(arg, args), options)
-
-    def _set(
-        self, kind: Kind, target: Callable[..., Any] | str, args: list[Any], options: dict[str, Any]
-    ) -> Compensation:
-        self._kind: Kind = kind
+        self.kind: Kind = kind
+        self.options = options
         self._target = target
         self._args = args
-        self._options = options
         check_arguments(target, args)
         check_options(options, kind)
-        return self
-
-    @overload
-    @classmethod
-    def child_workflow(
-        cls, workflow: Callable[[Any], Awaitable[Any]], **options: Unpack[ChildCompensationOptions]
-    ) -> Compensation: ...
-
-    @overload
-    @classmethod
-    def child_workflow(
-        cls, workflow: Callable[[Any, P], Awaitable[Any]], arg: P, **options: Unpack[ChildCompensationOptions]
-    ) -> Compensation: ...
-
-    @overload
-    @classmethod
-    def child_workflow(
-        cls,
-        workflow: Callable[Concatenate[Any, ...], Awaitable[Any]],
-        *,
-        args: Sequence[Any],
-        **options: Unpack[ChildCompensationOptions],
-    ) -> Compensation: ...
-
-    @overload
-    @classmethod
-    def child_workflow(
-        cls, workflow: str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Unpack[ChildCompensationOptions]
-    ) -> Compensation: ...
-
-    @classmethod
-    def child_workflow(
-        cls, workflow: Callable[..., Any] | str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Any
-    ) -> Compensation:
-        """Return a compensation that is a child workflow, by its name or its `@workflow.run` method.
-
-        Args:
-            workflow: The name or the method; a bare name given to `Compensation(...)` is an activity's.
-            arg: Its argument.
-            args: Its arguments, if there are several; not with `arg`.
-            options: Options of `workflow.execute_child_workflow`.
-        """
-        return cls.__new__(cls)._set("child", workflow, arguments(arg, args), options)
 
     def __repr__(self) -> str:
         return f"Compensation({self.name!r})"  # arguments are the user's data
@@ -139,45 +43,35 @@ class Compensation:
         """The registered name of the activity or workflow."""
         return registered_name(self._target)
 
-    @property
-    def kind(self) -> Kind:
-        """Whether it is an activity or a child workflow."""
-        return self._kind
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the call, without those of the saga."""
-        return self._options
-
     def start(self, activity_options: dict[str, Any], id: str, summary: str) -> Awaitable[Any]:
         """Start it. The call is the user's own, through their interceptors."""
         sdk: Any = workflow  # whose overloads cannot tell what the target is
-        if self._kind == "child":
+        if self.kind == "child":
             options: dict[str, Any] = {
                 "id": id,
                 "parent_close_policy": workflow.ParentClosePolicy.ABANDON,
                 "static_summary": summary,
-                **self._options,
+                **self.options,
             }
             call = sdk.execute_child_workflow
         else:
-            options = {"summary": summary, **activity_options, **self._options, "activity_id": id}
+            options = {"summary": summary, **activity_options, **self.options, "activity_id": id}
             call = sdk.start_activity
-        return cast("Awaitable[Any]", call(self._target, args=self._args, **options))
+        return cast("Awaitable[Any]", call(self._target, args=[*self._args], **options))
 
     def payloads(self, activity_options: dict[str, Any], id: str) -> Sequence[Payload]:
         """Return the arguments as the SDK will send them: by the converter bound to the receiver of the call."""
         converter: Any = workflow.payload_converter()
         if isinstance(converter, WithSerializationContext):
             info = workflow.info()
-            if self._kind == "child":
-                receiver: Any = WorkflowSerializationContext(info.namespace, self._options.get("id") or id)
+            if self.kind == "child":
+                receiver: Any = WorkflowSerializationContext(info.namespace, self.options.get("id") or id)
             else:
                 receiver = ActivitySerializationContext(
                     namespace=info.namespace,
                     activity_id=id,
                     activity_type=self.name,
-                    activity_task_queue=({**activity_options, **self._options}).get("task_queue") or info.task_queue,
+                    activity_task_queue={**activity_options, **self.options}.get("task_queue") or info.task_queue,
                     workflow_id=info.workflow_id,
                     workflow_type=info.workflow_type,
                     is_local=False,
@@ -207,13 +101,13 @@ class Callback:
             await result
 
 
-def arguments(arg: Any, args: Sequence[Any]) -> list[Any]:
-    """Return the arguments of a call as a list; raise TypeError if both ways to give them are used."""
+def arguments(arg: Any, args: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the arguments of a call; raise TypeError if both ways to give them are used."""
     if arg is UNSET:
-        return list(args)
+        return tuple(args)
     if args:
         raise TypeError("give one argument as arg, or several as args=[...], not both")
-    return [arg]
+    return (arg,)
 
 
 def kind_of(target: Callable[..., Any] | str) -> Kind:
@@ -227,12 +121,12 @@ def registered_name(target: Any) -> str:
     Raises:
         TypeError: If it is neither a name nor decorated.
     """
-    if isinstance(target, str):
-        return target
     definition = getattr(target, "__temporal_activity_definition", None)
-    if definition is None and hasattr(target, "__temporal_workflow_run"):
-        return workflow._Definition.get_name_and_result_type(target)[0]
     if definition is None:
+        if isinstance(target, str):
+            return target
+        if kind_of(target) == "child":
+            return workflow._Definition.get_name_and_result_type(target)[0]
         raise TypeError(
             f"{getattr(target, '__qualname__', type(target).__name__)!r} is not an activity: decorate it with "
             "@activity.defn, or give workflow code to saga.add_callback(...)"
@@ -251,10 +145,10 @@ def check_arguments(target: Any, args: Sequence[Any], *, of_step: bool = False) 
         args: Its arguments.
         of_step: Whether these are the arguments of the step that it undoes.
     """
-    if isinstance(target, str):
-        return
     definition = getattr(target, "__temporal_activity_definition", None)
     if definition is not None and definition.arg_types and len(definition.arg_types) == len(args):
+        return
+    if isinstance(target, str):
         return
     name = registered_name(target)
     least, most = _arity(target)

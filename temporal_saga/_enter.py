@@ -11,11 +11,9 @@ from temporalio import workflow
 from ._cancels import Pivot
 from ._run import Run, in_main_method
 from ._scope import Scope, undoing
-from ._shared import Shared, in_use
+from ._shared import Shared
 from ._state import SagaState
 from ._typing import Options
-
-__all__ = ["enter"]
 
 
 def enter(name: str, options: Options, deadline: timedelta | None, state: SagaState | None) -> Scope:
@@ -23,11 +21,11 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     if not workflow.in_workflow():
         raise RuntimeError("a saga was entered outside a workflow: enter it in the method with @workflow.run")
     run = Run.current()
-    if state is not None and run.is_in_use(state.identity):
-        raise RuntimeError(in_use(state.name))
+    if state is not None and (misuse := run.in_use(state.name, state.identity)):
+        raise RuntimeError(misuse)
     if options.parks_undos:
         run.parking.check_name_is_free()
-    pivot = Pivot(run.arrivals, _main_task(name, run))
+    pivot = Pivot(run, _main_task(name, run))
     scope = Scope(Shared(run, name, pivot, state), None, options)
     seconds = None if deadline is None else deadline.total_seconds()
     if any(not each.is_over for each in undoing.get()):
@@ -54,13 +52,13 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     """
     task = asyncio.current_task()
     assert task is not None
-    if run.sagas and any(saga.owner is task for saga in run.open_sagas()):
+    if any(saga.owner is task for saga in run.open_sagas()):
         workflow.logger.warning(
             "Saga %s is entered inside another one and independent of it: if it ends well, its effects are final. "
             "For a part that is undone with the whole, use saga.savepoint()",
             name,
         )
-    if run.arrivals.gate is not None:
+    if run.gate is not None:
         return task if in_main_method.get() else None
     task_name = task.get_name()
     if task_name.startswith("run "):

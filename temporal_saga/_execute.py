@@ -17,8 +17,6 @@ from ._typing import Kind
 from ._unwind import undo_one
 from ._waiting import UntilDone, raise_if_evicted
 
-__all__ = ["called", "execute", "refuse_late", "undo_step"]
-
 _OPEN = State.OPEN
 T = TypeVar("T")
 
@@ -37,8 +35,8 @@ async def execute(scope: Scope, step: Step, kind: Kind, target: Any, options: di
         cancel = await _wait_on(scope, step, task, error)
     if step.outcome is None:
         stack.settle(step)
-    if scope.state is not _OPEN or scope.parent is not None:
-        await _hold_if_unwinding(scope, step.error)
+    if (scope.state is not _OPEN or scope.parent is not None) and await scope.outlasts_unwind():
+        raise unwound() from step.error  # no code goes on whose effects are being undone
     if cancel is not None:
         raise cancel from step.error
     if step.error is not None:
@@ -69,14 +67,6 @@ async def _wait_on(
             error = after(again, cancel)
 
 
-async def _hold_if_unwinding(scope: Scope, error: BaseException | None) -> None:
-    """Hold the caller of a step until the unwind has ended, so that no code goes on whose effects are being undone."""
-    unwinding = scope.unwinding_scope()
-    if unwinding is not None:
-        await unwinding.hold()
-        raise unwound() from error
-
-
 def called(scope: Scope, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
     """Return a coroutine that runs something, and that has to be awaited before the scope ends well."""
     call = Called(what)
@@ -89,18 +79,14 @@ def called(scope: Scope, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -
     return coroutine
 
 
-async def refuse_late(scope: Scope, what: str) -> Any:
-    """Refuse a step that was called after the end."""
-    await scope.admit(what)
-
-
 async def undo_step(scope: Scope, name: str, key: str | None) -> None:
     """Undo the newest armed step of a name, or the one with that key, while the scope stays open."""
     await scope.admit(f"undo() of {name!r}")
     step = _to_undo(scope, name, key)
-    del scope.stack.armed[step]
+    scope.stack.armed.remove(step)
     cancel = await undo_one(scope, step)
-    await _hold_if_unwinding(scope, step.undo_error)
+    if await scope.outlasts_unwind():
+        raise unwound() from step.undo_error
     error = None if step.undo_error is None else scope.compensation_error([step], step.undo_error)
     if cancel is not None:
         raise cancel from error

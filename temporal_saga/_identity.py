@@ -19,8 +19,6 @@ from uuid import UUID, uuid5
 
 from temporalio import activity
 
-__all__ = ["Step", "business_key", "current_step"]
-
 Phase = Literal["do", "undo", "push"]
 
 _VARIANT: dict[str, str] = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
@@ -30,16 +28,26 @@ _BUSINESS = UUID("6b2f3a52-9f4e-5d0c-8a51-0f3a7c1d9e64")
 class Keys:
     """Derives the keys of one saga: the uuid5, in the run's anchor, of a path as compact JSON.
 
-    Written out, since `uuid.uuid5` and `json.dumps` of the whole path are slow, and each step needs a key.
+    The nth use is written out, since `uuid.uuid5` and `json.dumps` of the whole path are slow: each step needs a key.
     """
+
+    __slots__ = ("_prefix",)
 
     def __init__(self, anchor: str, saga: str, ordinal: int) -> None:
         self._prefix = sha1(bytes.fromhex(anchor.replace("-", "")), usedforsecurity=False)
         self._prefix.update(f"[{_as_json(saga)},{ordinal},".encode())
 
-    def of_step(self, step: str, use: int | str) -> str:
-        """Return the key of the nth use of a step, or of the use that `key=` names."""
-        return self._uuid5(f"{_as_json(step)},{use if isinstance(use, int) else _as_json(use)}]")
+    def of_use(self, step: str, number: int) -> str:
+        """Return the key of the nth use of a step."""
+        hash = self._prefix.copy()
+        hash.update(f"{_as_json(step)},{number}]".encode())
+        digits = hash.hexdigest()
+        # RFC 9562: version 5, variant 10xx
+        return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+
+    def of_key(self, step: str, key: str) -> str:
+        """Return the key of the use of a step that `key=` names."""
+        return self._uuid5(f"{_as_json(step)},{_as_json(key)}]")
 
     def of_parts(self, parts: list[str | int]) -> str:
         """Return the key of a user's own effect: a list in the place of a step's name, so never that of a step."""
@@ -48,9 +56,7 @@ class Keys:
     def _uuid5(self, path: str) -> str:
         hash = self._prefix.copy()
         hash.update(path.encode())
-        digits = hash.hexdigest()
-        # RFC 9562: version 5, variant 10xx
-        return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+        return str(UUID(bytes=hash.digest()[:16], version=5))
 
 
 def checked_name(what: str, name: object, fix: str) -> str:

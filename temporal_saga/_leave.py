@@ -1,20 +1,24 @@
-"""Leaving a scope: well, once its steps in flight have ended; or badly, unwinding it."""
+"""Leaving a scope: well, once its steps in flight have ended; or badly, unwinding it. Or giving it away as data.
+
+`detach()` gives a saga away through continue-as-new, or from a child workflow into its parent.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
 from ._cancels import after
+from ._compensation import Callback
 from ._outcome import bug_in, saga_failure
 from ._scope import Scope, State, unwound
+from ._state import VERSION, WARN_BYTES, SagaState, write_steps
 from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
-from .errors import SagaDeadlineExceeded
-
-__all__ = ["compensate", "leave", "pass_pivot"]
+from .errors import SagaDeadlineExceeded, SagaStateTooLarge
 
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
@@ -23,7 +27,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
         return error  # the garbage collector closes what is left of another run
     if asyncio.current_task() is not scope.owner:
         raise_if_evicted()
-        if not scope.is_open:
+        if scope.has_ended:
             return error
         misuse = scope.shared.refuse(
             f"saga {scope.shared.name!r} was left in another task than it was entered in, where it cannot unwind: "
@@ -39,7 +43,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
             return await _pass_on(scope, error)
     if failure is not None:
         raise_if_evicted()
-    if await scope.is_taken_over():
+    if scope.parent is not None and await scope.is_taken_over():
         return error or unwound()
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
         passing = failure is not None and is_cancelled_exception(failure)
@@ -57,7 +61,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
 
 async def _pass_on(scope: Scope, error: BaseException) -> BaseException:
     """Close a scope that holds nothing for control flow that leaves it: else it would hold the workflow's cancel on."""
-    if scope.has_ended or scope.has_savepoints or not isinstance(error, (workflow.ContinueAsNewError, GeneratorExit)):
+    if scope.has_ended or scope.savepoints or not isinstance(error, (workflow.ContinueAsNewError, GeneratorExit)):
         return error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
     if isinstance(error, workflow.ContinueAsNewError) and scope.parent is None:
@@ -86,7 +90,6 @@ async def _end_well(scope: Scope) -> BaseException | None:
     if scope.parent is None and stack.failed:
         return await _end_badly(scope, scope.failed_for)  # of a savepoint, whoever caught its error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
-    scope.release()
     return None if scope.parent is not None else await _held_cancel(scope)
 
 
@@ -144,7 +147,6 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
 async def _unwind_all(scope: Scope, cause: BaseException | None) -> None:
     await Unwind(scope, None).run(cause)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
-    scope.release()
 
 
 async def compensate(scope: Scope) -> None:
@@ -183,6 +185,66 @@ def pass_pivot(scope: Scope) -> None:
     scope.shared.pivot.pass_()
 
 
+def detach(scope: Scope, max_bytes: int) -> SagaState:
+    """Return what is armed in a saga as data, and give it up here."""
+    shared = scope.shared
+    if scope.parent is not None or scope.savepoints:
+        raise shared.refuse("detach() in a savepoint: leave the savepoint first, so that it ends well or badly")
+    if parked := [step.name for step in shared.steps if step.ticket is not None]:
+        raise shared.refuse(f"detach() while something is parked ({', '.join(parked)}): a person has to decide first")
+    if scope.is_busy:
+        raise shared.refuse("detach() with a step in flight: await every step first")
+    if never := scope.stack.never_awaited():
+        raise shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
+    if callbacks := [
+        step.name for step in (*scope.stack.armed, *scope.stack.failed) if isinstance(step.compensation, Callback)
+    ]:
+        raise shared.refuse(
+            f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
+        )
+    if shared.misuse is not None:
+        raise shared.misuse
+    state = _state_of(scope)
+    if state.size > max_bytes:
+        raise SagaStateTooLarge(
+            f"the state of saga {shared.name!r} has {state.size:,} bytes, more than max_bytes={max_bytes:,}: give the "
+            "compensations less data, such as an id, or end the saga earlier"
+        )
+    if state.size > WARN_BYTES:
+        workflow.logger.warning(
+            "The state of saga %s has %d bytes; detach() refuses %d", shared.name, state.size, max_bytes
+        )
+    if shared.pivot.held is not None:
+        scope.cancels.deliver()
+    if scope.cancels.expired:
+        scope.cancels.others()
+    scope.stack.give()
+    scope.close(State.DETACHED)
+    return state
+
+
+def _state_of(scope: Scope) -> SagaState:
+    shared, expires_at = scope.shared, scope.cancels.expires_at
+    options: list[dict[str, Any]] = []
+    return SagaState(
+        version=VERSION,
+        name=shared.name,
+        ordinal=shared.ordinal,
+        anchor=shared.anchor,
+        ticks=shared.ticks,
+        counts={step: uses.count for step, uses in shared.uses.items() if uses.count},
+        keyed={step: list(uses.keys) for step, uses in shared.uses.items() if uses.keys},
+        past_pivot=shared.pivot.is_passed,
+        deadline=None if expires_at is None else expires_at - asyncio.get_running_loop().time(),
+        run_id=shared.info.original_execution_run_id,
+        repeats=shared.may_repeat(),
+        steps=write_steps(scope.stack.armed, scope.options.compensation, options),
+        options=options,
+        failed=write_steps(scope.stack.failed, scope.options.compensation, options),
+        cancelled=shared.pivot.is_holding_a_cancel(),
+    )
+
+
 async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException | None:
     """Fail the workflow task for a bug or misuse that leaves the scope; return None for control flow that may.
 
@@ -198,7 +260,7 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
         failure = RuntimeError("the generator around a saga was closed: let it run to its end, so that the saga ends")
     else:
         failure = error if isinstance(error, Exception) else bug_in(error)
-    if failure is None or not scope.is_open:
+    if failure is None or scope.has_ended:
         return None
     if failure is error:
         workflow.logger.warning(

@@ -19,8 +19,6 @@ from temporalio.common import RetryPolicy
 
 from ._typing import Kind
 
-__all__ = ["check_choice", "check_duration", "check_option_names", "check_options", "check_types"]
-
 
 def _types(config: Any) -> dict[str, type | None]:
     names = {*config.__required_keys__, *config.__optional_keys__, "result_type"} - {"activity_id"}

@@ -21,8 +21,6 @@ from typing_extensions import TypeVar
 
 from ._proof import mark_in, says_no_effect
 
-__all__ = ["Outcome", "StepOutcome", "bug_in", "is_refusal", "outcome_of", "saga_failure", "type_name"]
-
 
 class Outcome(str, Enum):
     """What is known of a step's effect."""

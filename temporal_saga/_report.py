@@ -8,8 +8,6 @@ from typing import Literal
 
 from temporalio import workflow
 
-__all__ = ["SagaReport", "StepReport", "show"]
-
 _MOST_ROWS = 50
 
 

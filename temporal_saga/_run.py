@@ -3,7 +3,7 @@
 # No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from inspect import Parameter, Signature
@@ -12,13 +12,11 @@ from typing import Any, Protocol, cast
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
-from ._cancels import Arrivals
+from ._cancels import Arrivals, Cancels
 from ._parking import Parking
 from ._report import SagaReport
 from ._waiting import until_idle
 from .errors import CompensationError
-
-__all__ = ["QUERY", "OpenSaga", "Room", "Run", "in_main_method", "search_attribute"]
 
 QUERY = "saga_report"
 
@@ -41,37 +39,20 @@ The plugin knows. Without the plugin it is set where a saga is entered, for the 
 class OpenSaga(Protocol):
     """What a run knows of a saga."""
 
-    @property
-    def owner(self) -> asyncio.Task[Any]:
-        """The task that entered it."""
-        ...
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not ended."""
-        ...
-
+    owner: asyncio.Task[Any]
+    """The task that entered it."""
+    cancels: Cancels
+    """The cancels of its owner."""
     incomplete: CompensationError | None
     """What it has raised, if an undo failed for good."""
-
-    @property
-    def is_detached(self) -> bool:
-        """Whether its state was given away."""
-        ...
 
     @property
     def ends_by_itself(self) -> bool:
         """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
         ...
 
-    @property
-    def is_main(self) -> bool:
-        """Whether a task of the main method entered it."""
-        ...
-
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """Its name, which saga of that name it is, and its anchor."""
+    def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
+        """Tell whether it has, or had, the steps of a saga: of its name, its number among them, and its anchor."""
         ...
 
     def holds_compensations(self) -> bool:
@@ -114,7 +95,7 @@ class Room:
             self._bytes = 0
 
 
-class Run:
+class Run(Arrivals):
     """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global.
 
     Attributes:
@@ -128,16 +109,20 @@ class Run:
     is_incomplete = False
     _shown: str | None = None  # by the search attribute
 
+    joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
+    _open: Sequence[OpenSaga] = ()
+    _entries = 0
+    _when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] | None = None
+
     def __init__(self) -> None:
-        self.arrivals = Arrivals()
+        super().__init__()
         self.sagas: list[OpenSaga] = []
-        self.room = Room()
-        self.joined: list[tuple[str, int, str]] = []  # the sagas of children whose entries another saga has taken over
         self._ordinals: dict[str, int] = {}
-        self._entries = 0
-        self._open: dict[OpenSaga, None] = {}
-        self._when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] = []
-        self._sweeper: asyncio.Task[None] | None = None
+
+    @cached_property
+    def room(self) -> Room:
+        """What its undos may ask of the server."""
+        return Room()
 
     @cached_property
     def parking(self) -> Parking:
@@ -166,10 +151,10 @@ class Run:
     @classmethod
     def current(cls) -> "Run":
         """Return the current run's; the first saga makes it."""
-        run: object = cast(Any, workflow).get_query_handler(QUERY)
-        if isinstance(run, Run):
-            return run
+        run = cls.find()
         if run is not None:
+            return run
+        if cast(Any, workflow).get_query_handler(QUERY) is not None:
             raise RuntimeError(
                 f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
                 "a saga shows its report under that name"
@@ -191,19 +176,24 @@ class Run:
     def enter(self, saga: OpenSaga) -> None:
         """Note a saga that has been entered."""
         self.sagas.append(saga)
-        self._open[saga] = None
+        self._open = (*self._open, saga)
 
     def leave(self, saga: OpenSaga) -> None:
         """Note that a saga has ended."""
-        del self._open[saga]
+        self._open = tuple(each for each in self._open if each is not saga)
 
-    def open_sagas(self) -> list[OpenSaga]:
+    def open_sagas(self) -> Sequence[OpenSaga]:
         """Return the sagas that have not ended, in order of entry."""
-        return list(self._open)
+        return self._open
 
-    def is_in_use(self, identity: tuple[str, int, str]) -> bool:
-        """Tell whether a saga of this run has, or had, the steps of that one."""
-        return identity in self.joined or any(saga.identity == identity and not saga.is_detached for saga in self.sagas)
+    def in_use(self, name: str, identity: tuple[str, int, str]) -> str | None:
+        """Return what is wrong with the state of a saga whose steps a saga of this run has, or had."""
+        if identity not in self.joined and not any(saga.has_steps_of(identity) for saga in self.sagas):
+            return None
+        return (
+            f"the state of saga {name!r} is in use in this run: give it to Saga(state=...), or return it from "
+            "compensation_from=, once"
+        )
 
     def when_idle(self, rank: tuple[Any, ...], do: Callable[[], object]) -> None:
         """Call `do` when nothing else of this activation is left to run; of several, in the order of their rank.
@@ -211,14 +201,15 @@ class Run:
         A `TaskGroup` cancels its tasks in the order of a set, which differs from one process to the next. What comes of
         that must not depend on the order.
         """
-        self._when_idle.append((rank, do))
-        if self._sweeper is None:
+        if self._when_idle is None:
+            self._when_idle = []
             self._sweeper = asyncio.create_task(self._sweep())
+        self._when_idle.append((rank, do))
 
     async def _sweep(self) -> None:
         await until_idle()
-        waiting, self._when_idle, self._sweeper = self._when_idle, [], None
-        for _, do in sorted(waiting, key=lambda each: each[0]):
+        waiting, self._when_idle = self._when_idle, None
+        for _, do in sorted(waiting or (), key=lambda each: each[0]):
             do()
 
     async def turn(self, rank: tuple[Any, ...]) -> None:

@@ -12,40 +12,24 @@ from temporalio import workflow
 from typing_extensions import Self
 
 from . import presets
-from ._compensation import Callback, Compensation, arguments, check_arguments, registered_name
-from ._detach import detach
+from ._compensation import Callback, arguments, check_arguments, registered_name
 from ._enter import enter
-from ._execute import called, execute, refuse_late, undo_step
+from ._execute import called, execute, undo_step
 from ._identity import checked_name
-from ._leave import compensate, leave, pass_pivot
+from ._leave import compensate, detach, leave, pass_pivot
 from ._options import check_choice, check_duration, check_option_names, check_options, check_types
 from ._parking import check_reminder
 from ._report import SagaReport
 from ._scope import Scope
 from ._state import MAX_BYTES, VERSION, SagaState
 from ._step import ACTIVITY_OPTIONS, Step
-from ._surface import Steps
+from ._surface import Compensation, Steps
 from ._typing import UNSET, Kind, OnCompensationFailure, OnStepFailure, Options, Order, Reminder
-
-__all__ = ["Saga"]
 
 _COMPENSATION_OPTIONS: dict[str, Any] = dict(presets.compensation())
 
-_PARALLEL = "for several at once, asyncio.gather(...) or a TaskGroup"
 _LOCAL = "saga.add_compensation(...), then the call of workflow: a local activity cannot be a step"
-_NOT_STEPS = {
-    "start_activity": f"await saga.execute_activity(...); {_PARALLEL}",
-    "start_activity_class": f"await saga.execute_activity(...); {_PARALLEL}",
-    "start_activity_method": f"await saga.execute_activity_method(...); {_PARALLEL}",
-    "start_child_workflow": f"await saga.execute_child_workflow(...); {_PARALLEL}",
-    "execute_activity_class": "await saga.execute_activity(...)",
-    "execute_local_activity": _LOCAL,
-    "execute_local_activity_class": _LOCAL,
-    "execute_local_activity_method": _LOCAL,
-    "start_local_activity": _LOCAL,
-    "start_local_activity_class": _LOCAL,
-    "start_local_activity_method": _LOCAL,
-}
+_PARALLEL = "; for several at once, asyncio.gather(...) or a TaskGroup"
 
 
 class Saga(Steps):
@@ -102,9 +86,10 @@ class Saga(Steps):
     ) -> None:
         fix = "Saga(activity_options=...)" if isinstance(name, (Mapping, presets.Preset)) else 'Saga("order")'
         name = checked_name("a saga's name", name, fix)
-        check_choice("order", order, ("reverse", "concurrent"))
-        check_choice("on_step_failure", on_step_failure, ("raise", "park"))
-        check_choice("on_compensation_failure", on_compensation_failure, ("continue", "park"))
+        if (order, on_step_failure, on_compensation_failure) != ("reverse", "raise", "continue"):
+            check_choice("order", order, ("reverse", "concurrent"))
+            check_choice("on_step_failure", on_step_failure, ("raise", "park"))
+            check_choice("on_compensation_failure", on_compensation_failure, ("continue", "park"))
         if park_reminder is not None:
             check_reminder(park_reminder)
         if deadline is not None:
@@ -128,8 +113,9 @@ class Saga(Steps):
         if compensation_options is not None:
             compensation = _options(compensation_options)
             check_options(compensation, "activity")
-        parks = (on_step_failure == "park", on_compensation_failure == "park")
-        self._options = Options(order, activity, compensation, *parks, park_reminder)
+        self._options = Options(
+            order, activity, compensation, on_step_failure == "park", on_compensation_failure == "park", park_reminder
+        )
         self._deadline = deadline
         self._from_state = state
 
@@ -186,14 +172,14 @@ class Saga(Steps):
         # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
         # first runs, whose order a `gather` would leave to the loop.
         scope = self._scope or self._entered()
-        parks = scope.options.parks_steps
+        make = scope.new_step
         if options:
             if "on_step_failure" in options:
                 choice = options.pop("on_step_failure")
                 check_choice("on_step_failure", choice, ("raise", "park"))
-                parks = choice == "park"
+                make = scope.parking_step if choice == "park" else Step
             check_option_names(options, kind)
-        inputs = [arg] if arg is not UNSET and not args else arguments(arg, args)
+        inputs = (arg,) if arg is not UNSET and not args else arguments(arg, args)
         if compensation is not None:
             if compensation_from is not None:
                 raise TypeError("give compensation= or compensation_from=, not both")
@@ -201,10 +187,9 @@ class Saga(Steps):
                 check_arguments(compensation, inputs, of_step=True)
         name = registered_name(target) if step is None else checked_name("step=", step, 'step="charge"')
         if scope.has_ended:
-            return refuse_late(scope, f"step {name!r}")
-        options["args"] = inputs
-        make = scope.parking_step if parks else Step
-        step_called = make(name, scope.shared.key(name, key), "undo", inputs, compensation, compensation_from)
+            return scope.admit(f"step {name!r}")
+        options["args"] = [*inputs]
+        step_called = make(name, scope.shared.key(name, key), compensation, compensation_from, inputs)
         scope.stack.called[step_called] = coroutine = execute(scope, step_called, kind, target, options)
         return coroutine
 
@@ -222,12 +207,12 @@ class Saga(Steps):
                 check_option_names(options, "activity")
             target = Compensation(target, arg, args=args, **options)
         name = target.name if step is None else checked_name("step=", step, 'step="charge"')
-        scope.push(Step(name, scope.shared.key(name, key), "push", compensation=target))
+        scope.push(Step(name, scope.shared.key(name, key), target))
 
     def _push_callback(self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         scope = self._entered()
         pushed = Callback(callback, args, dict(kwargs))
-        scope.push(Step(pushed.name, scope.shared.callback_key(pushed.name), "push", compensation=pushed))
+        scope.push(Step(pushed.name, scope.shared.callback_key(pushed.name), pushed))
 
     def undo(self, step: Callable[..., Any] | str, *, key: str | None = None) -> Coroutine[Any, Any, None]:
         """Undo one earlier step now, and take it off the stack: an item that is taken out of a cart.
@@ -342,7 +327,7 @@ class Saga(Steps):
 
     def _open(self, what: str) -> Scope:
         scope = self._owned(what)
-        if not scope.is_open or scope.unwinding_scope() is not None:
+        if scope.has_ended or scope.unwinding_scope() is not None:
             raise scope.closed(what)
         return scope
 
@@ -350,8 +335,10 @@ class Saga(Steps):
 
         def __getattr__(self, name: str) -> NoReturn:
             """Say what to write instead of a name that `workflow` has and a saga has not."""
-            if name in _NOT_STEPS:
-                raise AttributeError(f"a saga has no {name}: write {_NOT_STEPS[name]}")
+            if name.startswith(("execute_", "start_")) and hasattr(workflow, name):
+                step = name.replace("start_", "execute_").replace("_class", "")
+                step = f"await saga.{step}(...)" + (_PARALLEL if name.startswith("start_") else "")
+                raise AttributeError(f"a saga has no {name}: write {_LOCAL if '_local_' in name else step}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 

@@ -13,7 +13,8 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -34,8 +35,6 @@ from ._step import ParkingStep, Step
 from ._typing import Options
 from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
-
-__all__ = ["UNWOUND", "Scope", "State", "Undoing", "undoing", "unwound"]
 
 UNWOUND = "the saga has been unwound"
 """The message of the CancelledError that the caller of a step gets when its saga has been unwound."""
@@ -60,12 +59,26 @@ class State(Enum):
     """A savepoint that has ended, and whose steps are its parent's."""
 
 
+_OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", State.INCOMPLETE: "incomplete"}
+
+
 @dataclass(eq=False)
 class Undoing:
     """An unwind, or the undo of one step, as the code sees it that runs in it."""
 
     scope: Scope
     is_over: bool = False
+
+
+@contextmanager
+def undoing_in(scope: Scope) -> Generator[None, None, None]:
+    """Note that the code of this task undoes."""
+    this = Undoing(scope)
+    undoing.set((*undoing.get(), this))
+    try:
+        yield
+    finally:
+        this.is_over = True
 
 
 undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
@@ -86,16 +99,22 @@ class Scope:
         cancels: The cancels of its owner.
         entry: Which scope of the run it is, in order of entry.
         undos: The tasks that undo single steps while it is open.
+        savepoints: Those in it that are open.
+        ended: Done when a savepoint has ended.
     """
 
     state = State.OPEN
     has_ended = False  # True iff nothing may begin in it any more: it is neither OPEN nor UNWINDING
     has_left = False  # True iff its `async with` block has been left
+    undos: Sequence[asyncio.Task[None]] = ()
+    savepoints: Sequence[Scope] = ()
+    ended: asyncio.Future[None]
     is_in_unwind = False  # True iff a callback of an unwind has entered it
     incomplete: CompensationError | None = None  # what it has raised, if an undo failed for good
     failed_for: BaseException | None = None  # the error for which the first of the failed undos ran
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # of an unwind: takes what is armed meanwhile
+    new_step: Callable[..., Step] = Step
     released: asyncio.Future[None] | None = None  # done when the unwind has ended: callers are held until then
 
     def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
@@ -106,23 +125,23 @@ class Scope:
         self.parent = parent
         self.options = options
         self.stack = Stack(shared, options.activity)
-        self.cancels = Cancels(owner, shared.run.arrivals, is_main=in_main_method.get())
+        self.cancels = Cancels(owner, shared.run, is_main=in_main_method.get())
+        if options.parks_steps:
+            self.new_step = self.parking_step
         self.entry = shared.run.next_entry()
-        self.undos: dict[asyncio.Task[None], None] = {}
-        self._savepoints: dict[Scope, asyncio.Future[None]] = {}  # those still open, each done when it has ended
 
     async def enter_savepoint(self) -> Scope:
         """Enter a savepoint in this scope."""
         await self.admit("savepoint()")
         savepoint = Scope(self.shared, self, self.options)
-        self._savepoints[savepoint] = asyncio.get_running_loop().create_future()
+        savepoint.ended = asyncio.get_running_loop().create_future()
+        self.savepoints = [*self.savepoints, savepoint]
         return savepoint
 
     # --- who may enter -----------------------------------------------------------------------------------------------
 
     async def admit(self, what: str) -> None:
         """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
-        scope = self.unwinding_scope()
         # In a savepoint's callback too: this scope may start to unwind meanwhile, and would wait for it.
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
@@ -130,8 +149,7 @@ class Scope:
                     f"code that the unwind of saga {self.shared.name!r} runs called a step of it, which may have to "
                     "wait for itself: call workflow.execute_activity(...) in a callback"
                 )
-        if scope is not None:
-            await scope.hold()
+        if await self.outlasts_unwind():
             raise unwound()
         if self.state is not State.OPEN:
             error = self.closed(what)
@@ -142,10 +160,7 @@ class Scope:
     def closed(self, what: str) -> Exception:
         """Return what to raise for a call after the end: misuse, if only the programmer can have caused it."""
         name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
-        scope = self
-        while scope.state is State.MERGED and scope.parent is not None:
-            scope = scope.parent
-        ended_well = scope.state in (State.OPEN, State.COMPLETED)
+        ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
@@ -153,23 +168,22 @@ class Scope:
             )
         return SagaClosed(f"{name} has ended")
 
-    async def hold(self) -> None:
-        """Hold a caller until the unwind has ended."""
-        assert self.released is not None
-        await wait_through_cancels(self.released)
+    async def outlasts_unwind(self) -> bool:
+        """Hold the caller while this scope or one around it unwinds, and tell whether one did."""
+        scope = self.unwinding_scope()
+        if scope is None:
+            return False
+        assert scope.released is not None
+        await wait_through_cancels(scope.released)
+        return True
 
     async def is_taken_over(self) -> bool:
         """Tell whether the unwind of a scope around this savepoint undoes its steps; wait for its end."""
-        scope = self.unwinding_scope()
-        if scope is not None:
-            await scope.hold()
-        return scope is not None or self.state is State.MERGED
+        return await self.outlasts_unwind() or self.state is State.MERGED
 
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand, here or in the scope that has taken this one over."""
-        scope = self
-        while scope.state is State.MERGED and scope.parent is not None:
-            scope = scope.parent
+        scope = self.merged_into()
         if scope.state is not State.UNWINDING and (scope is not self or scope.state is not State.OPEN):
             raise self.closed("add_compensation()")
         scope.stack.push(step)
@@ -177,6 +191,10 @@ class Scope:
             scope.on_push()
 
     # --- what is in it -----------------------------------------------------------------------------------------------
+
+    def merged_into(self) -> Scope:
+        """Return the scope that has the steps of this one: this, or one around it."""
+        return self.parent.merged_into() if self.state is State.MERGED and self.parent is not None else self
 
     def unwinding_scope(self) -> Scope | None:
         """Return this scope or the nearest around it that unwinds."""
@@ -187,21 +205,11 @@ class Scope:
 
     def open_savepoints(self) -> list[Scope]:
         """Return the savepoints inside that are still open, at any depth."""
-        return [each for savepoint in self._savepoints for each in (savepoint, *savepoint.open_savepoints())]
+        return [each for savepoint in self.savepoints for each in (savepoint, *savepoint.open_savepoints())]
 
     def in_progress(self) -> list[asyncio.Future[Any]]:
         """Return what a good end waits for."""
-        return [*(step.task for step in self.stack.in_flight), *self.undos, *self._savepoints.values()]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not ended."""
-        return not self.has_ended
-
-    @property
-    def is_detached(self) -> bool:
-        """Whether its steps were given up."""
-        return self.state is State.DETACHED
+        return [*(step.task for step in self.stack.in_flight), *self.undos, *(each.ended for each in self.savepoints)]
 
     @property
     def is_busy(self) -> bool:
@@ -213,20 +221,9 @@ class Scope:
         """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
         return self.state is State.UNWINDING or self.is_in_unwind or self.shared.pivot.is_passed
 
-    @property
-    def is_main(self) -> bool:
-        """Whether a task of the main method entered it."""
-        return self.cancels.is_main
-
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """Which saga it is."""
-        return self.shared.identity
-
-    @property
-    def has_savepoints(self) -> bool:
-        """Whether a savepoint in it is open."""
-        return bool(self._savepoints)
+    def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
+        """Tell whether it has, or had, the steps of a saga."""
+        return self.shared.identity == identity and self.state is not State.DETACHED
 
     @property
     def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
@@ -234,7 +231,7 @@ class Scope:
         reminder = self.options.reminder
         return partial(self.shared.park, "undo", reminder) if self.options.parks_undos else None
 
-    def parking_step(self, *args: Any) -> ParkingStep:
+    def parking_step(self, *args: Any) -> Step:
         """Return a step that waits for a person if it fails for good."""
         self.shared.run.parking.check_name_is_free()
         step = ParkingStep(*args)
@@ -265,54 +262,49 @@ class Scope:
         was, self.state, self.has_ended = self.state, state, True
         self.cancels.stop_deadline()
         if was is State.UNWINDING:
-            self.shared.run.unwinding -= 1
+            run = self.shared.run
+            run.unwinding -= 1
+            run.is_incomplete |= state is State.INCOMPLETE and self.parent is None
+            run.show_state()
             self._log_end()
         parent = self.parent
         if parent is None:
-            run = self.shared.run
-            run.leave(self)
-            run.is_incomplete |= state is State.INCOMPLETE
-            run.show_state()
-            if state is not State.DETACHED:
-                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=state.value.lower())
+            self.shared.run.leave(self)
+            outcome = _OUTCOMES.get(state)
+            if outcome is not None:
+                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
             self.cancel_waited = self.shared.pivot.end()
-            return
-        if state is State.MERGED:
-            parent.stack.take(self.stack.give())
-        if self.stack.failed:
-            if not parent.stack.failed:
-                parent.failed_for = self.failed_for
-            parent.stack.failed += self.stack.failed
-        parent._savepoints.pop(self).set_result(None)
+        else:
+            if state is State.MERGED:
+                parent.stack.take(self.stack.give())
+            parent.note_failed(self.stack.failed, self.failed_for)
+            parent.savepoints = [each for each in parent.savepoints if each is not self]
+            self.ended.set_result(None)
+        # Just before the owner raises: the callers that were held go on after it.
+        if self.released is not None and not self.released.done():
+            self.released.set_result(None)
 
     def _log_end(self) -> None:
         name = self.shared.name
-        new = [step for step in self.stack.failed if step not in self.shared.told]
-        self.shared.told.update(dict.fromkeys(new))
+        new = [step for step in self.stack.failed if not step.is_told]
         if not new:
             end = "is incomplete, as told" if self.stack.failed else "has unwound"
             workflow.logger.info("Saga %s %s", name, end, extra={"saga": name})
             return
+        for step in new:
+            step.is_told = True
         failed = "; ".join(f"{step.name!r} (key {step.key}): {type_name(step.undo_error)}" for step in new)
         extra = {"saga": name, "steps": [step.name for step in new], "keys": [step.key for step in new]}
         message = "Saga %s is incomplete. The undos of these steps failed for good, and their effects may stand: %s"
         workflow.logger.error(message, name, failed, extra=extra)
 
-    def release(self) -> None:
-        # Just before the owner raises: the callers that were held go on after it.
-        if self.released is not None and not self.released.done():
-            self.released.set_result(None)
-
-    def note_failed(self, failed: list[Step], cause: BaseException | None) -> None:
+    def note_failed(self, failed: Sequence[Step], cause: BaseException | None) -> None:
         """Note undos that failed for good. They are the whole saga's."""
-        for step in failed:
-            text = "Compensations that have failed for good."
-            count("compensation_failures", text, saga=self.shared.name, step=step.name)
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
-        self.stack.failed += failed
+        self.stack.failed = [*self.stack.failed, *failed]
 
-    def compensation_error(self, failed: list[Step], cause: BaseException | None) -> CompensationError:
+    def compensation_error(self, failed: Sequence[Step], cause: BaseException | None) -> CompensationError:
         names = ", ".join(step.name for step in failed)
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause

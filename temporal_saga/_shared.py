@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from temporalio import workflow
@@ -17,10 +18,20 @@ from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
 from ._step import Step
-from ._typing import Moment, Reminder
+from ._typing import Reminder
 from .errors import DuplicateStep
 
-__all__ = ["Shared", "in_use"]
+
+@dataclass(slots=True)
+class Uses:
+    """The calls of the steps of one name."""
+
+    count: int = 0
+    """Those without `key=`."""
+    keys: dict[str, None] | None = None
+    """The `key=` of the others."""
+    caller: asyncio.Task[Any] | None = None
+    """Who calls without `key=`."""
 
 
 class Shared:
@@ -44,10 +55,7 @@ class Shared:
         self.pivot = pivot
         self.info = workflow.info()
         self.steps: list[Step] = []
-        self.told: dict[Step, None] = {}  # those whose failed undo is in the log
-        self.counts: dict[str, int] = {}
-        self.keyed: dict[str, dict[str, None]] = {}
-        self._users: dict[str, asyncio.Task[Any] | None] = {}  # who calls a step without `key=`
+        self.uses: dict[str, Uses] = {}  # by the names of steps
         if state is None:
             self.anchor = self.info.original_execution_run_id
             self.ordinal = run.next_ordinal(name)
@@ -55,8 +63,8 @@ class Shared:
             self.anchor = state.anchor
             self.ordinal = state.ordinal
             self.ticks = state.ticks
-            self.counts = dict(state.counts)
-            self.keyed = {step: dict.fromkeys(keys) for step, keys in state.keyed.items()}
+            for step in (*state.counts, *state.keyed):
+                self.uses[step] = Uses(state.counts.get(step, 0), dict.fromkeys(state.keyed.get(step, ())))
             self._repeats = state.repeats or not is_straight_from(state.run_id)
         self._keys = Keys(self.anchor, name, self.ordinal)
 
@@ -64,11 +72,6 @@ class Shared:
     def identity(self) -> tuple[str, int, str]:
         """Which saga it is."""
         return (self.name, self.ordinal, self.anchor)
-
-    def next_moment(self) -> Moment:
-        """Return the next moment of the saga's clock: what began or ended before has a smaller one."""
-        self.ticks += 1
-        return (self.ticks,)
 
     def may_repeat(self) -> bool:
         """Tell whether a step may repeat what an earlier life of the saga did."""
@@ -79,17 +82,24 @@ class Shared:
         if key is not None:
             return self._chosen_key(step, key)
         task = asyncio.current_task()
-        if self._users.setdefault(step, task) is not task:
-            raise self.refuse(
-                f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
-                "order, and one would carry the other's key. Give each call a key= from its own data, or a step= name"
-            )
-        self.counts[step] = use = self.counts.get(step, 0) + 1
-        return self._keys.of_step(step, use)
+        uses = self.uses.get(step) or self._uses_of(step)
+        if uses.caller is not task:
+            if uses.caller is not None:
+                raise self.refuse(
+                    f"step {step!r} is called from two tasks of one saga: after a reset they may come in another "
+                    "order, and one would carry the other's key. Give each call a key= from its own data, or a "
+                    "step= name"
+                )
+            uses.caller = task
+        uses.count = use = uses.count + 1
+        return self._keys.of_use(step, use)
+
+    def _uses_of(self, step: str) -> Uses:
+        return self.uses.setdefault(step, Uses())
 
     def key_of(self, step: str, key: str) -> str:
         """Return the key of the use of a step that `key=` names."""
-        return self._keys.of_step(step, key)
+        return self._keys.of_key(step, key)
 
     def checked_key(self, step: str, key: str) -> str:
         """Return a `key=`, if it is one."""
@@ -100,21 +110,24 @@ class Shared:
 
     def _chosen_key(self, step: str, key: str) -> str:
         key = self.checked_key(step, key)
-        used = self.keyed.setdefault(step, {})
-        if key in used:
+        uses = self._uses_of(step)
+        if uses.keys is None:
+            uses.keys = {}
+        if key in uses.keys:
             message = f"step {step!r} was called twice with key={key!r}: the second would be taken for the first"
             if in_main_method.get():
                 raise self.refuse(f"{message}. Give each call a key of its own")
             self.has_refused_a_call = True
             raise DuplicateStep(message)  # a client's data did that, and must not wedge the run
-        used[key] = None
-        return self._keys.of_step(step, key)
+        uses.keys[key] = None
+        return self._keys.of_key(step, key)
 
     def callback_key(self, name: str) -> str:
         """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
         name = f"{name}()"  # not the name of a step
-        self.counts[name] = use = self.counts.get(name, 0) + 1
-        return self._keys.of_step(name, use)
+        uses = self._uses_of(name)
+        uses.count += 1
+        return self._keys.of_use(name, uses.count)
 
     def user_key(self, parts: tuple[str | int, ...]) -> str:
         """Return the key of an effect of the workflow's own."""
@@ -124,12 +137,6 @@ class Shared:
         """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
         self.misuse = error = RuntimeError(message)
         return error
-
-    def claim(self, state: SagaState) -> None:
-        """Note that the entries of a child's saga are this one's from now on."""
-        if self.run.is_in_use(state.identity):
-            raise self.refuse(in_use(state.name))
-        self.run.joined.append(state.identity)
 
     async def park(
         self, what: Literal["step", "undo"], reminder: Reminder | None, step: Step, error: BaseException
@@ -163,11 +170,3 @@ class Shared:
         """Return the newest error that a step has raised."""
         raised = [step for step in self.steps if step.error is not None]
         return max(raised, key=lambda step: step.ended).error if raised else None
-
-
-def in_use(name: str) -> str:
-    """Return what is wrong with a state that two sagas of one run would undo."""
-    return (
-        f"the state of saga {name!r} is in use in this run: give it to Saga(state=...), or return it from "
-        "compensation_from=, once"
-    )

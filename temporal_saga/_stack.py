@@ -10,14 +10,12 @@ from typing import Any
 
 from temporalio import workflow
 
-from ._compensation import Compensation
+from ._compensation import Call
 from ._outcome import Outcome, StepOutcome
 from ._shared import Shared
 from ._state import SagaState, steps_of
 from ._step import Step
 from ._typing import Kind, Moment
-
-__all__ = ["Called", "Stack"]
 
 
 @dataclass(eq=False)
@@ -48,53 +46,59 @@ class Stack:
         failed: Those whose undo failed for good, here or in a savepoint.
     """
 
+    __slots__ = ("_activity_options", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
+
     def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
         self._shared = shared
-        self._has_raised = False  # True iff a step may have raised that is armed here
         self._activity_options = activity_options
         self.called: dict[Step | Called, Coroutine[Any, Any, Any]] = {}
-        self.in_flight: dict[Step, None] = {}
-        self.armed: dict[Step, None] = {}
-        self.failed: list[Step] = []
+        self.in_flight: list[Step] = []
+        self.armed: list[Step] = []
+        self.failed: Sequence[Step] = ()
+        self._has_raised = False  # True iff a step may have raised that is armed here
 
     def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
         """Arm a step, then give its command."""
         shared = self._shared
-        shared.ticks = tick = shared.ticks + 1  # `next_moment`, without the call: each step passes here
+        shared.ticks = tick = shared.ticks + 1
         step.began = (tick,)
         if step.undo_state is not None:
-            self.armed[step] = None
+            self.armed.append(step)
         if kind == "activity":
             options = {**self._activity_options, **options}
         try:
             task = step.start(kind, target, options, shared.info)
         except Exception:
-            self.armed.pop(step, None)  # bad options or input: no command was given
+            if step.undo_state is not None:
+                self.armed.remove(step)  # bad options or input: no command was given
             raise
-        self.in_flight[step] = None
+        self.in_flight.append(step)
         shared.steps.append(step)
         return task
 
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand."""
-        step.began = step.ended = self._shared.next_moment()
+        step.phase = "push"
+        self._shared.ticks += 1
+        step.began = step.ended = (self._shared.ticks,)
         step.outcome = Outcome.APPLIED
-        self.armed[step] = None
+        self.armed.append(step)
         self._shared.steps.append(step)
 
     def settle(self, step: Step) -> None:
         """Note what became of a step whose call has ended."""
-        del self.in_flight[step]
+        self.in_flight.remove(step)
         shared = self._shared
         task = step.task
-        shared.ticks = tick = shared.ticks + 1  # `next_moment`, without the call
+        shared.ticks = tick = shared.ticks + 1
         step.settle((tick,), shared.may_repeat)
-        if step.raised:
-            self._has_raised = True
+        if step.error is None and step.compensation_from is None:
+            return
+        self._has_raised |= step.raised
         if step.compensation_from is not None:
             self._choose_compensation(step, step.compensation_from, task.result() if step.error is None else None)
-        if step.undo_state is None:
-            self.armed.pop(step, None)
+        if step.undo_state is None and step in self.armed:
+            self.armed.remove(step)
 
     def settle_ended(self) -> None:
         """Settle the steps whose call has ended, and whose caller has not come to it."""
@@ -106,10 +110,10 @@ class Stack:
                     raise
 
     def _choose_compensation(self, step: Step, choose: Callable[[StepOutcome], Any], result: Any) -> None:
-        inputs, step.inputs = step.inputs or [], None
+        inputs, step.inputs = step.inputs, ()
         assert step.outcome is not None
         outcome: StepOutcome = StepOutcome(
-            step.outcome, result, inputs[0] if len(inputs) == 1 else inputs or None, step.key
+            step.outcome, result, inputs[0] if len(inputs) == 1 else list(inputs) or None, step.key
         )
         refuse = self._shared.refuse
         try:
@@ -121,10 +125,12 @@ class Stack:
             ) from error
         if chosen is None:
             step.disarm()
-        elif isinstance(chosen, Compensation):
+        elif isinstance(chosen, Call):
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
-            self._shared.claim(chosen)
+            if misuse := self._shared.run.in_use(chosen.name, chosen.identity):
+                raise refuse(misuse)
+            self._shared.run.joined = [*self._shared.run.joined, chosen.identity]
             step.join(self.join(chosen, step.began))
         else:
             raise refuse(
@@ -139,7 +145,7 @@ class Stack:
         for step in failed:
             step.undo_state = "FAILED"
         self.take(joined)
-        self.failed += failed
+        self.failed = [*self.failed, *failed]
         self._shared.steps += sorted([*joined, *failed], key=lambda step: step.began)
         return joined
 
@@ -151,13 +157,12 @@ class Stack:
     def take(self, steps: Iterable[Step]) -> None:
         """Take armed steps in."""
         for step in steps:
-            self.armed[step] = None
+            self.armed.append(step)
             self._has_raised |= step.raised
 
     def give(self) -> list[Step]:
         """Give the armed steps away."""
-        steps = list(self.armed)
-        self.armed.clear()
+        steps, self.armed = self.armed, []
         return steps
 
     def give_swallowed(self) -> list[Step]:
@@ -165,15 +170,15 @@ class Stack:
         if not self._has_raised:
             return []
         steps = [step for step in self.armed if step.raised]
-        for step in steps:
-            del self.armed[step]
+        self.armed = [step for step in self.armed if not step.raised]
         return steps
 
     def forget_what_succeeded(self) -> None:
         """Keep the effects of what succeeded for good."""
-        for step in [step for step in self.armed if not step.raised]:
-            step.disarm()
-            del self.armed[step]
+        for step in self.armed:
+            if not step.raised:
+                step.disarm()
+        self.armed = [step for step in self.armed if step.raised]
 
     def newest(self, name: str, key: str | None) -> Step | None:
         """Return the newest armed step of a name, or the one with that key."""

@@ -16,13 +16,11 @@ from typing import Any, cast
 from temporalio.api.common.v1 import Payload
 from temporalio.common import Priority, RawValue, RetryPolicy
 
-from ._compensation import Compensation
+from ._compensation import Call
 from ._identity import Phase, step_id
 from ._outcome import Outcome
 from ._step import Step
-from ._typing import Moment
-
-__all__ = ["MAX_BYTES", "VERSION", "WARN_BYTES", "SagaState", "StepState", "steps_of", "write_steps"]
+from ._typing import Kind, Moment
 
 VERSION = 2
 
@@ -120,7 +118,7 @@ def write_steps(
     written: list[StepState] = []
     for step in steps:
         compensation = step.undo
-        assert isinstance(compensation, Compensation)
+        assert isinstance(compensation, Call)
         assert step.outcome is not None
         is_activity = compensation.kind == "activity"
         merged = {**activity_options, **compensation.options} if is_activity else compensation.options
@@ -150,7 +148,8 @@ def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within:
     steps: list[Step] = []
     for written in states:
         compensation = _read(written.compensation, options)
-        step = Step(written.name, written.key, cast(Phase, written.phase), compensation=compensation)
+        step = Step(written.name, written.key, compensation)
+        step.phase = cast(Phase, written.phase)
         step.began = (*within, *written.place)
         step.ended = (*within, *written.ended)
         step.outcome = Outcome(written.outcome)
@@ -159,12 +158,11 @@ def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within:
     return steps
 
 
-def _read(written: CompensationState, shared: list[dict[str, Any]]) -> Compensation:
+def _read(written: CompensationState, shared: list[dict[str, Any]]) -> Call:
     args = [RawValue(Payload.FromString(base64.b64decode(text))) for text in written.arguments]
     encoded: dict[str, Any] = shared[written.options] if isinstance(written.options, int) else written.options
     options = {name: _decode(name, value) for name, value in encoded.items()}
-    make = Compensation.child_workflow if written.kind == "child" else Compensation
-    return make(written.name, args=args, **options)
+    return Call(cast(Kind, written.kind), written.name, args, options)
 
 
 _STRINGS = ("task_queue", "summary", "id", "cron_schedule", "static_summary", "static_details")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from temporalio import workflow
 
-from ._compensation import Callback, Compensation, registered_name
+from ._compensation import Call, Callback, kind_of, registered_name
 from ._identity import Phase
 from ._outcome import Outcome, is_refusal, outcome_of, saga_failure
 from ._parking import Resolution, Ticket
 from ._report import StepReport
 from ._typing import Kind, Moment
 from ._waiting import UntilDone, raise_if_evicted
-
-__all__ = ["ACTIVITY_OPTIONS", "ParkingStep", "Step"]
 
 # An undo must not overtake its own step: a cancelled step is awaited until it has ended.
 ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
@@ -35,12 +33,13 @@ class Step:
     Args:
         name: The step's name.
         key: The step's key.
-        phase: That of its undo: "push" without a step.
-        inputs: The step's arguments.
         compensation: What undoes the step. A bare activity, workflow or name is called with `inputs`.
         compensation_from: What chooses the compensation, once the outcome is known.
+        inputs: The step's arguments.
     """
 
+    phase: Phase = "undo"  # that of its undo: "push" without a step
+    compensation_from: Callable[[Any], Any] | None = None
     began: Moment = ()
     ended: Moment = ()
     outcome: Outcome | None = None  # None while the step runs
@@ -50,9 +49,10 @@ class Step:
     undo_error: BaseException | None = None
     ticket: Ticket | None = None  # while the step, or its undo, waits for a person
     resolution: Resolution | None = None  # what a person has decided last
-    inputs: list[Any] | None = None  # held while something is armed
+    inputs: tuple[Any, ...] = ()  # held while something is armed
+    is_told = False  # True iff its failed undo is in the log
     task: asyncio.Task[Any]  # of the call, while the step is in flight
-    _call: Any  # what asks the call to end, while the step is in flight
+    _child: _Child | None = None  # while a step that is a child workflow is in flight
     _history_at_start = 0
     _never_sent = False
     _joined: Sequence[Step] = ()  # the entries of a child's saga, which took the place of this step
@@ -61,47 +61,44 @@ class Step:
         self,
         name: str,
         key: str,
-        phase: Phase = "undo",
-        inputs: list[Any] | None = None,
-        compensation: Any = None,
+        compensation: Any,
         compensation_from: Callable[[Any], Any] | None = None,
+        inputs: tuple[Any, ...] = (),
     ) -> None:
         self.name = name
         self.key = key
-        self.phase: Phase = phase
         self.compensation = compensation
-        self.compensation_from = compensation_from
-        if compensation is not None or compensation_from is not None:
-            self.undo_state = "PENDING"
-            self.inputs = inputs
+        if compensation_from is not None:
+            self.compensation_from = compensation_from
+        elif compensation is None:
+            return
+        self.undo_state = "PENDING"
+        self.inputs = inputs
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
         """Give the command. Returns the task of the call, which ends when the call has ended."""
         id = f"{self.name}:do:{self.key}"  # `step_id`, without the call: each step passes here
         if kind == "child":
             raise_if_evicted()
-            call: Any = _Child(target, {"id": id, **_CHILD_OPTIONS, **options})
-            self.begin(call, call.task)
+            self._child = _Child(target, {"id": id, **_CHILD_OPTIONS, **options})
+            self.task = self._child.task
         else:
             options["activity_id"] = id
-            self._call = self.task = workflow.start_activity(target, **options)
+            self.task = workflow.start_activity(target, **options)
         self._history_at_start = info.get_current_history_length()
         return self.task
 
-    def begin(self, call: Any, task: asyncio.Task[Any]) -> None:
-        """Note the call, which is in flight: `call.cancel()` asks it to end, and `task` ends with it."""
-        self._call = call
-        self.task = task
-
     def request_cancel(self) -> None:
         """Ask the call to end; its task is done when the call has ended."""
-        if self.outcome is not None or self.task.done():
-            return
+        if self.outcome is None and not self.task.done():
+            self._cancel(self.task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
         # The history has not grown since the command was given, so the command never left this worker. The SDK's core
         # drops both commands (measured: no ActivityTaskScheduled). A child's cancel waits until the child has started.
-        if isinstance(cast(object, self._call), workflow.ActivityHandle):
+        if self._child is None:
             self._never_sent |= workflow.info().get_current_history_length() == self._history_at_start
-        self._call.cancel()
+        (self._child or task).cancel()
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
         """Read what became of the call, whose task is done.
@@ -109,7 +106,9 @@ class Step:
         If the step may repeat what an earlier life of the saga did, nothing proves that the step had no effect.
         """
         task = self.task
-        del self.task, self._call  # a run may hold thousands of steps, and need not hold their results
+        del self.task  # a run may hold thousands of steps, and need not hold their results
+        if self._child is not None:
+            del self._child
         self.ended = ended
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
@@ -139,8 +138,8 @@ class Step:
 
     def disarm(self) -> None:
         """Forget the compensation: there is nothing to undo, or the effect is kept for good."""
-        self.compensation = self.compensation_from = self.inputs = None
-        self.undo_state = None
+        self.compensation = self.compensation_from = self.undo_state = None
+        self.inputs = ()
 
     @property
     def what(self) -> str:
@@ -148,11 +147,11 @@ class Step:
         return f"step {self.name!r}"
 
     @property
-    def undo(self) -> Compensation | Callback | None:
+    def undo(self) -> Call | Callback | None:
         """What undoes the step; None if that is not known."""
-        if self.compensation is None or isinstance(self.compensation, (Compensation, Callback)):
+        if self.compensation is None or isinstance(self.compensation, (Call, Callback)):
             return self.compensation
-        return Compensation(self.compensation, args=self.inputs or [])
+        return Call(kind_of(self.compensation), self.compensation, self.inputs, {})
 
     @property
     def undo_name(self) -> str | None:
@@ -160,7 +159,7 @@ class Step:
         undo = self.compensation
         if undo is None:
             return getattr(self.compensation_from, "__name__", None)
-        return undo.name if isinstance(undo, (Compensation, Callback)) else registered_name(undo)
+        return undo.name if isinstance(undo, (Call, Callback)) else registered_name(undo)
 
     def report(self) -> StepReport:
         """Return what people see of the step."""
@@ -179,24 +178,26 @@ class ParkingStep(Step):
     """
 
     park: Callable[[Step, BaseException], Awaitable[Resolution | None]]
+    _attempt: asyncio.Task[Any]  # of the call; `task` ends when nobody has to decide anything any more
     _is_cancelled = False
     _is_unknown = False  # True iff an attempt before the last one may have had an effect, or nobody decided
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
         """Give the command. Returns a task that ends when the call has ended, and nobody has to decide anything."""
 
-        def start() -> asyncio.Task[Any]:
-            return super(ParkingStep, self).start(kind, target, options, info)
+        def attempt() -> None:
+            self._attempt = super(ParkingStep, self).start(kind, target, options, info)
+            self.task = task
 
-        self.task = asyncio.create_task(self._run(start, start()))
-        return self.task
+        self._attempt = super().start(kind, target, options, info)
+        self.task = task = asyncio.create_task(self._run(attempt))
+        return task
 
-    async def _run(self, start: Callable[[], asyncio.Task[Any]], task: asyncio.Task[Any]) -> Any:
-        this = self.task
+    async def _run(self, attempt: Callable[[], None]) -> Any:
         while True:
-            await UntilDone(task)
+            await UntilDone(self._attempt)
             try:
-                return task.result()
+                return self._attempt.result()
             except Exception as error:
                 if self._is_cancelled or saga_failure(error) is None or is_refusal(error):
                     raise
@@ -205,16 +206,15 @@ class ParkingStep(Step):
                 if resolution is None or resolution.action != "retry":
                     raise
             self._is_unknown = True
-            task = start()
-            self.task = this
+            attempt()
 
     def request_cancel(self) -> None:
         """Ask the call to end, or the waiting."""
         self._is_cancelled = True
         if self.ticket is not None:
             self.ticket.settle(None)
-        else:
-            super().request_cancel()
+        elif self.outcome is None and not self._attempt.done():
+            self._cancel(self._attempt)
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
         """Read what became of the call: only if the first attempt was the last can it prove anything."""

@@ -1,12 +1,13 @@
 """The typed surface of a saga: what users call, in the types of their own activities.
 
-All behaviour is in the three methods at the end, which `Saga` defines.
+All behavior is in `Call`, and in the three methods at the end, which `Saga` defines.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
+from ._compensation import Call, arguments, kind_of
 from ._typing import UNSET
 
 if TYPE_CHECKING:
@@ -15,11 +16,111 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ._compensation import Compensation
     from ._outcome import StepOutcome
     from ._state import SagaState
-    from ._typing import ActivityOptions, ChildOptions, Kind, P, Ps, R
+    from ._typing import ActivityOptions, ChildCompensationOptions, ChildOptions, CompensationOptions, Kind, P, Ps, R
 
+
+class Compensation(Call):
+    """A call that undoes a step: an activity, or a child workflow.
+
+    Args:
+        activity_or_workflow: The activity, its name, or the `@workflow.run` method of a child workflow.
+        arg: Its argument.
+        args: Its arguments, if there are several; not with `arg`.
+        options: Options of the call, laid over the saga's `compensation_options` for an activity: those of
+            `workflow.execute_activity` or `workflow.execute_child_workflow`, but for the activity's id.
+
+    Raises:
+        TypeError: If the arguments do not fit the activity, or it is not decorated; for an option that there is not, or
+            of another type.
+        ValueError: For a retry policy that contradicts itself.
+    """
+
+    @overload
+    def __init__(self, activity_or_workflow: Callable[[], Any], **options: Unpack[CompensationOptions]) -> None: ...
+
+    @overload
+    def __init__(
+        self, activity_or_workflow: Callable[[P], Any], arg: P, **options: Unpack[CompensationOptions]
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self, activity_or_workflow: Callable[[Any, P], Any], arg: P, **options: Unpack[CompensationOptions]
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self, activity_or_workflow: Callable[..., Any], *, args: Sequence[Any], **options: Unpack[CompensationOptions]
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        activity_or_workflow: str,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        **options: Unpack[CompensationOptions],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        activity_or_workflow: Callable[..., Any] | str,
+        arg: Any = UNSET,
+        *,
+        args: Sequence[Any] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(kind_of(activity_or_workflow), activity_or_workflow, arguments(arg, args), options)
+
+    @overload
+    @classmethod
+    def child_workflow(
+        cls, workflow: Callable[[Any], Awaitable[Any]], **options: Unpack[ChildCompensationOptions]
+    ) -> Compensation: ...
+
+    @overload
+    @classmethod
+    def child_workflow(
+        cls, workflow: Callable[[Any, P], Awaitable[Any]], arg: P, **options: Unpack[ChildCompensationOptions]
+    ) -> Compensation: ...
+
+    @overload
+    @classmethod
+    def child_workflow(
+        cls,
+        workflow: Callable[Concatenate[Any, ...], Awaitable[Any]],
+        *,
+        args: Sequence[Any],
+        **options: Unpack[ChildCompensationOptions],
+    ) -> Compensation: ...
+
+    @overload
+    @classmethod
+    def child_workflow(
+        cls, workflow: str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Unpack[ChildCompensationOptions]
+    ) -> Compensation: ...
+
+    @classmethod
+    def child_workflow(
+        cls, workflow: Callable[..., Any] | str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Any
+    ) -> Compensation:
+        """Return a compensation that is a child workflow, by its name or its `@workflow.run` method.
+
+        Args:
+            workflow: The name or the method; a bare name given to `Compensation(...)` is an activity's.
+            arg: Its argument.
+            args: Its arguments, if there are several; not with `arg`.
+            options: Options of `workflow.execute_child_workflow`.
+        """
+        compensation = cls.__new__(cls)
+        Call.__init__(compensation, "child", workflow, arguments(arg, args), options)
+        return compensation
+
+
+if TYPE_CHECKING:
     # What undoes a step: a function of the step's input, an unbound method (a workflow's run method
     # is one), data, or a name. Checkers list the alternatives in this order: the likeliest first.
     Value: TypeAlias = Compensation | str | None

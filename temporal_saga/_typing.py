@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-__all__ = ["UNSET", "Kind", "Moment", "OnCompensationFailure", "OnStepFailure", "Options", "Order", "Reminder", "Unset"]
-
 Kind = Literal["activity", "child"]
 Order = Literal["reverse", "concurrent"]
 OnStepFailure = Literal["raise", "park"]

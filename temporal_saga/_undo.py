@@ -23,8 +23,6 @@ from ._step import Step
 from ._typing import Moment, Options
 from ._waiting import raise_if_evicted
 
-__all__ = ["How", "Todo", "undo"]
-
 
 class Todo:
     """The steps that are still to be undone, in the order in which they began. It may grow while they are undone."""

@@ -16,13 +16,11 @@ from typing import Any
 from temporalio import workflow
 
 from ._cancels import after
-from ._metrics import record_seconds
-from ._scope import Scope, State, Undoing, undoing
+from ._metrics import count, record_seconds
+from ._scope import Scope, State, undoing_in
 from ._step import Step
 from ._undo import How, Todo, undo
 from ._waiting import fail_task, until_all_done, wait_through_cancels
-
-__all__ = ["Unwind", "undo_one"]
 
 _MOST_SHOWN = 50  # from here on the list in the UI is not redrawn for each undo
 
@@ -70,15 +68,13 @@ class Unwind:
             if not self._todo:  # nothing was registered since its last look
                 break
         scope.on_push = None
-        scope.note_failed(self._how.failed, cause)
+        _note_failed(scope, self._how.failed, cause)
         lasted = asyncio.get_running_loop().time() - began
         record_seconds("unwind_seconds", "How long an unwind took.", lasted, saga=shared.name)
         return self._how.failed
 
     async def _drain_and_undo(self) -> None:
-        this = Undoing(self._scope)
-        undoing.set((*undoing.get(), this))
-        try:
+        with undoing_in(self._scope):
             await self._scope.shared.run.turn((1, self._scope.entry))
             await self._drain()
             self._is_drained = True
@@ -86,8 +82,6 @@ class Unwind:
             self._scope.shared.show()
             await undo(self._todo, self._how)
             self._scope.shared.show()
-        finally:
-            this.is_over = True
 
     async def _drain(self) -> None:
         """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
@@ -142,12 +136,8 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     how = How(scope.options, scope.shared.run.room, lambda _: None, scope.park_undo)
 
     async def protected() -> None:
-        this = Undoing(scope)
-        undoing.set((*undoing.get(), this))
-        try:
+        with undoing_in(scope):
             await undo(todo, how)
-        finally:
-            this.is_over = True
 
     kept: asyncio.CancelledError | None = None
 
@@ -157,12 +147,19 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
             kept = after(cancel, kept)
 
     task = asyncio.create_task(protected())
-    scope.undos[task] = None
+    scope.undos = [*scope.undos, task]
     await wait_through_cancels(task, keep)
-    del scope.undos[task]
+    scope.undos = [each for each in scope.undos if each is not task]
     await _fail_for_bug(task)
-    scope.note_failed(how.failed, step.undo_error)
+    _note_failed(scope, how.failed, step.undo_error)
     return kept
+
+
+def _note_failed(scope: Scope, failed: list[Step], cause: BaseException | None) -> None:
+    scope.note_failed(failed, cause)
+    for step in failed:
+        text = "Compensations that have failed for good."
+        count("compensation_failures", text, saga=scope.shared.name, step=step.name)
 
 
 async def _fail_for_bug(task: asyncio.Task[None]) -> None:

@@ -15,16 +15,6 @@ from typing import Any
 
 from temporalio import workflow
 
-__all__ = [
-    "UntilDone",
-    "fail_task",
-    "raise_if_evicted",
-    "until_all_done",
-    "until_first_done",
-    "until_idle",
-    "wait_through_cancels",
-]
-
 
 def raise_if_evicted() -> None:
     """Raise the SDK's own exception if the worker is evicting this run.

@@ -267,18 +267,18 @@ async def _end_sagas() -> None:
     cancelled: list[OpenSaga] = []
 
     def open_sagas() -> list[OpenSaga]:
-        sagas = run.open_sagas() if run else []
+        sagas = run.open_sagas() if run else ()
         return [saga for saga in sagas if saga.owner is not task and not saga.owner.done()]
 
     def to_cancel() -> list[OpenSaga]:
         sagas = open_sagas()
         # A cancel of one goes on to what its task waits for, which may be a saga past its pivot.
         busy = {saga.owner for saga in sagas if saga.ends_by_itself}
-        busy_main = any(saga.ends_by_itself and saga.is_main for saga in sagas)
+        busy_main = any(saga.ends_by_itself and saga.cancels.is_main for saga in sagas)
         return [
             saga
             for saga in sagas
-            if saga not in cancelled and saga.owner not in busy and not (busy_main and saga.is_main)
+            if saga not in cancelled and saga.owner not in busy and not (busy_main and saga.cancels.is_main)
         ]
 
     while open_sagas():

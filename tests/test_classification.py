@@ -323,43 +323,55 @@ def test_a_hint_becomes_the_delay() -> None:
     assert made.next_retry_delay == timedelta(seconds=7)
 
 
-@pytest.mark.parametrize(
-    ("hint", "overall", "once", "delay"),
-    [
-        (5, None, 10, 5),
-        (10**9, None, 10, 24 * 3600),  # no step waits for more than a day
-        (5, 60, 10, 5),
-        (50, 60, 10, 50),
-        (55, 60, 10, 50),  # so that one attempt more fits
-        (10**9, 60, 10, 50),
-        (55, 60, 60, 30),  # half of what is left, where not a whole attempt fits
-        (55, 60, None, 30),
-    ],
+@given(
+    hint=st.integers(1, 4000),
+    overall=st.none() | st.integers(1, 1000),
+    once=st.none() | st.integers(1, 1000),
+    used=st.integers(0, 1200),
+    how=st.sampled_from(
+        [lambda hint: Http(429, {"Retry-After": str(hint)}), lambda hint: Throttled(retry_after=hint * SECOND)]
+    ),
 )
-def test_a_delay_is_clamped_so_that_one_more_attempt_fits(
-    hint: int, overall: int | None, once: int | None, delay: int
+def test_a_wait_is_never_shortened_and_is_final_if_no_full_attempt_fits_after_it(
+    hint: int, overall: int | None, once: int | None, used: int, how: Callable[[int], Exception]
 ) -> None:
+    """Issue 11, F6, whoever asks for the wait: a header, or the activity's own `Throttled(retry_after=)`."""
+    began = ActivityEnvironment.default_info().scheduled_time
     attempts = Attempts(
-        schedule_to_close_timeout=overall and timedelta(seconds=overall),
-        start_to_close_timeout=once and timedelta(seconds=once),
+        scheduled_time=began,
+        started_time=began + used * SECOND,
+        schedule_to_close_timeout=overall and overall * SECOND,
+        start_to_close_timeout=once and once * SECOND,
     )
-    made = attempts.run(fail, Http(429, {"Retry-After": str(hint)}))
+    made = attempts.run(fail, how(hint))
     assert isinstance(made, Throttled)
-    assert made.next_retry_delay is not None
-    assert made.next_retry_delay.total_seconds() == pytest.approx(delay, abs=0.5)
+    assert made.next_retry_delay == hint * SECOND
+    assert effect(made) == "none"
+    if overall is None:
+        assert not made.non_retryable
+        return
+    left = max(overall - used, 0)
+    # With start-to-close as long as schedule-to-close no full attempt is left, ever: half of what is left has to do.
+    spare = left - (left / 2 if once is None or once >= overall else once) - hint
+    if abs(spare) > 1:  # the attempt itself takes a while
+        assert made.non_retryable == (spare < 0)
+    assert bool(attempts.details) is not made.non_retryable  # the mark is for a next attempt
 
 
-def test_what_was_used_of_schedule_to_close_counts() -> None:
-    began = ActivityEnvironment.default_info().started_time
-    attempts = Attempts(schedule_to_close_timeout=60 * SECOND, started_time=began + 40 * SECOND)
-    made = attempts.run(fail, Throttled(retry_after=30 * SECOND))
+def test_no_step_waits_for_more_than_a_day() -> None:
+    made = Attempts(schedule_to_close_timeout=None).run(fail, Http(429, {"Retry-After": str(10**9)}))
     assert isinstance(made, Throttled)
-    assert made.next_retry_delay is not None
-    assert made.next_retry_delay.total_seconds() == pytest.approx(19, abs=0.5)
-    too_late = Attempts(schedule_to_close_timeout=60 * SECOND, started_time=began + 90 * SECOND)
-    made = too_late.run(fail, Throttled(retry_after=30 * SECOND))
-    assert isinstance(made, Throttled)
-    assert made.next_retry_delay is None
+    assert (made.next_retry_delay, made.non_retryable) == (timedelta(days=1), False)
+
+
+@pytest.mark.parametrize(
+    "error", [Declined(), Ambiguous(), NotSent(), ApplicationError("x", next_retry_delay=90 * SECOND)]
+)
+def test_what_asks_for_no_wait_or_is_not_ours_is_retried_as_it_was(error: ApplicationError) -> None:
+    attempts = Attempts(schedule_to_close_timeout=2 * SECOND, start_to_close_timeout=SECOND)
+    made = attempts.run(fail, error)
+    assert isinstance(made, ApplicationError)
+    assert (made.non_retryable, made.next_retry_delay) == (error.non_retryable, error.next_retry_delay)
 
 
 async def test_a_helper_asks_for_no_more_than_a_day() -> None:

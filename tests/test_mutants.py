@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
-from tests.mutants import Mutant, Result, all_mutants, run_tests
+from tests.mutants import Mutant, Nursery, Result, all_mutants
 
 pytestmark = pytest.mark.slow
 
@@ -18,18 +19,37 @@ Outcomes = dict[str, "Future[Result]"]
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+def nurseries() -> Iterator[Queue[Nursery]]:
+    """Two of them, idle."""
+    idle: Queue[Nursery] = Queue()
+    made = [Nursery(), Nursery()]
+    for nursery in made:
+        idle.put(nursery)
+    yield idle
+    for nursery in made:
+        nursery.close()
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, nurseries: Queue[Nursery]
+) -> Iterator[Outcomes]:
     """Run the mutants that were asked for, two at a time."""
     asked: list[Mutant] = [
         item.callspec.params["mutant"]  # type: ignore[misc]
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.module is request.module and "mutant" in item.fixturenames
     ]
+
+    def run(mutant: Mutant) -> Result:
+        nursery = nurseries.get()
+        try:
+            return nursery.run(tmp_path_factory.mktemp(mutant.name), mutant.tests, mutant)
+        finally:
+            nurseries.put(nursery)
+
     with ThreadPoolExecutor(2) as executor:
-        yield {
-            mutant.name: executor.submit(run_tests, tmp_path_factory.mktemp(mutant.name), mutant.tests, mutant)
-            for mutant in asked
-        }
+        yield {mutant.name: executor.submit(run, mutant) for mutant in asked}
 
 
 @pytest.mark.timeout(180)
@@ -41,10 +61,10 @@ def test_a_mutant_is_caught(mutant: Mutant, outcomes: Outcomes) -> None:
 
 
 @pytest.mark.timeout(900)  # every test that a broken copy names
-def test_the_copy_that_is_not_broken_passes(tmp_path: Path) -> None:
+def test_the_copy_that_is_not_broken_passes(tmp_path: Path, nurseries: Queue[Nursery]) -> None:
     """Else the mutants would prove nothing."""
     tests = sorted({test for mutant in MUTANTS for test in mutant.tests})
-    result = run_tests(tmp_path, tests)
+    result = nurseries.get().run(tmp_path, tests)
     assert result.code == 0, result.output
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import itertools
 import json
+import math
 import re
+import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from temporalio.api.common.v1 import RetryPolicy as EncodedPolicy
 from temporalio.api.failure.v1 import Failure
 from temporalio.common import RetryPolicy
 from temporalio.converter import DataConverter
@@ -199,6 +205,7 @@ def test_no_course_of_events_is_worse_than_the_worst_case(
 
 def test_explain() -> None:
     assert presets.standard.explain().splitlines() == [
+        "For an API that honors the step's key. It keeps to a Retry-After.",
         "attempt  wait  elapsed",
         "      1             0s",
         "      2    1s       1s",
@@ -232,6 +239,72 @@ def test_explain() -> None:
 def parsed(text: str) -> float:
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     return round(sum(float(part[:-1]) * units[part[-1]] for part in text.split()), 6)
+
+
+def test_each_says_in_a_line_what_it_is_for() -> None:
+    """Issue 11, F9: nobody takes `throttled` for a Retry-After, or `conflict` for HTTP 409."""
+    first = {name: preset.explain().splitlines()[0] for name, preset in PRESETS.items()}
+    assert first == {name: preset.purpose for name, preset in PRESETS.items()}
+    assert all(line.startswith("For a") and line.endswith(".") for line in first.values())
+    assert "Retry-After" in first["standard"]
+    assert "`standard`" in first["throttled"]
+    assert "Not for HTTP 409" in first["conflict"]
+    own = dataclasses.replace(presets.standard, purpose="")
+    assert own.explain().splitlines()[0].startswith("attempt")
+
+
+@given(
+    initial=st.integers(1, 10**6),
+    longest=st.integers(1, 10**6),
+    attempts=st.integers(1, 2500),
+    total=st.none() | st.integers(1, 10**8),
+    coefficient=st.sampled_from([1, 1.0, 1.0000001, 1.001, 1.1, 1.5, 2, 1e300]),
+)
+def test_explain_and_worst_case_are_what_the_waits_say(
+    initial: int, longest: int, attempts: int, total: int | None, coefficient: float
+) -> None:
+    """Computed for a schedule of any length; here they are counted one by one."""
+    initial, longest = sorted([initial, longest])
+    total = total and max(total, initial)
+    limit = None if total is None else total * SECOND
+    preset = Preset(
+        initial * SECOND, longest * SECOND, attempts, limit, SECOND, backoff_coefficient=coefficient, key_window=None
+    )
+    waits = list(preset.delays())
+    worst = sum(waits, SECOND * (len(waits) + 1))
+    worst = worst if limit is None else min(worst, limit)
+    computed = preset.worst_case()
+    assert computed is not None
+    text = preset.explain()
+    [gives_up] = re.findall(r"Gives up after attempt (\d+)", text)
+    if len(waits) <= 1000 or coefficient not in (1.0000001, 1.001):
+        assert computed == worst
+        assert int(gives_up) == len(waits) + 1
+        [*_, last] = re.findall(r"^ *(\d+)(?:  .*)?  +(\S.*)$", text, re.MULTILINE)
+        assert int(last[0]) == len(waits) + 1
+        assert parsed(last[1]) == pytest.approx(sum(waits, timedelta(0)).total_seconds(), rel=1e-5)
+    else:
+        assert computed >= worst
+        assert int(gives_up) >= len(waits) + 1
+        assert "    ..." in text
+
+
+@pytest.mark.parametrize("coefficient", [1, 1 + 1e-15, 1.000001, 1.01, 2, 1e300])
+@pytest.mark.parametrize("total", [None, timedelta(days=400), timedelta(days=36_500)])
+@pytest.mark.parametrize("attempts", [0, 2**31 - 1])
+@pytest.mark.parametrize("initial", [timedelta(microseconds=1), 5 * SECOND, timedelta(days=36_500)])
+def test_explain_takes_no_time_whatever_the_schedule(
+    coefficient: float, total: timedelta | None, attempts: int, initial: timedelta
+) -> None:
+    if total is not None:
+        initial = min(initial, total)
+    longest = max(initial, 5 * SECOND)
+    preset = Preset(initial, longest, attempts, total, backoff_coefficient=coefficient, key_window=None)
+    began = time.process_time()
+    text = preset.explain()
+    assert time.process_time() - began < 0.25
+    assert len(text.splitlines()) < 40
+    assert preset.worst_case() or (total is None and not attempts)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -272,6 +345,8 @@ def test_rows_that_say_nothing_new_are_left_out(preset: Preset, shown: list[Any]
 
 OWN = Preset(SECOND, MINUTE, 3, 10 * MINUTE)
 UNTYPED: Any = presets.standard
+QUIET = dataclasses.replace(presets.standard, key_window=None)
+UNTYPED_QUIET: Any = QUIET
 
 
 @pytest.mark.parametrize(
@@ -350,6 +425,156 @@ def test_a_contradiction_is_an_error_where_it_is_called(change: dict[str, Any], 
 def test_a_slip_says_what_to_write(wrong: Callable[[], Any], says: str) -> None:
     with pytest.raises(TypeError, match=re.escape(says)):
         wrong()
+
+
+NUMBERS_OF_ALL_KINDS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.integers(-2, 5)
+    | st.floats(-2, 5)
+    | st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e300])
+)
+TIMES = st.timedeltas(timedelta(days=-2), timedelta(days=2)) | st.timedeltas()
+ANYTHING = st.one_of(
+    NUMBERS_OF_ALL_KINDS,
+    TIMES,
+    st.just(timedelta(0)),
+    st.text(max_size=3),
+    st.lists(st.text(max_size=3) | st.integers(), max_size=2),
+    st.lists(st.text(max_size=3) | st.integers(), max_size=2).map(tuple),
+    st.just(Decimal(2)),
+    st.builds(dict),
+)
+FIELDS = {field.name for field in dataclasses.fields(Preset)}
+TIMEOUTS = {"schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout", "heartbeat_timeout"}
+POLICY = {field.name for field in dataclasses.fields(RetryPolicy)}
+
+
+def taken_or_error(make: Callable[[], Any]) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the key window, which has tests of its own
+            return make()
+    except (TypeError, ValueError) as error:
+        return error
+
+
+def check_taken(options: Any) -> None:
+    """Options that are taken mean to the server what they say."""
+    policy = options["retry_policy"]
+    encoded = EncodedPolicy()
+    policy.apply_to_proto(encoded)
+    # The server's own meaning of no maximum.
+    longest = policy.maximum_interval or 100 * policy.initial_interval
+    types = list(policy.non_retryable_error_types or ()) or None
+    same = dataclasses.replace(policy, maximum_interval=longest, non_retryable_error_types=types)
+    assert RetryPolicy.from_proto(encoded) == same
+    assert type(policy.maximum_attempts) is int
+    assert math.isfinite(policy.backoff_coefficient)
+    assert type(policy.backoff_coefficient) in (int, float)
+    times = {name: options.get(name) for name in TIMEOUTS}
+    for each in (*times.values(), policy.initial_interval, policy.maximum_interval):
+        assert each is None or timedelta(0) < each < timedelta(days=292 * 365)
+    longest = times["start_to_close_timeout"] or times["schedule_to_close_timeout"]
+    assert longest is not None
+    overall = times["schedule_to_close_timeout"] or timedelta.max
+    assert max(each for each in times.values() if each is not None) <= overall or overall == timedelta.max
+    assert (times["heartbeat_timeout"] or timedelta(0)) <= longest
+    assert policy.initial_interval <= (policy.maximum_interval or timedelta.max)
+
+
+@settings(max_examples=300, report_multiple_bugs=False)
+@given(name=st.sampled_from(sorted(FIELDS)), value=ANYTHING)
+@example("backoff_coefficient", float("nan"))
+@example("backoff_coefficient", float("inf"))
+@example("backoff_coefficient", True)
+@example("maximum_attempts", 2.5)
+@example("maximum_attempts", True)
+@example("maximum_attempts", 2**31)
+@example("key_window", timedelta(0))
+@example("maximum_interval", None)
+def test_an_option_is_taken_as_it_is_or_an_error_names_it(name: str, value: Any) -> None:
+    """Issue 11, F9: nothing that is taken means something else to the server."""
+    preset = taken_or_error(lambda: dataclasses.replace(QUIET, **{name: value}))
+    if isinstance(preset, Exception):
+        assert name in str(preset)
+        assert re.search("must |raise |set |lower ", str(preset)), preset  # the fix
+    else:
+        check_taken(preset())
+        assert preset.explain()
+        assert getattr(preset, name) == value
+        assert isinstance(value, bool) is False
+
+
+@settings(max_examples=300, report_multiple_bugs=False)
+@given(name=st.sampled_from(sorted({*TIMEOUTS, *POLICY})), value=ANYTHING)
+@example("heartbeat_timeout", timedelta(seconds=31))
+@example("schedule_to_start_timeout", timedelta(minutes=11))
+@example("backoff_coefficient", float("nan"))
+@example("maximum_attempts", True)
+def test_an_option_of_a_call_is_taken_as_it_is_or_an_error_names_it(name: str, value: Any) -> None:
+    change = {"retry_policy": RetryPolicy(**{name: value})} if name in POLICY else {name: value}
+    options = taken_or_error(lambda: UNTYPED_QUIET(**change))
+    if isinstance(options, Exception):
+        assert name in str(options)
+        assert re.search("must |raise |set |lower ", str(options)), options
+    else:
+        check_taken(options)
+        assert change.items() <= options.items()
+
+
+def test_two_options_that_are_right_alone_may_contradict_each_other() -> None:
+    long, short = 40 * SECOND, 20 * SECOND
+    for names in itertools.permutations(sorted(TIMEOUTS), 2):
+        options = taken_or_error(partial(UNTYPED_QUIET, **{names[0]: long, names[1]: short}))
+        if isinstance(options, Exception):
+            assert any(name in str(options) for name in names)
+        else:
+            check_taken(options)
+    with pytest.raises(ValueError, match="heartbeat_timeout, 40s, is longer than start_to_close_timeout, 20s"):
+        UNTYPED_QUIET(heartbeat_timeout=long, start_to_close_timeout=short)
+
+
+# --- the window of a provider's keys ---
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: presets.patient(schedule_to_close_timeout=timedelta(hours=48)),
+        lambda: dataclasses.replace(presets.patient, schedule_to_close_timeout=timedelta(hours=48)),
+        lambda: Preset(SECOND, MINUTE, 0, timedelta(hours=48)),
+        lambda: dataclasses.replace(presets.patient, key_window=timedelta(minutes=10)),  # DynamoDB
+    ],
+    ids=["called", "replaced", "made", "a shorter window"],
+)
+def test_retries_past_a_key_window_are_a_warning_where_they_are_written(make: Callable[[], Any]) -> None:
+    with pytest.warns(UserWarning, match=r"goes past key_window, (1d|10m): .* dataclasses\.replace") as warned:
+        make()
+    [warning] = warned
+    assert warning.filename == __file__
+    assert warning.lineno == make.__code__.co_firstlineno
+
+
+def test_the_warning_is_said_once_for_each_line() -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            presets.patient(schedule_to_close_timeout=timedelta(hours=48))
+        presets.patient(schedule_to_close_timeout=timedelta(hours=49))
+    assert len(warned) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_choice_of_your_own_silences_it() -> None:
+    for window in (timedelta(days=30), timedelta(hours=48), None):
+        own = dataclasses.replace(presets.patient, key_window=window)
+        assert own(schedule_to_close_timeout=timedelta(hours=48))
+        assert dataclasses.replace(own, schedule_to_close_timeout=timedelta(hours=48))()
+    for preset in PRESETS.values():
+        dataclasses.replace(preset)()
+    presets.standard(schedule_to_close_timeout=timedelta(hours=24))
 
 
 @pytest.mark.parametrize(

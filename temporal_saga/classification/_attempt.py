@@ -71,11 +71,12 @@ class Attempt:
         if not isinstance(failure, ActivityFailure):
             return failure
         proves = self._is_definite and failure.kind.effect == "none"
+        delay = failure.next_retry_delay
         failure = restated(
             failure,
             effect="none" if proves else "unknown",
-            retry_after=self._clamped(failure.next_retry_delay),
-            non_retryable=failure.non_retryable,
+            retry_after=delay and min(delay, LONGEST_DELAY),
+            non_retryable=failure.non_retryable or (delay is not None and not self._leaves_time_after(delay)),
         )
         if proves and not failure.non_retryable and not self.info.is_local:
             self._has_left_mark = True
@@ -94,17 +95,20 @@ class Attempt:
         if self._heartbeat is not None:
             self._heartbeat(*details)
 
-    def _clamped(self, delay: timedelta | None) -> timedelta | None:
-        """Shorten a delay so that one more attempt fits before schedule-to-close: past it the server stops at once."""
-        if delay is None:
-            return None
-        delay = min(delay, LONGEST_DELAY)
-        if self.info.schedule_to_close_timeout is None:
-            return delay
+    def _leaves_time_after(self, delay: timedelta) -> bool:
+        """Tell whether a full attempt fits between a delay and schedule-to-close.
+
+        An attempt that schedule-to-close cuts off ends in a timeout, which hides the failure, and proves nothing.
+        """
+        total, one = self.info.schedule_to_close_timeout, self.info.start_to_close_timeout
+        if not total:
+            return True
         # On the server's clock, which this machine's need not agree with (and does not under time skipping).
         now = self.info.started_time + timedelta(seconds=time.monotonic() - self._began)  # noqa: TID251
-        left = max(self.info.scheduled_time + self.info.schedule_to_close_timeout - now, timedelta(0))
-        return min(delay, left - min(self.info.start_to_close_timeout or left, left / 2)) or None
+        left = max(self.info.scheduled_time + total - now, timedelta(0))
+        # The server shortens start-to-close to schedule-to-close. Then only a first attempt is ever a full one.
+        reserved = left / 2 if not one or one >= total else one
+        return delay <= left - reserved
 
 
 def enter_attempt(definition: Any) -> Attempt | None:

@@ -6,15 +6,23 @@ No library is imported: what an exception carries is read by attribute. `_tables
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from typing import Any, cast
 
 from temporal_saga.errors import FailureKind
 
+from ._hints import (
+    LONGEST_BODY,
+    errors_of,
+    is_spent,
+    is_throttled,
+    wait_of_errors,
+    wait_of_headers,
+    wait_of_rpc,
+    wait_of_used_up_limit,
+)
 from ._profiles import Rule
 from ._tables import (
     AWS_CANCELLATION_REASONS,
@@ -30,8 +38,6 @@ from ._tables import (
 )
 
 __all__ = ["code_of", "headers_of", "hides_code", "kind_of", "match_rule", "retry_hint", "status_of", "told_by"]
-
-_LONGEST_BODY = 100_000  # of an error, to be parsed for its code
 
 _NOT_SENT = FailureKind.NOT_SENT
 _THROTTLED = FailureKind.THROTTLED
@@ -72,7 +78,13 @@ def kind_of(exception: BaseException, rules: Sequence[Rule], statuses: Mapping[i
 def retry_hint(exception: BaseException) -> timedelta | None:
     """Return how long the other side asks to wait; None if it does not ask, or asks for a time that has passed."""
     try:
-        wait = _asked_wait(headers_of(exception)) or _pushback(exception)
+        headers = headers_of(exception)
+        wait = (
+            wait_of_headers(headers)
+            or wait_of_errors(errors_of(exception))
+            or wait_of_rpc(exception)
+            or wait_of_used_up_limit(headers)
+        )
     except Exception:  # as in `kind_of`
         return None
     return wait if wait is not None and wait > timedelta(0) else None
@@ -150,7 +162,7 @@ def told_by(exception: BaseException, codes: Container[object]) -> str:
     Other codes, and all texts, may hold what is not to be shown.
     """
     status, code = status_of(exception), code_of(exception)
-    if code not in codes and code not in AWS_CODES:
+    if code not in codes and code not in AWS_CODES and not is_spent(code):
         is_grpc = _has_base(exception, "RpcError") or _has_base(exception, "RPCError")
         code = _grpc_code(exception) if is_grpc else None
     return " ".join(str(each) for each in (status, code) if each is not None)
@@ -206,7 +218,7 @@ def _first(source: Any) -> Any:
 def _body(response: object) -> Mapping[str, object] | None:
     # httpx and requests keep here what has been read. Their public properties would read on, and may block or raise.
     content = _get(response, "_content")
-    if not isinstance(content, bytes) or len(content) > _LONGEST_BODY:
+    if not isinstance(content, bytes) or len(content) > LONGEST_BODY:
         return None
     try:
         body = json.loads(content)
@@ -224,7 +236,11 @@ def _by_status(exception: BaseException, users: _Users) -> FailureKind:
         return _AMBIGUOUS  # the class says that there was a response
     kind = users.statuses.get(status)
     if kind is None:
-        kind = _THROTTLED if status == 503 and _asked_wait(headers_of(exception)) is not None else _of_status(status)
+        kind = _of_status(status)
+        if is_throttled(status, headers_of(exception), errors_of(exception)):
+            kind = _THROTTLED
+        elif kind is _THROTTLED and is_spent(code_of(exception)):
+            kind = _REJECTED
     return _AMBIGUOUS if kind.effect == "none" and _was_redirected(exception) else kind
 
 
@@ -250,33 +266,6 @@ def _was_redirected(exception: BaseException) -> bool:
 
 def _status(value: object) -> int | None:
     return int(value) if isinstance(value, int) and 100 <= value < 600 else None
-
-
-def _asked_wait(headers: Mapping[str, str]) -> timedelta | None:
-    for name, unit in (("retry-after-ms", 0.001), ("x-amz-retry-after", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name, "").strip()
-        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-            return _seconds(float(text) * unit)
-        if name == "retry-after" and text:
-            return _until(text)
-    return None
-
-
-def _seconds(seconds: float) -> timedelta:
-    try:
-        return timedelta(seconds=seconds)
-    except OverflowError:
-        return timedelta.max
-
-
-def _until(date: str) -> timedelta | None:
-    try:
-        then = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    if then.tzinfo is None:  # "-0000", which RFC 5322 has for UTC from an unknown place
-        then = then.replace(tzinfo=timezone.utc)
-    return then - datetime.now(timezone.utc)  # noqa: TID251  # in an activity
 
 
 # --- wrappers ---
@@ -329,14 +318,6 @@ def _grpc_code(exception: BaseException) -> str | None:
     code = _get(exception, "code")
     name = _get(code() if callable(code) else _get(exception, "status"), "name")  # grpcio; temporalio's RPCError
     return name if isinstance(name, str) and name in GRPC_CODES else None
-
-
-def _pushback(exception: BaseException) -> timedelta | None:
-    metadata = _get(exception, "trailing_metadata")  # gRPC A6, "Pushback"
-    for name, value in cast("Iterable[tuple[str, Any]]", (metadata() if callable(metadata) else None) or ()):
-        if name == "grpc-retry-pushback-ms":
-            return _asked_wait({"retry-after-ms": str(value)})
-    return None
 
 
 # --- AWS ---

@@ -27,6 +27,7 @@ from temporal_saga.errors import (
 )
 
 from ._attempt import LONGEST_DELAY
+from ._hints import is_spent
 from ._profiles import Profile, checked_profile
 from ._read import code_of, headers_of, hides_code, kind_of, match_rule, retry_hint, status_of, told_by
 
@@ -106,7 +107,7 @@ def translated(error: Exception, profile: Profile) -> Exception:
     failure = restated(
         _ERRORS[kind](f"{name} {told}" if told else name),
         retry_after=delay and min(delay, LONGEST_DELAY),
-        non_retryable=not kind.retryable or _advice(error, profile) == "false",
+        non_retryable=not kind.retryable or _advice(error, profile) == "false" or _is_over_limit(error),
     )
     failure.__cause__ = error
     return failure
@@ -136,6 +137,11 @@ def _may_hide_effect(exception: BaseException, profile: Profile) -> bool:
 def _advice(exception: BaseException, profile: Profile) -> str | None:
     headers = _try_read(headers_of, exception) or {}
     return headers.get(profile.retry_header, "").lower() if profile.retry_header else None
+
+
+def _is_over_limit(exception: BaseException) -> bool:
+    # Also where an earlier try of the client's own may have had an effect: no later one will.
+    return _try_read(status_of, exception) == 429 and is_spent(_try_read(code_of, exception))
 
 
 def _of_another_activity(error: ApplicationError) -> ApplicationError:

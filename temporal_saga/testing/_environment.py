@@ -56,7 +56,7 @@ def step_environment(
         environment.info,
         activity_id=step_id(step, phase, key),
         attempt=attempt,
-        # The SDK's environment has a second, and a longer Retry-After would be shortened to fit.
+        # The SDK's environment has a second, and a longer Retry-After would make a failure final.
         schedule_to_close_timeout=None,
         start_to_close_timeout=timedelta(seconds=30),
     )

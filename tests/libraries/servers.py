@@ -47,6 +47,9 @@ class _Handler(StreamRequestHandler):
     def do_says(self, status: str, code: str, headers: dict[str, str]) -> None:
         self._reply(int(status), headers, b'{"errorCode": "%s"}' % code.encode())
 
+    def do_json(self, status: str, body: str, headers: dict[str, str]) -> None:
+        self._reply(int(status), headers, bytes.fromhex(body))
+
     def do_stall(self, headers: dict[str, str]) -> None:
         self.server.over.wait(60)  # type: ignore[attr-defined]
 

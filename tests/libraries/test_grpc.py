@@ -13,6 +13,9 @@ from typing import Any
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import grpc.aio  # type: ignore[import-untyped, unused-ignore]
 import pytest
+from google.protobuf.any_pb2 import Any as Any_
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.common.v1 import GrpcStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_saga.classification._read import code_of, headers_of, kind_of, retry_hint, status_of
@@ -58,6 +61,9 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
                 raise ValueError("a bug of the server's")
             if what.startswith("pushback"):
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", what.removeprefix("pushback")),))
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
+            if what == "details":
+                context.set_trailing_metadata((("grpc-status-details-bin", request),))
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
             return b"x" * 2000 if what == "large" else b""
 
@@ -213,3 +219,44 @@ def test_futures(target: str) -> None:
 def test_temporals_own_client() -> None:
     assert kind_of(RPCError("no", RPCStatusCode.NOT_FOUND, b""), (), {}) is K.REJECTED
     assert kind_of(RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), (), {}) is K.AMBIGUOUS
+
+
+def details(seconds: int, nanos: int = 0, kind: str = "RetryInfo") -> bytes:
+    """A `google.rpc.Status` with a detail before its `google.rpc.RetryInfo`."""
+    delay = Duration(seconds=seconds, nanos=nanos).SerializeToString()
+    info = Any_(type_url=f"type.googleapis.com/google.rpc.{kind}", value=bytes([10, len(delay)]) + delay)
+    help = Any_(type_url="type.googleapis.com/google.rpc.Help", value=b"\n\x00")
+    return GrpcStatus(code=8, message="later", details=[help, info]).SerializeToString()
+
+
+@both
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (details(3, 500_000_000), timedelta(seconds=3.5)),
+        (details(10**9), timedelta(seconds=10**9)),
+        (details(0), None),
+        (details(7, kind="QuotaFailure"), None),
+        (b"", None),
+        (b"\xff\xff", None),
+    ],
+    ids=["wait", "long", "none", "another", "empty", "garbage"],
+)
+def test_retry_info_in_the_trailing_metadata(
+    call: Call, status: bytes, expected: timedelta | None, target: str
+) -> None:
+    """Google's APIs say so how long to wait, in the answer that refuses."""
+    error = call(target, "details", status)
+    assert kind_of(error, (), {}) is K.THROTTLED
+    assert retry_hint(error) == expected
+    of_temporal = RPCError("later", RPCStatusCode.RESOURCE_EXHAUSTED, status)
+    assert retry_hint(of_temporal) == expected
+
+
+def test_retry_info_is_the_message_of_googles_own_library() -> None:
+    error_details = pytest.importorskip("google.rpc.error_details_pb2")
+    info = error_details.RetryInfo(retry_delay=Duration(seconds=3, nanos=500_000_000))
+    wrapped = Any_()
+    wrapped.Pack(info)
+    own = GrpcStatus.FromString(details(3, 500_000_000)).details[1]
+    assert (own.type_url, own.value) == (wrapped.type_url, wrapped.value)

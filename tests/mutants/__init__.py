@@ -13,6 +13,7 @@ A hunk has no line numbers: its old lines must occur exactly once in the file, w
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -84,44 +85,59 @@ def all_mutants() -> list[Mutant]:
     return [mutant for mutant in mutants if sys.version_info >= (3, 11) or "(Python 3.11)" not in mutant.rule]
 
 
-def run_tests(bed: Path, tests: list[str], mutant: Mutant | None = None) -> Result:
-    """Run tests of the rules against a copy of the library under test, broken or not.
+class Nursery:
+    """Runs tests of the rules against copies of the library under test, one after another."""
 
-    Args:
-        bed: An empty directory, which becomes the first place to import from.
-        tests: Node ids, as in a `Mutant`.
-        mutant: How to break the copy.
-    """
-    package = bed / "temporal_saga"
-    shutil.copytree(Path(temporal_saga.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("tests", "examples", "pyproject.toml"):
-        (bed / name).symlink_to(_TESTS.parent / name)
-    if mutant is not None:
-        broken = package / mutant.file
-        broken.write_text(mutant.applied_to(broken.read_text(encoding="utf-8")), encoding="utf-8")
-    environment = dict(os.environ, PYTHONPATH=str(bed), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
-    environment.pop("TEMPORAL_SAGA_INSTALLED", None)  # it demands the installed wheel
-    report = bed / "report.xml"
-    options = ["--tb=native", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, *options, *map(_path, tests)],
-        cwd=bed,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    output = process.stdout + process.stderr
-    assert f"temporal_saga: {package}" in output, output
-    failed = {
+    def __init__(self) -> None:
+        environment = dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+        environment.pop("TEMPORAL_SAGA_INSTALLED", None)  # it demands the installed wheel
+        command = [sys.executable, str(HERE / "nursery.py")]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def run(self, bed: Path, tests: list[str], mutant: Mutant | None = None) -> Result:
+        """Run tests against a copy of the library, broken or not.
+
+        Args:
+            bed: An empty directory, which becomes the first place to import from.
+            tests: Node ids, as in a `Mutant`.
+            mutant: How to break the copy.
+        """
+        package = bed / "temporal_saga"
+        shutil.copytree(Path(temporal_saga.__file__).parent, package)
+        for name in ("tests", "examples", "pyproject.toml"):
+            (bed / name).symlink_to(_TESTS.parent / name)
+        if mutant is not None:
+            broken = package / mutant.file
+            broken.write_text(mutant.applied_to(broken.read_text(encoding="utf-8")), encoding="utf-8")
+        report, output_file = bed / "report.xml", bed / "output.txt"
+        options = ["--tb=native", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
+        arguments = [*plugins, *options, *map(_path, tests)]
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"bed": str(bed), "arguments": arguments, "output": str(output_file)}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        output = output_file.read_text(encoding="utf-8")
+        assert f"temporal_saga: {package}" in output, output
+        return Result(code, _failed(report), output)
+
+
+def _failed(report: Path) -> set[str]:
+    return {
         _function(case)
         for case in ET.parse(report).iter("testcase")
         for failure in case.iter("failure")
         # pytest leaves the type out where it has rewritten the assertion.
         if failure.get("message", "").startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE"))
     }
-    return Result(process.returncode, failed, output)
 
 
 def _path(test: str) -> str:

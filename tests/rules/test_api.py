@@ -33,9 +33,9 @@ from temporal_saga import (
 from temporal_saga._options import check_options
 
 PUBLIC = [
-    "Compensation", "CompensationError", "Declined", "DuplicateStep", "Outcome", "Parked", "Rejected", "Saga", "SagaClosed",
-    "SagaDeadlineExceeded", "SagaReport", "SagaState", "SagaStateTooLarge", "Step", "StepOutcome", "StepReport",
-    "business_key", "current_step", "errors", "presets",
+    "Compensation", "CompensationError", "Declined", "DuplicateStep", "Outcome", "Parked", "Rejected", "Saga",
+    "SagaClosed", "SagaDeadlineExceeded", "SagaReport", "SagaState", "SagaStateTooLarge", "Step", "StepOutcome",
+    "StepReport", "business_key", "current_step", "errors", "presets",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import CancelledError
 
 from temporal_saga import Saga, current_step
+from temporal_saga.errors import Throttled
 
 with workflow.unsafe.imports_passed_through():
     import httpx
@@ -38,7 +39,7 @@ class Order:
         tries: What each attempt does, as words. ``ok``, ``402``, ``429``, ``stall`` are calls of the API,
             ``402-later`` stalls first, ``refused`` finds nobody there; ``beat`` sends a heartbeat with details,
             ``pulse`` one without, ``hang`` outlasts start-to-close, ``wait`` waits to be cancelled, ``bug`` is an
-            exception that no rule knows.
+            exception that no rule knows, ``by-hand`` is a `Throttled` of the activity's own, for a minute.
         seconds: Start-to-close of the charge.
         interval: Between the attempts.
         overall: Schedule-to-close of the charge.
@@ -195,6 +196,8 @@ async def charge_async(order: Order) -> None:
                 await asyncio.sleep(0.05)
         elif word == "bug":
             raise ValueError(order.api)
+        elif word == "by-hand":
+            raise Throttled(retry_after=timedelta(minutes=1))
         else:
             await _post(_url(order, word), key)
 
@@ -217,6 +220,8 @@ def charge_sync(order: Order) -> None:
                 raise CancelledError
             elif word == "bug":
                 raise ValueError(order.api)
+            elif word == "by-hand":
+                raise Throttled(retry_after=timedelta(minutes=1))
             else:
                 client.post(_url(order, word)).raise_for_status()
 

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import import_module
 from time import sleep
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetActivityRequest
 from temporalio.client import Client
-from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory, CancelledError, RetryState
 from temporalio.worker import SharedStateManager, Worker
 
 from temporal_saga.plugin import SagaPlugin
@@ -62,7 +63,7 @@ async def queue(client: Client, request: pytest.FixtureRequest) -> AsyncIterator
                 "shared_state_manager": SharedStateManager.create_from_multiprocessing(manager),
             }
         queue = f"classified-{uuid4()}"
-        activities = [CHARGES[request.param], reserve, release, refund]
+        activities = [CHARGES.get(request.param, bare_async), reserve, release, refund]
         async with Worker(Client(**config), task_queue=queue, workflows=[Buys], activities=activities, **options):
             yield queue
 
@@ -209,11 +210,56 @@ async def test_a_heartbeat_without_details_is_no_progress(buys: Runs, api: Api) 
     assert (await run.history()).undone == ["reserve"]
 
 
+@dataclass(frozen=True)
+class Wait:
+    """What each attempt to charge meets, with start-to-close 2 s and schedule-to-close 6 s; and what comes of it."""
+
+    tries: list[str]
+    attempts: int
+    effect: str | None
+    undone: list[str]
+
+
+WAITS = {
+    "it fits": Wait(["429?Retry-After=1", "ok"], 2, None, []),
+    "a 403 that says when": Wait(["403?Retry-After=1", "ok"], 2, None, []),
+    "no attempt would start": Wait(["429?Retry-After=60", "ok"], 1, "none", ["reserve"]),
+    "no full attempt would fit": Wait(["403?Retry-After=5", "ok"], 1, "none", ["reserve"]),
+    "the second no longer fits": Wait(["429?Retry-After=1", "429?Retry-After=4", "ok"], 2, "none", ["reserve"]),
+    "by hand": Wait(["by-hand", "ok"], 1, "none", ["reserve"]),
+    "after an unknown effect": Wait(["stall", "429?Retry-After=60", "ok"], 2, "unknown", ["charge", "reserve"]),
+}
+
+
 @on_two_kinds
-async def test_retry_after_is_shortened_so_that_one_more_attempt_fits(buys: Runs, api: Api) -> None:
-    """Past schedule-to-close the server would stop at once."""
-    run = await buys.start(Buys.run, Order(api.url, ["429?Retry-After=60", "ok"], seconds=2, overall=4))
-    assert await run.handle.result() == "bought"
+async def test_a_wait_that_no_longer_fits_is_final_and_keeps_its_proof(buys: Runs, api: Api) -> None:
+    """Never sooner than the other side asks; and no attempt that schedule-to-close would cut off, and make unknown."""
+    for name, wait in WAITS.items():
+        run = await buys.start(Buys.run, Order(api.url, wait.tries, seconds=2, overall=6))
+        if wait.effect is None:
+            assert await run.handle.result() == "bought", name
+        else:
+            error = await run.failure()
+            assert isinstance(error, ActivityError), name
+            assert error.retry_state is RetryState.NON_RETRYABLE_FAILURE, name
+            assert (await failure_of(run)).details[-1]["temporal_saga"]["effect"] == wait.effect, name
+        history = await run.history()
+        assert history.undone == wait.undone, name
+        key = history.ids[1].rpartition(":")[2]
+        begun = [call.at for call in api.calls if call.key == key and call.path == "/seen"]
+        assert len(begun) == wait.attempts, name
+        if "Retry-After=1" in wait.tries[0]:
+            assert 1 <= begun[1] - begun[0] < 4, name
+
+
+@pytest.mark.parametrize("queue", ["neither, async"], indirect=True)
+async def test_by_hand_and_alone_the_server_ends_it_with_its_proof(buys: Runs, api: Api) -> None:
+    run = await buys.start(Buys.run, Order(api.url, ["by-hand", "ok"], seconds=2, overall=6))
+    error = await run.failure()
+    assert isinstance(error, ActivityError)
+    assert error.retry_state is RetryState.TIMEOUT
+    assert (await failure_of(run)).details[-1]["temporal_saga"]["effect"] == "none"
+    assert (await run.history()).undone == ["reserve"]
 
 
 async def test_a_cancel_goes_through(buys: Runs, api: Api) -> None:
