@@ -43,10 +43,9 @@ async def gaps(scenarios: list[str], choose: slice) -> int:
     wrong: list[str] = []
     for scenario in scenarios:
         with tempfile.TemporaryDirectory(prefix="temporal-saga-gaps-") as directory:
-            wrong += await try_gaps(Path(directory), scenario, lambda gaps: gaps[choose], partial(print, flush=True))
-    for line in wrong:
-        print(line, file=sys.stderr)
-    print(f"gaps: {len(wrong)} that change the outcome")
+            found = await try_gaps(Path(directory), scenario, lambda gaps: gaps[choose], partial(print, flush=True))
+        wrong += found
+        print(*found, f"{scenario}: {len(found)} gaps that change the outcome, or do not replay", sep="\n", flush=True)
     return len(wrong)
 
 
