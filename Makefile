@@ -23,7 +23,7 @@ FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors server bench idioms histories docs docs-serve api release-check format testbed clean
+.PHONY: help demo test test-fast test-inprocess test-floor lint size types mutants survivors storm server bench idioms histories docs docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,6 +73,9 @@ mutants: $(VENV)/installed.stamp testbed ## each broken copy of the library must
 
 survivors: $(VENV)/mutation.stamp $(VENV)/installed.stamp testbed ## mutmut's mutants that no test notices, with reasons (slow)
 	$(RUN) -m tests.mutation $(MUTANTS)
+
+storm: $(VENV)/installed.stamp testbed ## transfers and orders while server and workers are killed (STORM="--transfers 1000 --seed 7")
+	$(RUN) -m tests.storm $(STORM)
 
 server: $(VENV)/installed.stamp testbed ## find or download the Temporal CLI
 	$(RUN) -m examples.dev_server

@@ -23,6 +23,7 @@ from ._typing import Reminder
 __all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
 
 UPDATE = "saga_resolve"
+MEMO = "saga_parked"
 
 # What may be decided of each. A step has a result, which nobody can type in by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
@@ -76,6 +77,7 @@ class Parking:
     def __init__(self) -> None:
         self._tickets: dict[str, Ticket] = {}
         self._is_registered = False
+        self._noted: list[str] = []
 
     def __bool__(self) -> bool:
         return bool(self._tickets)
@@ -107,6 +109,18 @@ class Parking:
             extra={"saga": parked.saga, "step": parked.step, "key": parked.key},
         )
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
+
+    def note(self) -> None:
+        """Note in the run's memo which steps have something parked.
+
+        The memo is seen in the list of workflows. And the command ends the workflow task: of a task without a command
+        and of the update that comes next, the SDK's core (1.35) makes one when another worker replays them, in which
+        the update comes first. A decision would then be rejected for ever, or fail to replay.
+        """
+        names = [ticket.parked.step for ticket in self._tickets.values()]
+        if names != self._noted:
+            self._noted = names
+            cast(Any, workflow).upsert_memo({MEMO: names or None})
 
     async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
         """Wait for the decision; None if it was withdrawn."""

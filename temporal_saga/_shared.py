@@ -163,6 +163,8 @@ class Shared:
             self._show_soon()
         else:
             workflow.set_current_details(run.details)
+        if resolution is not None or not run.parking:
+            run.parking.note()
         return resolution
 
     def _show_soon(self) -> None:
@@ -170,6 +172,7 @@ class Shared:
 
         def show_now() -> None:
             self._shows_soon = False
+            self.run.parking.note()
             if self.run.unwinding or self.run.parking:
                 self.show()
 

@@ -654,6 +654,27 @@ def test_what_is_parked_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize("what", ["step", "undo"])
+def test_the_task_that_parks_something_has_a_command_of_its_own(what: str) -> None:
+    """Else the SDK's core hands the decision over before what failed, once another worker replays (rule 9).
+
+    Seen in the memo meanwhile, and not after.
+    """
+    run = Run(one_step() if what == "step" else scoped()).start()
+    run.activate(completed("a"))
+    if what == "undo":
+        run.activate(completed("b"))
+    for number in range(2):
+        run.activate(failed("b" if what == "step" else "undo_b", REFUSED))
+        assert len(run.activations[-1].protos) == 1
+        command = run.activations[-1].protos[0]
+        assert command.modify_workflow_properties.upserted_memo.fields["saga_parked"].data == b'["b"]'
+        run.activate(decide(key_of(run, "b"), "retry", update_id=f"u{number}"))
+        (memo,) = [each for each in run.activations[-1].protos if each.HasField("modify_workflow_properties")]
+        assert memo.modify_workflow_properties.upserted_memo.fields["saga_parked"].data == b""
+    run.check()
+
+
+@pytest.mark.parametrize("what", ["step", "undo"])
 @pytest.mark.parametrize("at", range(5))
 def test_eviction_and_another_worker_change_nothing(at: int, what: str) -> None:
     """At each point of the life of what is parked; a fresh worker replays, and goes on."""

@@ -263,7 +263,7 @@ class Replays:
     """
 
     def __init__(self, workflows: Sequence[type], **options: Any) -> None:
-        self._replayer = Replayer(workflows=workflows, plugins=[SagaPlugin()], **options)
+        self._replayer = Replayer(workflows=workflows, **{"plugins": [SagaPlugin()], **options})
         self._todo: asyncio.Queue[History] = asyncio.Queue()
         self._results: AsyncIterator[WorkflowReplayResult]
 
