@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from temporalio import activity
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 
@@ -96,6 +97,12 @@ async def test_a_cancel_undoes_the_transfers_under_way(client: Client, bank: Ban
     """What is paid is kept in one variant, and taken back in the other."""
     bank.held = 5
     handle = await start(client, payout(bank, 6, at_once=3), all_or_nothing=all_or_nothing)
+
+    async def five_are_paid() -> bool:
+        events = (await handle.fetch_history()).events
+        return sum(event.event_type == EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED for event in events) == 5
+
+    await eventually(five_are_paid)
     await eventually(lambda: balances(bank) == (0, 5_00))
     await handle.cancel()
     with pytest.raises(WorkflowFailureError) as error:
