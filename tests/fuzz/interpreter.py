@@ -315,8 +315,8 @@ class Interpreter:
     def plausible(self, env: Env) -> set[Sender]:
         """Who may have sent a cancel to the task that gets one now."""
         result = env.book.sent()
-        if env.book is self.main and not self.program["plugin"] and any(scope.past_pivot for scope in self.scopes):
-            # Without the plugin a scope that a cancel passes holds it, and the saga gives it back when it ends.
+        if env.book is self.main and any(scope.past_pivot for scope in self.scopes):
+            # The saga has held it, though another cancel came meanwhile, and gives it back when it ends.
             result |= {sender for sender in self.main.senders[:1] if sender.has_sent()}
         if self.ending:
             result.add(Sender("the end of the run", lambda: True))
