@@ -125,7 +125,7 @@ async def work(directory: Path, queue: str) -> None:
 async def command(options: argparse.Namespace) -> None:
     """Does what the command line asks."""
     client = await connect()
-    handle = client.get_workflow_handle_for(ExportWorkflow.run, f"{QUEUE}-{options.name}")
+    handle: WorkflowHandle[ExportWorkflow, str] = client.get_workflow_handle(f"{QUEUE}-{options.name}", result_type=str)
     if options.command == "start":
         handle = await start(client, Export(options.name, options.pages))
         print(f"started {handle.id}")

@@ -111,7 +111,9 @@ async def work(database: str) -> None:
 async def command(options: argparse.Namespace) -> None:
     """Does what the command line asks."""
     client = await connect()
-    handle = client.get_workflow_handle_for(Onboarding.run, f"{QUEUE}-{options.email}")
+    handle: WorkflowHandle[Onboarding, Status] = client.get_workflow_handle(
+        f"{QUEUE}-{options.email}", result_type=Status
+    )
     if options.command == "start":
         handle = await start(client, Signup(options.email, options.team))
         print(f"started {handle.id}")

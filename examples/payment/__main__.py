@@ -137,7 +137,7 @@ async def work(database: str) -> None:
 async def command(options: argparse.Namespace) -> None:
     """Does what the command line asks."""
     client = await connect()
-    handle = client.get_workflow_handle_for(Payment.run, f"{QUEUE}-{options.id}")
+    handle: WorkflowHandle[Payment, Status] = client.get_workflow_handle(f"{QUEUE}-{options.id}", result_type=Status)
     if options.command == "start":
         handle = await start(client, Order(options.id, options.card, options.parts))
         print(f"started {handle.id}")

@@ -143,7 +143,7 @@ async def work(version: int) -> None:
 async def command(options: argparse.Namespace) -> None:
     """Does what the command line asks."""
     client = await connect()
-    handle = client.get_workflow_handle_for(BookingV1.run, f"{QUEUE}-{options.traveler}")
+    handle: WorkflowHandle[BookingV1, None] = client.get_workflow_handle(f"{QUEUE}-{options.traveler}")
     if options.command == "start":
         await start(client, Trip(options.traveler, options.city))
     elif options.command == "pay":

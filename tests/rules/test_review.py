@@ -22,7 +22,7 @@ from temporalio.worker import (
 from temporal_saga import Saga, SagaState
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Event, Run, cancel, child_completed, child_started, completed, failed, signal, timer, update
-from tests.rules.cancelling import TaskGroup, counts
+from tests.rules.cancelling import TaskGroup, counts, timeout
 from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, undone
 
 pytestmark = [
@@ -537,10 +537,9 @@ def test_review_the_workflows_cancel_outlives_a_timeout_that_cut_the_saga_short(
 
     async def body() -> str:
         try:
-            async with asyncio.timeout(1):
-                async with new_saga() as saga:
-                    await do(saga, "a")
-                    await asyncio.sleep(3600)
+            async with timeout(1), new_saga() as saga:
+                await do(saga, "a")
+                await asyncio.sleep(3600)
         except ApplicationError:
             pass  # CompensationError
         await asyncio.sleep(60)
