@@ -494,6 +494,8 @@ TIMEOUT_CASES = [
          start_to_close=1, schedule_to_close=2, first=5),
     call("no time after a start to close of a second attempt", ["schedule-to-close timeout"], "fail_then_hang",
          start_to_close=1, schedule_to_close=3, first=0.5, coefficient=10),
+    call("no time after two start to close", ["start-to-close timeout", "schedule-to-close timeout"], "hang", 9,
+         start_to_close=1, schedule_to_close=4, first=0.5, coefficient=10),
     call("schedule to start", ["schedule-to-start timeout"], "echo", 1, schedule_to_start=1, queue="nobody"),
     call("schedule to start within schedule to close", ["schedule-to-start timeout"], "echo", 1, queue="nobody",
          schedule_to_close=1),
@@ -610,6 +612,7 @@ CHILD_CASES = [
          ["ALLOW_DUPLICATE_FAILED_ONLY", True]),
     Case("workflows that talk", ["external workflows", "signals"], w.Talks.run),
     Case("a workflow that cancels another", ["external workflows"], w.CancelsOther.run),
+    Case("a cancel of a closed workflow", ["external workflows"], w.CancelsClosedOther.run),
     Case("a signal to a closed child", ["external workflows"], w.SignalsClosedChild.run),
 ]  # fmt: skip
 
@@ -619,6 +622,10 @@ RETRIES = RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_atte
 RUN_CASES = [
     Case("continue as new", ["continue-as-new"], w.Counter.run, [1, []]),
     Case("continue as another", ["continue-as-new", "memo"], w.BecomesAnother.run),
+    Case("labels of a further run", ["continue-as-new", "memo", "search attributes"], w.Relabelled.run, [2], options={
+        "search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
+        "memo": {"note": {"a": 1}, "kept": "yes"},
+    }),
     Case("a workflow's second attempt", ["workflow retries"], w.Retried.run, ["once"],
          options={"retry_policy": RETRIES}),
     Case("a workflow's last attempt", ["workflow retries"], w.Retried.run, ["always"],
@@ -641,6 +648,15 @@ RUN_CASES = [
         "search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
         "memo": {"note": {"a": 1}, "kept": "yes"},
     }),
+    Case("workflow info with an execution timeout", ["workflow.info()"], w.Info.run, options={
+        "execution_timeout": timedelta(seconds=60),
+    }),
+    Case("the size of a history", ["workflow.info()"], w.Grows.run),
+    Case("activations of one workflow task", ["workflow.info()", "TRY_CANCEL"], w.TwoActivationsInOneTask.run, unsent=[
+        ("schedule_activity", "1", "echo", ["never sent"]), ("start_timer", 60.0),
+        ("request_cancel_activity", "1"), ("cancel_timer", 60.0),
+        ("schedule_activity", "2", "echo", ["neither"]), ("request_cancel_activity", "2"),
+    ]),
     Case("workflow info", ["workflow.info()", "memo"], w.Info.run, options={
         "memo": {"note": 1},
         "retry_policy": RETRIES,

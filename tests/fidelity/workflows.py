@@ -566,6 +566,19 @@ class CancelsOther:
 
 
 @workflow.defn
+class CancelsClosedOther:
+    @workflow.run
+    async def run(self) -> Any:
+        kid = await workflow.start_child_workflow(Kid.run, "quick", id=f"{workflow.info().workflow_id}/kid")
+        await kid
+        await workflow.get_external_workflow_handle(kid.id).cancel()
+        try:
+            await workflow.get_external_workflow_handle(f"{kid.id}/nobody").cancel()
+        except FailureError as error:
+            return chain(error)
+
+
+@workflow.defn
 class SignalsClosedChild:
     @workflow.run
     async def run(self) -> Any:
@@ -599,6 +612,21 @@ class BecomesAnother:
         workflow.continue_as_new(
             args=["info of the next"], workflow=NextOne.run, memo={"from": "before"}, run_timeout=timedelta(seconds=77)
         )
+
+
+@workflow.defn
+class Relabelled:
+    """Changes its labels, and continues as new without a word of them."""
+
+    @workflow.run
+    async def run(self, runs: int) -> list[Any]:
+        attributes = workflow.info().typed_search_attributes
+        seen = [attributes.get(KEY), attributes.get(NUMBER), dict(sorted(workflow.memo().items()))]
+        workflow.upsert_search_attributes([NUMBER.value_set(runs)])
+        workflow.upsert_memo({"runs": runs, "kept": None})
+        if runs:
+            workflow.continue_as_new(runs - 1)
+        return seen
 
 
 @workflow.defn
@@ -674,6 +702,40 @@ class Labelled:
         workflow.upsert_search_attributes([NUMBER.value_unset()])
         states.append(seen())
         return states
+
+
+@workflow.defn
+class Grows:
+    """Looks at its history, whose bytes no two servers count alike."""
+
+    @workflow.run
+    async def run(self) -> list[Any]:
+        info, sizes = workflow.info(), [workflow.info().get_current_history_size()]
+        await workflow.execute_activity(echo, "x" * 20_000, **SHORT)
+        sizes.append(info.get_current_history_size())
+        return [info.get_current_history_length(), sizes[0] > 0, 40_000 < sizes[1] < 50_000]
+
+
+@workflow.defn
+class TwoActivationsInOneTask:
+    """Core answers a cancel of what it has not sent in the same workflow task."""
+
+    @workflow.run
+    async def run(self) -> list[int]:
+        lengths = [workflow.info().get_current_history_length()]
+        first = workflow.start_activity(echo, "never sent", **SHORT)
+        timer = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        first.cancel(), timer.cancel()
+        await asyncio.wait([first, timer])
+        lengths.append(workflow.info().get_current_history_length())
+        second = workflow.start_activity(echo, "neither", **SHORT)
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        lengths.append(workflow.info().get_current_history_length())
+        await workflow.execute_activity(echo, "sent", **SHORT)
+        return [*lengths, workflow.info().get_current_history_length()]
 
 
 @workflow.defn
@@ -758,6 +820,10 @@ class OwnFailureTypes:
 WORKFLOWS = [
     Call,
     CallAndCatch,
+    CancelsClosedOther,
+    Grows,
+    Relabelled,
+    TwoActivationsInOneTask,
     Methods,
     Several,
     OneOfThreeFails,

@@ -28,6 +28,14 @@ from temporal_saga.testing.simulator import ActivationFault, ActivityFault, Call
 
 from ._plans import UNSEEN
 
+PASSING = frozenset(
+    {
+        *("fails_once", "worker_lost", "slow", "outage", "provider_before", "provider_after"),
+        *("delivered_twice", "delivered_late", "bug_after"),
+    }
+)
+"""Faults that pass by: an undo that is tried again, or long enough, has succeeded."""
+
 _CLOSED_BADLY = ("failed", "cancelled")
 _REPORTED = ("FAILED", "PARKED", "BY_HAND", "GIVEN_UP")
 
@@ -75,6 +83,11 @@ class _Effect:
     step: StepReport | None = None
 
     @property
+    def is_armed(self) -> bool:
+        """Whether something undoes it, or has."""
+        return bool(self.undos) or (self.step is not None and self.step.undo is not None)
+
+    @property
     def applied_at(self) -> int | None:
         """When the function first returned; late runs do not count."""
         return _ran_at(self.do, late=False)
@@ -88,8 +101,7 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
     """Return what is wrong with a run, without the user's own check; note what the run shows."""
     effects = _effects(simulation)
     for effect in effects.values():
-        armed = effect.step is not None and effect.step.undo is not None
-        if effect.undos or armed:
+        if effect.is_armed:
             known.compensated.add(effect.label)
     unlike = list(_same_as_without(simulation, plan, known))
     objections: list[Objection] = [
@@ -109,7 +121,7 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
 def undo_failed(simulation: Simulation[Any]) -> bool:
     """Tell whether compensations failed for good, each by a fault: then their effects stand."""
     failed = _failed_undos(simulation)
-    return bool(failed) and all(_was_struck(simulation, call) for call in failed)
+    return bool(failed) and not any(_fails_by_itself(simulation, call) for call in failed)
 
 
 def check_replay(simulation: Simulation[Any]) -> list[Objection]:
@@ -157,15 +169,24 @@ def _sagas_left_open(simulation: Simulation[Any]) -> Iterator[Objection]:
     if simulation.status != "completed":
         return
     last = {call.forward_key for call in simulation.calls if call.run_id == simulation.run_ids[-1]}
+    told = _told_by_updates(simulation)
     for report in simulation.reports:
-        if report.state == "INCOMPLETE" and any(step.key in last for step in report.steps):
+        keys = {step.key for step in report.steps}
+        if report.state == "INCOMPLETE" and keys & last and not keys & told:
             yield Objection("not reported", f"saga {report.name!r} is INCOMPLETE, and the run completed all the same")
 
 
 def _undos_that_fail_by_themselves(simulation: Simulation[Any]) -> Iterator[Objection]:
     for call in _failed_undos(simulation):
-        if not _was_struck(simulation, call):
-            outcome = next((each.outcome for each in reversed(call.attempts) if each.outcome), call.state)
+        if not _fails_by_itself(simulation, call):
+            continue
+        outcome = next((each.outcome for each in reversed(call.attempts) if each.outcome), call.state)
+        passing = next((fault for fault in _faults_of(simulation, call) if fault.kind in PASSING), None)
+        if passing is not None:
+            tried = len([each for each in call.attempts if not each.late])
+            how = f"gave up after {tried} attempts" if tried > 1 else "gave up after its first attempt"
+            yield Objection("an undo gives up", f"{call.label} {how}, and {passing!r} passes by: {outcome}")
+        else:
             yield Objection(
                 "an undo fails by itself", f"{call.label} failed for good, and no fault struck it: {outcome}"
             )
@@ -196,11 +217,21 @@ def _effects_after_a_bad_end(
             yield Objection("undone for nothing", f"{effect.label} was undone, though the saga ended well")
         if effect.applied_at is None or not (ended_badly or (swallowed and state is not None)):
             continue
+        if effect.undone_at is not None or _undone_by_its_state(effect, effects):
+            continue
         if ended_badly:
             known.applied.add(effect.label)
-        if effect.undone_at is not None:
-            continue
         yield from _stands(simulation, effect, swallowed)
+
+
+def _undone_by_its_state(effect: _Effect, effects: dict[str, _Effect]) -> bool:
+    """Tell whether a child has given its saga away, and what it did was undone by that."""
+    child = effect.do
+    if child is None or child.kind != "child":
+        return False
+    own = [each for each in effects.values() if each.do and each.do.workflow_id == child.activity_id]
+    applied = [each for each in own if each.applied_at is not None and each.is_armed]
+    return bool(applied) and all(each.undone_at is not None for each in applied)
 
 
 def _stands(simulation: Simulation[Any], effect: _Effect, swallowed: bool) -> Iterator[Objection]:
@@ -290,10 +321,13 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
     except Exception as error:
         chain = list(_chain(error))
     own = _own_keys(simulation)  # a child's saga has failed its child, and its parent undoes that
+    told = _told_by_updates(simulation)
     incomplete = [
         report.name
         for report in simulation.reports
-        if report.state == "INCOMPLETE" and any(step.key in own for step in report.steps)
+        if report.state == "INCOMPLETE"
+        and any(step.key in own for step in report.steps)
+        and not any(step.key in told for step in report.steps)
     ]
     errors = [each for each in chain if isinstance(each, ApplicationError) and each.type == "CompensationError"]
     if errors and simulation.reports and not any(report.state == "INCOMPLETE" for report in simulation.reports):
@@ -357,13 +391,56 @@ def _failed_undos(simulation: Simulation[Any]) -> list[Call]:
     ]
 
 
-def _was_struck(simulation: Simulation[Any], call: Call) -> bool:
-    if call.kind == "child":  # by a fault of what it did
-        return bool(simulation.faults)
-    return any(
-        isinstance(fault, ActivityFault) and (fault.label, fault.nth) == (call.label, call.nth)
+def _faults_of(simulation: Simulation[Any], call: Call) -> list[ActivityFault]:
+    """Return the faults that lie on a call; if it is of a child, those of what a child did, or a child of that."""
+    calls = [call]
+    if call.kind == "child":
+        calls += [each for each in simulation.calls if each.workflow_id != call.workflow_id]
+    return [
+        fault
         for fault in simulation.faults
-    )
+        if isinstance(fault, ActivityFault) and any(fault.names(each) for each in calls)
+    ]
+
+
+def _fails_by_itself(simulation: Simulation[Any], call: Call) -> bool:
+    """Tell whether nothing excuses an undo that has failed for good.
+
+    A fault that makes it fail for good does; so does one that has done that to another undo of the saga before: this
+    one may depend on that one, and rightly refuse. A fault that passes by excuses nothing.
+    """
+    saga = _saga_of(simulation, call)
+    ended = _ended_at(call)
+    for other in _failed_undos(simulation):
+        if other is not call:
+            before = _ended_at(other)
+            if _saga_of(simulation, other) != saga or before is None or (ended is not None and before > ended):
+                continue
+        if any(fault.kind not in PASSING for fault in _faults_of(simulation, other)):
+            return False
+    return True
+
+
+def _saga_of(simulation: Simulation[Any], call: Call) -> object:
+    """Return which saga a call belongs to; for code by hand, which run."""
+    for number, report in enumerate(simulation.reports):
+        if any(step.key in (call.forward_key, call.key) for step in report.steps):
+            return number
+    return call.run_id
+
+
+def _told_by_updates(simulation: Simulation[Any]) -> set[str]:
+    """Return the keys of the steps whose saga has told the caller of an update that it is incomplete."""
+    told: set[str] = set()
+    for command in simulation.commands:
+        if command[0] != "update_rejected":
+            continue
+        for error in _chain(command[2]):
+            if isinstance(error, ApplicationError) and error.type == "CompensationError" and error.details:
+                report = error.details[0]
+                steps: list[Any] = report.get("steps", []) if isinstance(report, dict) else []
+                told.update(step["key"] for step in steps)
+    return told
 
 
 def _own_keys(simulation: Simulation[Any]) -> set[str]:

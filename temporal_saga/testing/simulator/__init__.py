@@ -36,6 +36,8 @@ from ._faults import (
     fails_after,
     fails_before,
     fails_once,
+    outage,
+    provider_fault,
     restart,
     signal,
     slow,
@@ -44,6 +46,7 @@ from ._faults import (
 )
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._pending import check_faults
+from ._provider import provider_call
 from ._result import End, Simulation, Status, inputs_of, why
 from ._simulation import simulate
 from ._trace import Attempt, Call, TraceEvent
@@ -77,6 +80,9 @@ __all__ = [
     "fails_before",
     "fails_once",
     "inputs_of",
+    "outage",
+    "provider_call",
+    "provider_fault",
     "restart",
     "signal",
     "simulate",

@@ -57,7 +57,7 @@ class ActivityTask:
         world = run.world
         self.command = command
         self.call: Call = world.journal.new_call(
-            "activity", command.activity_type, command.activity_id, run.start.run_id
+            "activity", command.activity_type, command.activity_id, run.start.run_id, run.start.workflow_id
         )
         self.faults: CallFaults = world.faults.of_call(self.call)
         self.task: int = run.task
@@ -156,7 +156,8 @@ class ActivityTask:
         if attempt.pending_heartbeat is not None:
             self._heartbeat = attempt.pending_heartbeat
         if kind == "completed":
-            self._close("completed", result, is_bug=self.faults.use("bug_after"))
+            # Of a step that was cancelled, the await raises the cancel: no bug of the body can be there.
+            self._close("completed", result, is_bug=not self.cancel_requested and self.faults.use("bug_after"))
             if self.faults.use("delivered_twice"):
                 attempt.run_again("again")
             if self.faults.use("delivered_late"):
@@ -184,7 +185,8 @@ class ActivityTask:
     def time_out(self, timeout: TimeoutType.ValueType) -> None:
         """A timeout has passed."""
         running, name = self._running, TIMEOUT_NAMES[timeout]
-        self._record("timed_out", f"{name} timeout", attempt=self._attempt)
+        ran = ", after its function ran" if running is not None and running.record.ran else ""
+        self._record("timed_out", f"{name} timeout{ran}", attempt=self._attempt)
         if running is not None:
             running.end(f"{name} timeout")
             running.cancel_later()

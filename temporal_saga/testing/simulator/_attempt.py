@@ -15,6 +15,7 @@ from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 
 from ._errors import SimulationError, UnsupportedError
 from ._pending import CallFaults
+from ._provider import provider
 from ._retries import reason
 from ._sdk import ActivityRun, activity_args, completes_async
 from ._trace import Attempt, Call
@@ -95,9 +96,11 @@ class AttemptRun:
 
     def _begin(self) -> None:
         task, faults, world = self._task, self._faults, self._world
-        if faults.use("fails_before") or (self.record.number == 1 and faults.use("fails_once")):
-            lasting = faults.has("fails_before")
-            error = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=lasting)
+        lasting = faults.use("fails_before")
+        is_down = not lasting and faults.in_outage(world.time())
+        if lasting or is_down or (self.record.number == 1 and faults.use("fails_once")):
+            what = "an outage" if is_down else "simulated failure, its function did not run"
+            error = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=lasting)
             self._report("failed", world.parts.converter.to_failure(error))
             return
         if self.applies_late and faults.use("applies_late"):
@@ -113,7 +116,8 @@ class AttemptRun:
 
     def _go_slowly(self) -> None:
         # A function that waits by itself may take as long as it needs: only its start had to be late.
-        self._task.stop_timers()
+        if not self._faults.has("worker_lost"):  # a lost worker reports nothing: a timeout has to end the attempt
+            self._task.stop_timers()
         self._go()
 
     def run_late(self) -> None:
@@ -152,6 +156,8 @@ class AttemptRun:
         run = self._run = ActivityRun(
             world.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return
         )
+        if not record.late:
+            provider.set(self._provider_fails)
         try:
             try:
                 args = activity_args(self._converter, task.definition, task.command.arguments)
@@ -177,7 +183,8 @@ class AttemptRun:
             kind, result = self._failed(*self._kind_of(error, run))
         self._done = True
         if lose_reply:
-            lost = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=True)
+            what = f"simulated failure, {'its function ran' if record.ran else 'its function raised'}"
+            lost = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=True)
             kind, result = "failed", self._converter.to_failure(lost)
         if report:
             self._report(kind, result)
@@ -186,6 +193,10 @@ class AttemptRun:
             self.end(f"{kind}, late{why}")
             said = "its function ran" if record.ran else f"its function raised{why.removeprefix(':')}"
             world.journal.record(self._again, task.call.label, said, attempt=record.number)
+
+    def _provider_fails(self, at: str) -> bool:
+        self._task.call.asks_provider = True
+        return self._faults.use(f"provider_{at}")
 
     def _kind_of(self, error: BaseException, run: ActivityRun) -> tuple[str, BaseException]:
         if isinstance(error, (asyncio.CancelledError, exceptions.CancelledError)):

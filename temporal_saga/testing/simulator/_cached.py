@@ -10,6 +10,9 @@ from temporalio.bridge.proto.workflow_completion import WorkflowActivationComple
 from ._history import Activation, as_replayed, comparable, readable
 from ._sdk import Instance, RunStart, WorkerParts
 
+# The server's defaults: limit.historyCount.suggestContinueAsNew, limit.historySize.suggestContinueAsNew.
+_SUGGESTED_EVENTS, _SUGGESTED_BYTES = 4096, 4 * 1024 * 1024
+
 
 class CachedRun:
     """Feeds activations to a workflow's instance, and can make another instance that has come as far."""
@@ -25,11 +28,16 @@ class CachedRun:
         return Instance(self._parts, self._start)
 
     def activate(
-        self, jobs: Iterable[WorkflowActivationJob], *, task: int, events: int, nanoseconds: int
+        self, jobs: Iterable[WorkflowActivationJob], *, task: int, events: int, size: int, nanoseconds: int
     ) -> WorkflowActivationCompletion:
         """Deliver an activation; return what the workflow answers, as it travels."""
         request = WorkflowActivation(
-            run_id=self._start.run_id, history_length=events, jobs=jobs, available_internal_flags=sorted(self._flags)
+            run_id=self._start.run_id,
+            history_length=events,
+            history_size_bytes=size,
+            continue_as_new_suggested=events >= _SUGGESTED_EVENTS or size >= _SUGGESTED_BYTES,
+            jobs=jobs,
+            available_internal_flags=sorted(self._flags),
         )
         request.timestamp.FromNanoseconds(nanoseconds)
         completion, travels = self.instance.activate(request)

@@ -71,7 +71,6 @@ class Run:
         self._timers = Timers(state)
         self._children = Children(state, workflows)
         self._externals = Externals(state, workflows)
-        self._memo: dict[str, Payload] = dict(start.memo)
         self._search_attributes = SearchAttributes()
         self._search_attributes.CopyFrom(start.search_attributes)
         self._timeout: asyncio.TimerHandle | None = None
@@ -90,8 +89,8 @@ class Run:
             "request_cancel_external_workflow_execution": self._externals.cancel,
             "cancel_signal_workflow": self._nothing,
             "upsert_workflow_search_attributes": self._upsert_search_attributes,
-            "modify_workflow_properties": self._modify_properties,
-            "set_patch_marker": self._patch,
+            "modify_workflow_properties": self._note,
+            "set_patch_marker": self._note,
             "update_response": self.messages.answer,
         }
 
@@ -123,13 +122,8 @@ class Run:
         for key, payload in command.search_attributes.indexed_fields.items():
             self._search_attributes.indexed_fields[key].CopyFrom(payload)
 
-    def _modify_properties(self, command: Any) -> None:
-        self.state.events += 1
-        for key, payload in command.upserted_memo.fields.items():
-            self._memo[key] = payload
-
-    def _patch(self, _command: Any) -> None:
-        self.state.events += 1
+    def _note(self, _command: Any) -> None:
+        self.state.events += 1  # the workflow remembers the rest by itself
 
     def _nothing(self, _command: Any) -> None:
         """Nothing to do: the signal has been sent."""
@@ -184,7 +178,7 @@ class Run:
             task_queue=command.task_queue or start.task_queue,
             run_timeout=command.workflow_run_timeout.ToTimedelta() or start.run_timeout,
             task_timeout=command.workflow_task_timeout.ToTimedelta() or start.task_timeout,
-            memo=dict(command.memo) or self._memo,
+            memo=dict(command.memo) or start.memo,  # as on the server: what was upserted since is lost
             search_attributes=command.search_attributes
             if command.HasField("search_attributes")
             else self._search_attributes,

@@ -17,6 +17,8 @@ from ._jobs import Job
 from ._messages import Messages
 from ._run_state import RunState
 
+_BYTES_OF_EVENT = 100  # about what an event takes beside its payloads
+
 
 class WorkflowTasks:
     """Makes workflow tasks of what comes, lets faults come in front of them, and tries again what failed."""
@@ -100,14 +102,17 @@ class WorkflowTasks:
             if job.kind:
                 state.record(job.kind, job.label)
         state.events += 2  # the workflow task scheduled and started
+        length = state.events  # the same in all activations of a workflow task: the library goes by that
+        state.events += 1  # the workflow task completed; its commands come behind that
         pending = jobs
         while pending and state.is_open:
-            failed = self._activate(pending)
+            failed = self._activate(pending, length)
             for job in pending:
                 if job.delivered:
                     job.delivered()
                     job.delivered = None
             if failed:
+                state.events = length
                 self._cached.forget(state.task)
                 self._task_failed(jobs, failed)
                 return
@@ -120,17 +125,23 @@ class WorkflowTasks:
             # Behind the begin of what has been scheduled, before any of it runs.
             self._world.loop.call_soon(self._inject_if_due)
 
-    def _activate(self, jobs: Sequence[Job]) -> Failure | None:
+    def _activate(self, jobs: Sequence[Job], length: int) -> Failure | None:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
         state, world = self._state, self._world
         world.count_activation(of_main=state.is_main)
+        for job in jobs:
+            state.size += job.proto.ByteSize()
         completion = self._cached.activate(
-            [job.proto for job in jobs], task=state.task, events=state.events, nanoseconds=world.nanoseconds()
+            [job.proto for job in jobs],
+            task=state.task,
+            events=length,
+            size=state.size + length * _BYTES_OF_EVENT,
+            nanoseconds=world.nanoseconds(),
         )
         if completion.HasField("failed"):
             return completion.failed.failure
-        state.events += 1  # the workflow task completed
         for command in completion.successful.commands:
+            state.size += command.ByteSize()
             if not state.is_open:
                 break
             self._take_command(command)
