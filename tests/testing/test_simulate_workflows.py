@@ -488,7 +488,9 @@ class Labelled:
 def test_search_attributes_and_memo() -> None:
     attributes = TypedSearchAttributes([SearchAttributePair(KEY, "first")])
     simulation = simulate(Labelled.run, True, search_attributes=attributes, memo={"note": "x"})
-    assert simulation.result() == ["second", None, {"note": "x"}], "the next run starts with the memo that this one started with"
+    assert simulation.result() == ["second", None, {"note": "x"}], (
+        "the next run starts with the memo that this one started with"
+    )
     assert simulation.check_replay() is None
 
 

@@ -16,7 +16,7 @@ shown about a label holds for all runs (`Known`). An objection that depends on m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,15 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport, StepReport
-from temporal_saga.testing.simulator import ActivationFault, ActivityFault, Call, Fault, Simulation
+from temporal_saga.testing.simulator import (
+    ActivationFault,
+    ActivityFault,
+    Call,
+    Fault,
+    Simulation,
+    SimulationError,
+    varying,
+)
 
 from ._plans import UNSEEN
 
@@ -64,12 +72,14 @@ class Known:
         applied: The labels of steps that took effect in a run that ended badly.
         ends: What a plan's run came to, by its faults.
         results_vary: Whether two runs without any fault gave two results, as with ids that an activity makes up.
+        varying: The calls whose arguments two runs without any fault did not agree on.
     """
 
     compensated: set[str] = field(default_factory=lambda: set[str]())
     applied: set[str] = field(default_factory=lambda: set[str]())
     ends: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=lambda: dict[Any, Any]())
     results_vary: bool = False
+    varying: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -124,9 +134,20 @@ def undo_failed(simulation: Simulation[Any]) -> bool:
     return bool(failed) and not any(_fails_by_itself(simulation, call) for call in failed)
 
 
-def check_replay(simulation: Simulation[Any]) -> list[Objection]:
-    """Return what a replay of the whole history does differently."""
-    difference = simulation.check_replay()
+def check_replay(
+    simulation: Simulation[Any], known: Known, run_again: Callable[[], Simulation[Any]] | None = None
+) -> list[Objection]:
+    """Return what a replay of the whole history does differently.
+
+    Arguments that another run of the same plan makes up anew do not count: no fault has changed them.
+    """
+    try:
+        difference = simulation.check_replay(varying=known.varying)
+        if difference and run_again is not None:
+            known.varying |= varying(simulation, run_again())
+            difference = simulation.check_replay(varying=known.varying)
+    except SimulationError as error:
+        return [Objection("cannot be evicted", str(error))]
     return [Objection("replay differs", f"a replay gives other commands: {difference}")] if difference else []
 
 

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from temporalio.exceptions import TemporalError
 
-from temporal_saga.testing.simulator import End, Simulation, SimulationError, simulate, why
+from temporal_saga.testing.simulator import End, Simulation, SimulationError, UnusedFaultsError, simulate, why
 
-from ._checks import Known, Objection, check_run, undo_failed
+from ._checks import Known, Objection, check_replay, check_run, undo_failed
 from ._plans import Plan
 
 W = TypeVar("W")
 R = TypeVar("R")
+
+
+class PlanError(Exception):
+    """A plan whose run cannot be simulated or judged: a limit or a fault of the kit, which must not end the rest.
+
+    Attributes:
+        objection: What to report.
+        shown: What happened, as text, in place of a timeline.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        super().__init__(said)
+        kind = "cannot be simulated" if isinstance(error, SimulationError) else "an error in the testing kit"
+        self.objection = Objection(kind, said)
+        self.shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
 class Runner(Generic[W, R]):
@@ -44,9 +62,20 @@ class Runner(Generic[W, R]):
         self._ends = ends
 
     def run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
-        """Run one plan in a fresh world and check it."""
+        """Run one plan in a fresh world and check it.
+
+        Raises:
+            PlanError: A run with faults cannot be simulated or judged. What the run without any raises is raised as is.
+        """
         with quiet():
-            return self._run(plan)
+            if not plan:
+                return self._run(plan)
+            try:
+                return self._run(plan)
+            except UnusedFaultsError:
+                raise
+            except Exception as error:
+                raise PlanError(error) from error
 
     def _run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
         world: Any = self._setup()
@@ -87,14 +116,20 @@ class Runner(Generic[W, R]):
         hint = f'if it is to end so, say ends="{happy.status}"'
         return [Objection("ends otherwise", f"it ended {happy.status}, and not {self._ends}{because} ({hint})")]
 
+    def check_replay(self, plan: Plan, simulation: Simulation[R]) -> list[Objection]:
+        """Return what a replay of a plan's run does differently."""
+        with quiet():
+            return check_replay(simulation, self.known, lambda: self.run(plan)[0])
+
     def _users(self, world: W, simulation: Simulation[R]) -> list[Objection]:
         assert self._check is not None
         try:
             answer: object = self._check(world, simulation)
         except AssertionError as error:
-            return [Objection("the check objects", _first_line(error) or "an assertion")]
+            said = _first_line(error)
+            return [Objection("the check objects", f"{said} ({_where(error)})" if said else _where(error))]
         except Exception as error:
-            return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)}")]
+            return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)} ({_where(error)})")]
         if _is_unfinished(answer):
             raise TypeError("check has to be a plain function: not async, and without yield; it has not run")
         return [Objection("the check objects", "the check returned False")] if answer is False else []
@@ -102,6 +137,17 @@ class Runner(Generic[W, R]):
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
+
+
+def _where(error: BaseException) -> str:
+    """Return the line that raised: of the check itself or what it calls, not of a library in between."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is this module's
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    if not own:
+        return "an assertion"
+    frame = own[-1]
+    path, here = Path(frame.filename), Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{frame.lineno}: {frame.line}"
 
 
 def _is_unfinished(answer: object) -> bool:

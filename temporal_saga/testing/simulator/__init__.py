@@ -47,7 +47,7 @@ from ._faults import (
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._pending import check_faults
 from ._provider import provider_call
-from ._result import End, Simulation, Status, inputs_of, why
+from ._result import End, Simulation, Status, inputs_of, varying, why
 from ._simulation import simulate
 from ._trace import Attempt, Call, TraceEvent
 
@@ -88,6 +88,7 @@ __all__ = [
     "simulate",
     "slow",
     "update",
+    "varying",
     "why",
     "worker_lost",
 ]

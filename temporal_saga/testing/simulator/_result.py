@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -12,7 +13,7 @@ from temporal_saga import SagaReport
 
 from ._errors import SimulationError
 from ._faults import Fault
-from ._history import Command, readable
+from ._history import Command, readable, varying_values
 from ._outcome import outcome_of
 from ._pending import PendingFaults
 from ._run import Run
@@ -93,11 +94,15 @@ class Simulation(Generic[R]):
             for command in commands
         ]
 
-    def check_replay(self) -> str | None:
-        """Replay the histories of all runs on fresh instances; return where their commands differ, or None."""
+    def check_replay(self, *, varying: Collection[str] = ()) -> str | None:
+        """Replay the histories of all runs on fresh instances; return where their commands differ, or None.
+
+        Args:
+            varying: The calls whose arguments do not count, as `varying` returns them: they differ in each run.
+        """
         for execution in self._server.executions:
             for run in execution.runs:
-                difference = run.cached.check_replay()
+                difference = run.cached.check_replay(varying)
                 if difference is not None:
                     return difference
         return None
@@ -125,6 +130,19 @@ def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
 
     runs: list[Run] = cast(Any, simulation)._main.runs  # of this module's own class: users need no such method
     return tuple(told(done.request) for run in runs for done in run.cached.activations)
+
+
+def varying(one: Simulation[Any], other: Simulation[Any]) -> frozenset[str]:
+    """Return the calls whose arguments differ between two simulations that ought to be alike, by their labels."""
+    pairs = zip(_runs_of(one), _runs_of(other), strict=False)
+    return frozenset(
+        name for run, again in pairs for name in varying_values(run.cached.activations, again.cached.activations)
+    )
+
+
+def _runs_of(simulation: Simulation[Any]) -> list[Run]:
+    server: Server = cast(Any, simulation)._server  # of this module's own class: users need no such method
+    return [run for execution in server.executions for run in execution.runs]
 
 
 def why(simulation: Simulation[Any]) -> str:
