@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 import threading
@@ -21,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 import temporalio.service
-from temporalio import activity, client, common, converter, testing, worker, workflow
+from temporalio import activity, client, common, converter, plugin, testing, worker, workflow
 from temporalio.api.common.v1 import Payload, Payloads, SearchAttributes
 from temporalio.api.failure.v1 import Failure
 
@@ -144,6 +145,8 @@ class WorkerParts:
     task_queue: str
     shutdown: _CompositeEvent
     """Of the worker; it never comes."""
+    around: Sequence[worker.Plugin]
+    """The plugins that want to run something around the worker."""
 
     def workflow(self, name: str) -> WorkflowDefinition | None:
         """Return the workflow of that name, or the dynamic one."""
@@ -191,11 +194,11 @@ def configure(
         "workflow_failure_exception_types": list(failure_exception_types),
     }
     client_config: Any = {"data_converter": data_converter, "interceptors": [], "plugins": []}
-    for plugin in plugins:
-        if isinstance(plugin, client.Plugin):
-            client_config = plugin.configure_client(client_config)
-        if isinstance(plugin, worker.Plugin):
-            config = plugin.configure_worker(config)
+    for each in plugins:
+        if isinstance(each, client.Plugin):
+            client_config = each.configure_client(client_config)
+        if isinstance(each, worker.Plugin):
+            config = each.configure_worker(config)
     data_converter = adapt(client_config.get("data_converter") or data_converter)
     if data_converter.external_storage is not None:
         raise UnsupportedError("a data converter with external storage cannot be simulated: leave external_storage out")
@@ -223,7 +226,36 @@ def configure(
         converter=Converter(data_converter),
         task_queue=task_queue,
         shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
+        around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each)],
     )
+
+
+def _runs_something(each: worker.Plugin) -> bool:
+    inherited = getattr(type(each), "run_worker", None) is plugin.SimplePlugin.run_worker
+    return not (inherited and cast(Any, each).run_context is None)
+
+
+class _NoWorker:
+    """Stands in for the worker, for the plugins that run something around it."""
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self.task_queue = parts.task_queue
+        self.client = _NoClient()
+
+    def config(self, *, active_config: bool = False) -> dict[str, Any]:
+        return {"task_queue": self.task_queue}
+
+
+async def run_worker(parts: WorkerParts, run: Callable[[], Awaitable[None]]) -> None:
+    """Run what the worker does inside of what its plugins run around it."""
+
+    async def innermost(_worker: Any) -> None:
+        await run()
+
+    chain: Callable[[Any], Awaitable[None]] = innermost
+    for each in reversed(parts.around):
+        chain = functools.partial(cast(Any, each).run_worker, next=chain)
+    await chain(_NoWorker(parts))
 
 
 def workflow_of(run: Callable[..., Awaitable[Any]] | type[Any]) -> WorkflowDefinition:

@@ -18,7 +18,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from temporal_saga.plugin import SagaPlugin
 
 from ._bugs import with_bugs
-from ._clock import new_loop
+from ._clock import anyio_threads_inline, new_loop
 from ._converter import memo_of, search_attributes_of
 from ._errors import SimulationError, UnusedFaultsError
 from ._faults import Fault
@@ -130,6 +130,7 @@ def simulate(
     arguments: Any = args
     simulation: Simulation[R]
     try:
+        world.begin_worker()
         main = server.start(
             definition.name or "",
             encoder.encode(arguments),
@@ -144,12 +145,13 @@ def simulate(
         )
         handle: SimulatedHandle[R] = SimulatedHandle(server, main, definition.ret_type)
         running = None if client is None else world.start_function(_play(client, handle), name="client")
-        with quiet() if "bug_after" in kinds else nullcontext():
+        with quiet() if "bug_after" in kinds else nullcontext(), anyio_threads_inline():
             server.run(main)
             simulation = Simulation(server, main, plan, definition.ret_type)
             simulation.client_error = _end_of_client(running, main, had_faults=bool(plan.faults))
     finally:
         server.stop()
+        world.end_worker()
     if world.error is not None:
         raise world.error
     if world.loop.refused is not None:  # in a function that never ended

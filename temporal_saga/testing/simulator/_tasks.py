@@ -6,6 +6,7 @@ same workflow task: an activity that is cancelled in the task that scheduled it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from temporalio.api.failure.v1 import Failure
@@ -17,6 +18,7 @@ from ._jobs import Job
 from ._messages import Messages
 from ._run_state import RunState
 
+_IN = re.compile(r", in (\w+)")
 _BYTES_OF_EVENT = 100  # about what an event takes beside its payloads
 
 
@@ -148,7 +150,7 @@ class WorkflowTasks:
         return None
 
     def _task_failed(self, jobs: Sequence[Job], failure: Failure) -> None:
-        message = f"{failure.application_failure_info.type}: {failure.message}"
+        message = f"{failure.application_failure_info.type}: {failure.message}{_hint(failure)}"
         self._failures.append(message)
         self._world.journal.task_failures.append(message)
         self._state.record("task_failed", self._state.start.workflow_type, message)
@@ -166,3 +168,12 @@ class WorkflowTasks:
     def _try_again(self) -> None:
         if self._failing and self._state.is_open:
             self._deliver([])
+
+
+def _hint(failure: Failure) -> str:
+    """Return what to do about an error of asyncio's that says nothing itself."""
+    if failure.application_failure_info.type != "NotImplementedError" or failure.message:
+        return ""
+    called = _IN.findall(failure.stack_trace)
+    what = f"asyncio's {called[-1]}()" if called else "this"
+    return f"{what} does not work in workflow code, which has no threads, files or sockets: call it in an activity"
