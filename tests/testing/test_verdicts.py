@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from temporalio import activity, workflow
@@ -34,6 +33,8 @@ from temporal_saga.testing import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    from uuid import uuid4  # as a framework's module that is passed through
+
     from temporal_saga.presets import Preset
 
 S = presets.standard()

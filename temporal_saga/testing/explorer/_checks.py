@@ -71,6 +71,7 @@ class Known:
         compensated: The labels that some run has undone, or armed.
         applied: The labels of steps that took effect in a run that ended badly.
         ends: What a plan's run came to, by its faults.
+        plain: The plain activities that took effect in the scope of a saga that then ended badly.
         results_vary: Whether two runs without any fault gave two results, as with ids that an activity makes up.
         varying: The calls whose arguments two runs without any fault did not agree on.
     """
@@ -78,6 +79,7 @@ class Known:
     compensated: set[str] = field(default_factory=lambda: set[str]())
     applied: set[str] = field(default_factory=lambda: set[str]())
     ends: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=lambda: dict[Any, Any]())
+    plain: set[str] = field(default_factory=lambda: set[str]())
     results_vary: bool = False
     varying: frozenset[str] = frozenset()
 
@@ -113,6 +115,8 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
     for effect in effects.values():
         if effect.is_armed:
             known.compensated.add(effect.label)
+    if any(report.state in ("COMPENSATED", "INCOMPLETE") for report in simulation.reports):
+        known.plain |= {call.label for call in simulation.calls if call.is_plain_in_scope and _ran_at(call) is not None}
     unlike = list(_same_as_without(simulation, plan, known))
     objections: list[Objection] = [
         *(unlike or _hangs(simulation, plan)),  # it says so in its own words

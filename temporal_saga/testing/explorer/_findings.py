@@ -61,6 +61,7 @@ class Findings:
                 del self._doubts[way]
                 self._violation(doubt.plan, None, doubt.objection, doubt.alike)
         self._exploration.without_compensation = sorted(self._known.applied - self._known.compensated)
+        self._exploration.plain_activities = sorted(self._known.plain)
 
     def note_error(self, plan: Plan, objection: Objection, shown: str) -> None:
         """Keep a plan whose run there is nothing to see of."""

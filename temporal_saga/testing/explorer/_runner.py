@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import traceback
+import warnings
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from temporalio.exceptions import TemporalError
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from temporal_saga.testing.simulator import End, Simulation, SimulationError, UnusedFaultsError, simulate, why
 
@@ -89,19 +92,17 @@ class Runner(Generic[W, R]):
             if self._check is not None and not undo_failed(simulation):
                 objections += self._users(world, simulation)
         finally:
-            close = getattr(world, "close", None)
-            if close is not None:
-                close()
+            _close(world)
         return simulation, objections
 
-    def _simulate(self, world: Any, plan: Plan, raised: list[Objection]) -> Simulation[R]:
+    def _simulate(self, world: Any, plan: Plan, raised: list[Objection], **more: Any) -> Simulation[R]:
         activities: Any = getattr(world, "activities", world)
         if not hasattr(activities, "__iter__"):
             raise TypeError(
                 f"the world that setup returned, {type(world).__name__}, has no list of activities: "
                 "give it one as its attribute `activities`, or return such a list"
             )
-        options = dict(self._options)
+        options = {**self._options, **more}
         client = options.get("client") or getattr(world, "client", None)
         if client is not None:
             options["client"] = _noting_errors(client, plan, raised)
@@ -115,6 +116,37 @@ class Runner(Generic[W, R]):
         because = f": {why(happy)}" if happy.status == "failed" else ""
         hint = f'if it is to end so, say ends="{happy.status}"'
         return [Objection("ends otherwise", f"it ended {happy.status}, and not {self._ends}{because} ({hint})")]
+
+    def check_in_sandbox(self, happy: Simulation[R]) -> tuple[list[Objection], str]:
+        """Run once more without any fault, in the SDK's sandbox; return what is wrong, and why if it did not run.
+
+        A workflow that has passed is not run again by further explorations in this process.
+        """
+        cls = getattr(inspect.getmodule(self._workflow_run), self.name.partition(".")[0], None)
+        if self._options.get("sandboxed") or cls in _passed:
+            return [], ""
+        if cls is None or cls.__module__ == "__main__":
+            return [], f"{self.name} cannot be imported by its name"
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # else pytest may have turned the sandbox's into errors
+            world: Any = self._setup()
+            try:
+                found = self._simulate(world, (), [], sandboxed=_restrictions())
+            except Exception as error:
+                cause = error.__cause__ or error
+                return [], f"{type(cause).__name__}: {_first_line(cause)}"
+            finally:
+                _close(world)
+        said = next(
+            (each for each in (*found.task_failures, why(found)) if "RestrictedWorkflowAccessError" in each), ""
+        )
+        if said:
+            return [Objection("restricted in the sandbox", _first_line_of(said))], ""
+        if found.status != happy.status:
+            ended = found.waiting_for or found.status
+            return [], f"it ended otherwise there: {_first_line_of(ended)}"
+        _passed.add(cls)
+        return [], ""
 
     def check_replay(self, plan: Plan, simulation: Simulation[R]) -> list[Objection]:
         """Return what a replay of a plan's run does differently."""
@@ -135,8 +167,31 @@ class Runner(Generic[W, R]):
         return [Objection("the check objects", "the check returned False")] if answer is False else []
 
 
+def _restrictions() -> SandboxRestrictions:
+    """Return the SDK's restrictions for the user's own modules; those of libraries are as they are, and not slow."""
+    libraries = {
+        name.partition(".")[0]
+        for name, module in list(sys.modules.items())
+        if "site-packages" in (getattr(module, "__file__", None) or "")
+    }
+    return SandboxRestrictions.default.with_passthrough_modules(*libraries)
+
+
+_passed: set[Any] = set()  # workflows that the sandbox has let pass
+
+
+def _close(world: Any) -> None:
+    close = getattr(world, "close", None)
+    if close is not None:
+        close()
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return _first_line_of(str(error))
+
+
+def _first_line_of(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _where(error: BaseException) -> str:

@@ -42,7 +42,7 @@ class Search(Generic[W, R]):
     def __init__(self, runner: Runner[W, R], faults: int) -> None:
         self.exploration = Exploration(runner.name.removesuffix(".run"), faults)
         self._runner = runner
-        self._findings = Findings(
+        self.findings = Findings(
             self.exploration, runner.known, name=runner.name, run_again=lambda plan: runner.run(plan)[0]
         )
         self._runs: dict[int, int] = {}  # by a hash of what a run did: from which activation on faults were added to it
@@ -53,10 +53,10 @@ class Search(Generic[W, R]):
         simulation, objections = self._runner.run(())
         self._learn_end(simulation)
         if not plan:
-            self._findings.note(plan, simulation, [*objections, *self._runner.check_replay(plan, simulation)])
+            self.findings.note(plan, simulation, [*objections, *self._runner.check_replay(plan, simulation)])
             return
         if ended := self._runner.check_end(simulation):
-            self._findings.note((), simulation, ended)
+            self.findings.note((), simulation, ended)
             return
         for call in points_of(simulation).calls:  # which of them have a compensation
             with suppress(UnusedFaultsError, PlanError):
@@ -68,10 +68,10 @@ class Search(Generic[W, R]):
         try:
             simulation, objections = self._runner.run(plan)
         except PlanError as error:
-            self._findings.note_error(plan, error.objection, error.shown)
+            self.findings.note_error(plan, error.objection, error.shown)
             return
-        self._findings.note(plan, simulation, [*objections, *self._runner.check_replay(plan, simulation)])
-        self._findings.decide()
+        self.findings.note(plan, simulation, [*objections, *self._runner.check_replay(plan, simulation)])
+        self.findings.decide()
 
     def _learn_end(self, happy: Simulation[R]) -> None:
         """Keep how the run without any fault ended, and whether a second one ends the same."""
@@ -111,7 +111,7 @@ class Search(Generic[W, R]):
                     if seen is not None and depth < exploration.faults:
                         next_level.append((longer_plan, seen))
                 bar.show(depth, number + 1, len(level), exploration)
-            self._findings.decide()
+            self.findings.decide()
             if first and exploration.violations:
                 return
             level = next_level
@@ -126,7 +126,7 @@ class Search(Generic[W, R]):
             return None
         except PlanError as error:
             exploration.tried += 1
-            self._findings.note_error(plan, error.objection, error.shown)
+            self.findings.note_error(plan, error.objection, error.shown)
             return None
         exploration.tried += 1
         if not plan:
@@ -141,9 +141,9 @@ class Search(Generic[W, R]):
         if is_new and not objections:
             objections = self._runner.check_replay(plan, simulation)
         if objections:
-            self._findings.note(plan, simulation, objections)
+            self.findings.note(plan, simulation, objections)
         reason = None
-        if any(map(self._findings.is_certain, objections)):
+        if any(map(self.findings.is_certain, objections)):
             reason = PRUNED_FAILED
         elif plan and plan[-1].kind in UNSEEN:
             reason = PRUNED_UNSEEN

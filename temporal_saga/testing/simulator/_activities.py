@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from temporalio.bridge.proto.activity_result import ActivityResolution
@@ -21,8 +22,9 @@ from ._run_state import RunState
 class Activities:
     """Takes a run's commands for activities."""
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: RunState, is_in_scope: Callable[[], bool]) -> None:
         self._run = run
+        self._is_in_scope = is_in_scope
         self._pending: dict[int, ActivityTask] = {}
         self._left: list[ActivityTask] = []  # the server runs these on, unknown to the workflow
         self._bugs: dict[int, tuple[Job, ActivityTask]] = {}  # on their way to the workflow
@@ -44,6 +46,7 @@ class Activities:
             )
         run.events += 1
         task = ActivityTask(run, command, self._ended)
+        task.call.is_plain_in_scope = task.call.phase is None and self._is_in_scope()
         self._pending[command.seq] = task
         run.record("scheduled", task.call.label)
         task.schedule()

@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport
 
+from ._elsewhere import History, histories_of_runs
 from ._errors import SimulationError
 from ._faults import Fault
 from ._history import Command, readable, varying_values
@@ -143,6 +144,11 @@ def varying(one: Simulation[Any], other: Simulation[Any]) -> frozenset[str]:
 def _runs_of(simulation: Simulation[Any]) -> list[Run]:
     server: Server = cast(Any, simulation)._server  # of this module's own class: users need no such method
     return [run for execution in server.executions for run in execution.runs]
+
+
+def histories_of(simulation: Simulation[Any]) -> list[History]:
+    """Return the histories of all runs, to be replayed in another process."""
+    return histories_of_runs(_runs_of(simulation))
 
 
 def why(simulation: Simulation[Any]) -> str:

@@ -22,6 +22,7 @@ from ._jobs import Job
 from ._messages import Messages
 from ._retries import seconds
 from ._run_state import RunState, Status
+from ._sagas import is_in_open_scope
 from ._sdk import RunStart
 from ._tasks import WorkflowTasks
 from ._timers import Timers
@@ -67,7 +68,7 @@ class Run:
         self.close_details: str = ""
         self._world = world
         self._chain = chain
-        self._activities = Activities(state)
+        self._activities = Activities(state, lambda: is_in_open_scope(self.cached.instance))
         self._timers = Timers(state)
         self._children = Children(state, workflows)
         self._externals = Externals(state, workflows)

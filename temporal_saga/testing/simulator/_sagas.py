@@ -45,6 +45,14 @@ def reports_of(instance: Instance, converter: Converter) -> list[SagaReport]:
     return cast("list[SagaReport]", converter.decode([answer], [list[SagaReport]])[0])
 
 
+def is_in_open_scope(instance: Instance) -> bool:
+    """Tell whether a saga of the run is open and does not unwind; no answer, hence False, from inside of a sandbox."""
+    if instance.is_sandboxed:
+        return False
+    run = instance.query_handler(QUERY)
+    return isinstance(run, Run) and any(not saga.ends_by_itself for saga in run.open_sagas())
+
+
 def _innermost_owner() -> asyncio.Task[Any] | None:
     """Return the task inside the innermost open saga; None if no saga is open."""
     run = Run.find()

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from temporalio.common import RetryPolicy, TypedSearchAttributes
 from temporalio.converter import DataConverter
 from temporalio.exceptions import TemporalError
-from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from typing_extensions import TypeVarTuple, Unpack
 
 from temporal_saga.plugin import SagaPlugin
@@ -20,6 +20,7 @@ from temporal_saga.plugin import SagaPlugin
 from ._bugs import with_bugs
 from ._clock import anyio_threads_inline, new_loop
 from ._converter import memo_of, search_attributes_of
+from ._elsewhere import History, replay_elsewhere
 from ._errors import SimulationError, UnusedFaultsError
 from ._faults import Fault
 from ._handle import SimulatedHandle
@@ -51,7 +52,7 @@ def simulate(
     retry_policy: RetryPolicy | None = None,
     memo: Mapping[str, Any] | None = None,
     search_attributes: TypedSearchAttributes | Mapping[str, Any] | None = None,
-    sandboxed: bool = False,
+    sandboxed: bool | SandboxRestrictions = False,
     plugins: Sequence[object] | None = None,
     interceptors: Sequence[Interceptor] = (),
     data_converter: DataConverter = DataConverter.default,
@@ -84,7 +85,8 @@ def simulate(
         retry_policy: As for a client: the workflow's own.
         memo: As for a client.
         search_attributes: As for a client.
-        sandboxed: Whether to run the workflow in the SDK's sandbox, as a worker does; about ten times slower.
+        sandboxed: Whether to run the workflow in the SDK's sandbox, as a worker does, or with which restrictions; about
+            ten times slower.
         plugins: The client's and worker's; `[SagaPlugin()]` if not given.
         interceptors: The worker's.
         data_converter: The client's.
@@ -110,7 +112,7 @@ def simulate(
         activities=activities,
         interceptors=interceptors,
         plugins=[SagaPlugin()] if plugins is None else plugins,
-        runner=SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner(),
+        runner=_runner(sandboxed),
         failure_exception_types=failure_exception_types,
         data_converter=data_converter,
         task_queue=task_queue,
@@ -164,6 +166,39 @@ def simulate(
             f"the run has {simulation.activations} activations, and calls of {labels or 'no activity'}; it {end}"
         )
     return simulation
+
+
+def replayer(
+    workflow_run: Callable[..., Any],
+    *,
+    varying: Collection[str] = (),
+    workflows: Sequence[type[Any]] = (),
+    plugins: Sequence[object] | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    data_converter: DataConverter = DataConverter.default,
+    failure_exception_types: Sequence[type[BaseException]] = (),
+) -> Callable[[History], str | None]:
+    """Return what replays histories of simulations with these options, and tells where commands differ."""
+    definition = workflow_of(workflow_run)
+    parts = configure(
+        workflows=[definition.cls, *(each for each in workflows if each is not definition.cls)],
+        activities=(),
+        interceptors=interceptors,
+        plugins=[SagaPlugin()] if plugins is None else plugins,
+        runner=UnsandboxedWorkflowRunner(),
+        failure_exception_types=failure_exception_types,
+        data_converter=data_converter,
+        task_queue="task-queue",
+        innermost=[CancelScopes()],
+        adapt=with_bugs,
+    )
+    return lambda history: replay_elsewhere(parts, history, varying)
+
+
+def _runner(sandboxed: bool | SandboxRestrictions) -> WorkflowRunner:
+    if isinstance(sandboxed, SandboxRestrictions):
+        return SandboxedWorkflowRunner(restrictions=sandboxed)
+    return SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner()
 
 
 async def _play(client: Callable[[Any], Awaitable[object]], handle: SimulatedHandle[Any]) -> object:
