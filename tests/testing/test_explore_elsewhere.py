@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_c8_what_cannot_be_tried_is_said() -> None:
     assert [note.partition(" there:")[0] for note in otherwise.notes] == ["not run in the sandbox: it ended otherwise"]
     assert otherwise.notes[0] in str(otherwise)
 
-    unpicklable = SimplePlugin("local", interceptors=lambda given: given or [])
+    unpicklable = SimplePlugin("local", run_context=lambda: nullcontext())
     exploration = tried(GoesBySagas.run, plugins=[unpicklable], plan=[])
     assert "pickle" in exploration.notes[0]
 
@@ -186,7 +187,7 @@ def test_c8_a_module_that_runs_as_main_is_not_run_again(tmp_path: Path) -> None:
     script.write_text(
         "from temporalio import workflow\n"
         "from temporal_saga.testing import explore\n"
-        "print('runs')\n"
+        "print('once')\n"
         "@workflow.defn\n"
         "class Nothing:\n"
         "    @workflow.run\n"
@@ -194,8 +195,14 @@ def test_c8_a_module_that_runs_as_main_is_not_run_again(tmp_path: Path) -> None:
         "print(explore(Nothing.run, setup=list))\n"
     )
     root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=root)
-    assert run.stdout.count("runs") == 1
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert run.stdout.count("once") == 1
     assert "move it to a module of its own" in run.stdout
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
 from temporal_saga import Compensation, Declined, Saga, SagaState, current_step, presets
+from temporal_saga.presets import Preset
 from temporal_saga.testing import (
     Exploration,
     Fault,
@@ -31,11 +33,6 @@ from temporal_saga.testing import (
     update,
     worker_lost,
 )
-
-with workflow.unsafe.imports_passed_through():
-    from uuid import uuid4  # as a framework's module that is passed through
-
-    from temporal_saga.presets import Preset
 
 S = presets.standard()
 SECOND = timedelta(seconds=1)
@@ -383,9 +380,9 @@ class StampsItsArguments:
     @workflow.run
     async def run(self) -> str:
         async with Saga(activity_options=S) as saga:
-            stamp = str(uuid4())
+            stamp = f"stamp {next(_made_up)}"
             await saga.execute_activity_method(
-                World.do, stamp, step="a", compensation=Compensation(World.undo, str(uuid4()))
+                World.do, stamp, step="a", compensation=Compensation(World.undo, f"stamp {next(_made_up)}")
             )
             await saga.execute_activity_method(World.do, "b", step="b", compensation=World.undo)
         return stamp
@@ -398,7 +395,7 @@ class StampsASleep:
     @workflow.run
     async def run(self) -> None:
         async with Saga(activity_options=S) as saga:
-            await saga.execute_activity_method(World.do, str(uuid4()), step="a", compensation=World.undo)
+            await saga.execute_activity_method(World.do, f"stamp {next(_made_up)}", step="a", compensation=World.undo)
             await workflow.sleep(1 + next(_made_up))
 
 
@@ -573,3 +570,98 @@ def test_c8_the_errors_of_a_provider() -> None:
         seen.append("outside")
     with pytest.raises(ValueError, match="at='during'"):
         provider_fault("a", at="during")  # type: ignore[arg-type]
+
+
+# --- what an undo gets -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Basket:
+    items: list[str]
+
+
+class Baskets:
+    def __init__(self) -> None:
+        self.runs = 0
+
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        return [self.pack, self.unpack, self.unpack_number]
+
+    @activity.defn
+    async def pack(self, basket: Basket) -> str:
+        return ""
+
+    @activity.defn
+    async def unpack(self, basket: Basket) -> None:
+        pass
+
+    @activity.defn
+    async def unpack_number(self, number: int) -> None:
+        self.runs += 1
+
+
+@workflow.defn
+class Packs:
+    @workflow.run
+    async def run(self, how: str) -> None:
+        basket = Basket(["apple"])
+        async with Saga(activity_options=S) as saga:
+            if how == "by another type":
+                await saga.execute_activity("pack", basket, step="a", compensation="unpack_number")
+            elif how == "on purpose":
+                await saga.execute_activity_method(
+                    Baskets.pack, basket, step="a", compensation=Compensation(Baskets.unpack, Basket([]))
+                )
+            else:
+                await saga.execute_activity_method(Baskets.pack, basket, step="a", compensation=Baskets.unpack)
+            if how == "changed":
+                basket.items.append("pear")
+            await saga.execute_activity_method(Baskets.pack, basket, step="b", compensation=Baskets.unpack)
+
+
+def test_c8_an_undos_input_that_changed_since_its_step() -> None:
+    """An undo that gets its step's input gets the object as it is then: another value is an objection."""
+    changed = tried(Packs.run, "changed", setup=Baskets, kinds=["fails_after", "cancel"])
+    assert kinds(changed) == ["an undo's input changed"]
+    assert "a:undo was called with {'items': ['apple', 'pear']}, and its step with" in changed.violations[0].message
+    for how in ("not", "on purpose"):
+        assert kinds(tried(Packs.run, how, setup=Baskets, kinds=["fails_after", "cancel"])) == []
+
+
+def test_c8_an_argument_that_does_not_decode_in_its_undos_types() -> None:
+    """An undo whose types do not fit the step's input is told as such, after few attempts, and never runs."""
+    worlds: list[Baskets] = []
+
+    def setup() -> Baskets:
+        worlds.append(Baskets())
+        return worlds[-1]
+
+    exploration = tried(Packs.run, "by another type", setup=setup, kinds=["fails_after"])
+    assert "arguments do not decode" in kinds(exploration)
+    (violation,) = [each for each in exploration.violations if each.kind == "arguments do not decode"]
+    assert violation.message == "a:undo got arguments that 'unpack_number' cannot decode by its own types"
+    assert {world.runs for world in worlds} == {0}
+    simulation = simulate(Packs.run, "by another type", activities=Baskets().activities, faults=[fails_after("b")])
+    assert len(simulation.calls[-1].attempts) == 10
+
+
+def test_c10_a_failure_that_repeats_without_faults_is_soon_known() -> None:
+    """A bug in an activity repeats for ever, which ten attempts show. Anything else is tried on, as a poll is."""
+
+    class Broken(World):
+        @activity.defn
+        async def do(self, what: str) -> str:
+            raise {"type": TypeError, "poll": ApplicationError}[what]("not yet")
+
+    for what, expected in (("type", 10), ("poll", 1000)):
+        simulation = simulate(Forward.run, what, activities=Broken().activities)
+        assert len(simulation.calls[0].attempts) == expected
+        assert "fails for ever: not yet" in simulation.waiting_for
+
+
+@workflow.defn
+class Forward:
+    @workflow.run
+    async def run(self, what: str) -> None:
+        await workflow.execute_activity_method(World.do, what, start_to_close_timeout=SECOND)

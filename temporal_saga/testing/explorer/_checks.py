@@ -25,12 +25,14 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport, StepReport
 from temporal_saga.testing.simulator import (
+    NOT_DECODED,
     ActivationFault,
     ActivityFault,
     Call,
     Fault,
     Simulation,
     SimulationError,
+    changed_inputs,
     varying,
 )
 
@@ -155,6 +157,25 @@ def check_replay(
     return [Objection("replay differs", f"a replay gives other commands: {difference}")] if difference else []
 
 
+def check_inputs(simulation: Simulation[Any]) -> list[Objection]:
+    """Return which undos were called with something else than their steps, whose input they get."""
+    if not any(call.phase == "undo" for call in simulation.calls):
+        return []
+    return [
+        Objection(
+            "an undo's input changed",
+            f"{label} was called with {_shown(now)}, and its step with {_shown(before)}: the workflow changed "
+            "the object in between; pass a copy, or immutable data",
+        )
+        for label, before, now in changed_inputs(simulation)
+    ]
+
+
+def _shown(arguments: list[Any]) -> str:
+    text = ", ".join(map(repr, arguments))
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def end_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
     """Return what a run came to: its status, its result, and what was undone."""
     undone = sorted(
@@ -171,7 +192,12 @@ def end_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
 
 
 def _hangs(simulation: Simulation[Any], plan: tuple[Fault, ...]) -> Iterator[Objection]:
-    if simulation.status == "waiting":
+    undecoded = [call for call in simulation.calls if _says(call, NOT_DECODED)]
+    for call in undecoded:
+        yield Objection(
+            "arguments do not decode", f"{call.label} got arguments that {call.type!r} cannot decode by its own types"
+        )
+    if simulation.status == "waiting" and not undecoded:
         bug = any(fault.kind == "bug_after" for fault in plan)
         yield Objection("a bug unwinds" if bug else "hangs", f"the run never ends: {simulation.waiting_for}")
 
@@ -408,6 +434,10 @@ def _effects(simulation: Simulation[Any]) -> dict[str, _Effect]:
         else:
             effect.do = call
     return effects
+
+
+def _says(call: Call, message: str) -> bool:
+    return any(attempt.outcome.endswith(message) for attempt in call.attempts)
 
 
 def _failed_undos(simulation: Simulation[Any]) -> list[Call]:

@@ -17,7 +17,7 @@ from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from temporal_saga.testing.simulator import End, Simulation, SimulationError, UnusedFaultsError, simulate, why
 
-from ._checks import Known, Objection, check_replay, check_run, undo_failed
+from ._checks import Known, Objection, check_inputs, check_replay, check_run, undo_failed
 from ._plans import Plan
 
 W = TypeVar("W")
@@ -88,7 +88,7 @@ class Runner(Generic[W, R]):
         try:
             simulation = self._simulate(world, plan, raised)
             ended = [] if plan else self.check_end(simulation)
-            objections = [*raised, *ended, *check_run(simulation, plan, self.known)]
+            objections = [*raised, *ended, *check_run(simulation, plan, self.known), *check_inputs(simulation)]
             if self._check is not None and not undo_failed(simulation):
                 objections += self._users(world, simulation)
         finally:
@@ -126,7 +126,7 @@ class Runner(Generic[W, R]):
         if self._options.get("sandboxed") or cls in _passed:
             return [], ""
         if cls is None or cls.__module__ == "__main__":
-            return [], f"{self.name} cannot be imported by its name"
+            return [], f"{self.name} cannot be imported by its name: move it to a module of its own"
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # else pytest may have turned the sandbox's into errors
             world: Any = self._setup()

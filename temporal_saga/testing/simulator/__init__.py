@@ -20,6 +20,7 @@ Imports inside point down this list:
 
 from __future__ import annotations
 
+from ._attempt import NOT_DECODED
 from ._elsewhere import History
 from ._errors import SimulationError, UnsupportedError, UnusedFaultsError
 from ._faults import (
@@ -49,11 +50,12 @@ from ._faults import (
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._pending import check_faults
 from ._provider import provider_call
-from ._result import End, Simulation, Status, histories_of, inputs_of, varying, why
+from ._result import End, Simulation, Status, changed_inputs, histories_of, inputs_of, varying, why
 from ._simulation import replayer, simulate
 from ._trace import Attempt, Call, TraceEvent
 
 __all__ = [
+    "NOT_DECODED",
     "ActivationFault",
     "ActivationFaultKind",
     "ActivityFault",
@@ -76,6 +78,7 @@ __all__ = [
     "cancel",
     "cancel_scope",
     "cancel_with",
+    "changed_inputs",
     "check_faults",
     "delivered_late",
     "delivered_twice",

@@ -30,6 +30,7 @@ HEARTBEAT_THROTTLE, MAX_HEARTBEAT_THROTTLE = 30.0, 60.0
 SLOW_MARGIN = 0.001
 
 FAILURE_TYPE = "SimulatedFailure"
+NOT_DECODED = "Failed decoding arguments"  # as the SDK's worker says
 
 
 class Task(Protocol):
@@ -162,7 +163,7 @@ class AttemptRun:
             try:
                 args = activity_args(self._converter, task.definition, task.command.arguments)
             except Exception as error:
-                raise exceptions.ApplicationError("Failed decoding arguments") from error
+                raise exceptions.ApplicationError(NOT_DECODED) from error
             value = await run(args)
             (result,) = self._converter.encode([value])
             kind = "completed"
