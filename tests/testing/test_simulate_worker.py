@@ -71,7 +71,7 @@ WHERE: ContextVar[str] = ContextVar("where", default="outside")
 class Speak:
     @workflow.run
     async def run(self, text: str, how: str = "shout") -> str:
-        return await workflow.execute_activity(how, text, start_to_close_timeout=SECOND, result_type=str)
+        return str(await workflow.execute_activity(how, text, start_to_close_timeout=SECOND, result_type=str))
 
 
 @workflow.defn

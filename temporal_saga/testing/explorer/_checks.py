@@ -492,9 +492,8 @@ def _told_by_updates(simulation: Simulation[Any]) -> set[str]:
             continue
         for error in _chain(command[2]):
             if isinstance(error, ApplicationError) and error.type == "CompensationError" and error.details:
-                report = error.details[0]
-                steps: list[Any] = report.get("steps", []) if isinstance(report, dict) else []
-                told.update(step["key"] for step in steps)
+                report: Any = error.details[0]  # as JSON has it
+                told.update(step["key"] for step in report["steps"])
     return told
 
 

@@ -129,12 +129,16 @@ class _Process:
 _running: list[_Process] = []
 
 
+def _end() -> None:
+    for process in _running:
+        process.end()
+
+
 def _processes() -> list[_Process]:
     if not _running or _running[0].owner != os.getpid() or not all(process.is_alive for process in _running):
         if not _running:
-            atexit.register(lambda: [process.end() for process in _running])
-        for process in _running:
-            process.end()
+            atexit.register(_end)
+        _end()
         _running[:] = [_Process(seed) for seed in _SEEDS]
     return _running
 

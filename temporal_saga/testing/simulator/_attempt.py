@@ -13,7 +13,7 @@ from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 
-from ._errors import SimulationError, UnsupportedError
+from ._errors import SimulationError
 from ._pending import CallFaults
 from ._provider import provider
 from ._retries import reason
@@ -86,6 +86,8 @@ class AttemptRun:
 
     def end(self, outcome: str) -> None:
         """The attempt has ended for the server."""
+        if self in self._world.completed_by_client:
+            self._world.completed_by_client.remove(self)
         self._world.journal.end_attempt(self.record, outcome)
 
     def start(self) -> None:
@@ -173,13 +175,12 @@ class AttemptRun:
                 if not world.is_stopping:
                     world.fail(error)
                 return
-            if completes_async(error):
-                world.fail(
-                    UnsupportedError(
-                        f"activity {task.call.label!r} completes asynchronously (raise_complete_async), "
-                        "which cannot be simulated: there is no client that could complete it"
-                    )
-                )
+            if completes_async(error) and not lose_reply:
+                if report:
+                    self._done = False
+                    world.completed_by_client.append(self)
+                elif record.late:
+                    self.end("left to a client, late")
                 return
             kind, result = self._failed(*self._kind_of(error, run))
         self._done = True
@@ -198,6 +199,29 @@ class AttemptRun:
     def _provider_fails(self, at: str) -> bool:
         self._task.call.asks_provider = True
         return self._faults.use(f"provider_{at}")
+
+    # --- asynchronous completion ---
+
+    @property
+    def info(self) -> activity.Info:
+        """What the attempt's `activity.info()` is."""
+        return self._info
+
+    def complete_by_client(self, kind: str, value: Any) -> None:
+        """End an attempt that its function has left to a client."""
+        self._world.completed_by_client.remove(self)
+        self._done = True
+        if kind == "completed":
+            self._world.journal.note_ran(self.record)
+            (result,) = self._converter.encode([value])
+            self._report(kind, result)
+        else:
+            self._report(*self._failed(kind, value))
+
+    def heartbeat_by_client(self, details: Sequence[Any]) -> bool:
+        """Record a heartbeat; whether the activity's cancellation is requested."""
+        answer = self._task.heartbeat(self, self._converter.encode(details) if details else ())
+        return answer is not None
 
     def _kind_of(self, error: BaseException, run: ActivityRun) -> tuple[str, BaseException]:
         if isinstance(error, (asyncio.CancelledError, exceptions.CancelledError)):

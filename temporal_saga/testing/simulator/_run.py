@@ -72,8 +72,10 @@ class Run:
         self._timers = Timers(state)
         self._children = Children(state, workflows)
         self._externals = Externals(state, workflows)
-        self._search_attributes = SearchAttributes()
-        self._search_attributes.CopyFrom(start.search_attributes)
+        self.closed_at: float | None = None
+        self.memo: dict[str, Payload] = dict(start.memo)
+        self.search_attributes: SearchAttributes = SearchAttributes()
+        self.search_attributes.CopyFrom(start.search_attributes)
         self._timeout: asyncio.TimerHandle | None = None
         self._take_command: dict[str, Callable[[Any], None]] = {
             "schedule_activity": self._activities.schedule,
@@ -90,8 +92,8 @@ class Run:
             "request_cancel_external_workflow_execution": self._externals.cancel,
             "cancel_signal_workflow": self._nothing,
             "upsert_workflow_search_attributes": self._upsert_search_attributes,
-            "modify_workflow_properties": self._note,
-            "set_patch_marker": self._note,
+            "modify_workflow_properties": self._modify_properties,
+            "set_patch_marker": self._patch,
             "update_response": self.messages.answer,
         }
 
@@ -121,10 +123,18 @@ class Run:
     def _upsert_search_attributes(self, command: Any) -> None:
         self.state.events += 1
         for key, payload in command.search_attributes.indexed_fields.items():
-            self._search_attributes.indexed_fields[key].CopyFrom(payload)
+            self.search_attributes.indexed_fields[key].CopyFrom(payload)
 
-    def _note(self, _command: Any) -> None:
-        self.state.events += 1  # the workflow remembers the rest by itself
+    def _modify_properties(self, command: Any) -> None:
+        self.state.events += 1
+        for key, payload in command.upserted_memo.fields.items():
+            if payload.metadata.get("encoding") == b"binary/null":
+                self.memo.pop(key, None)
+            else:
+                self.memo[key] = payload
+
+    def _patch(self, _command: Any) -> None:
+        self.state.events += 1
 
     def _nothing(self, _command: Any) -> None:
         """Nothing to do: the signal has been sent."""
@@ -182,7 +192,7 @@ class Run:
             memo=dict(command.memo) or start.memo,  # as on the server: what was upserted since is lost
             search_attributes=command.search_attributes
             if command.HasField("search_attributes")
-            else self._search_attributes,
+            else self.search_attributes,
             headers=dict(command.headers),
             retry_policy=common.RetryPolicy.from_proto(policy) if policy else start.retry_policy,
             last_failure=None,
@@ -198,6 +208,7 @@ class Run:
         state = self.state
         state.status = status
         state.events += 1
+        self.closed_at = self._world.time()
         if self._timeout:
             self._timeout.cancel()
         if final:

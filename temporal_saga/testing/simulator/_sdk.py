@@ -14,7 +14,7 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context
@@ -145,6 +145,8 @@ class WorkerParts:
     task_queue: str
     shutdown: _CompositeEvent
     """Of the worker; it never comes."""
+    without_patches: Collection[str]
+    """Patches that runs began without."""
     around: Sequence[worker.Plugin]
     """The plugins that want to run something around the worker."""
 
@@ -169,6 +171,7 @@ def configure(
     task_queue: str,
     innermost: Sequence[worker.Interceptor],
     adapt: Callable[[converter.DataConverter], converter.DataConverter],
+    without_patches: Collection[str] = (),
 ) -> WorkerParts:
     """Do with the options what a client and its worker do, the plugins' turns included.
 
@@ -183,6 +186,7 @@ def configure(
         task_queue: The worker's task queue.
         innermost: Interceptors behind those of the plugins.
         adapt: Changes the data converter that the plugins leave.
+        without_patches: The patches that runs began without.
     """
     config: Any = {
         "client": _NoClient(),
@@ -226,6 +230,7 @@ def configure(
         converter=Converter(data_converter),
         task_queue=task_queue,
         shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
+        without_patches=frozenset(without_patches),
         around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each)],
     )
 
@@ -393,7 +398,7 @@ class Instance:
             extern_functions=extern_functions,
             disable_eager_activity_execution=True,
             worker_level_failure_exception_types=parts.failure_exception_types,
-            patch_activation_callback=None,
+            patch_activation_callback=lambda patch: patch.patch_id not in parts.without_patches,
             last_completion_result=Payloads(),
             last_failure=start.last_failure,
         )

@@ -58,6 +58,7 @@ def simulate(
     data_converter: DataConverter = DataConverter.default,
     failure_exception_types: Sequence[type[BaseException]] = (),
     unserved_task_queues: Collection[str] = (),
+    without_patches: Collection[str] = (),
     start_time: datetime = START,
     max_activations: int = MAX_ACTIVATIONS,
 ) -> Simulation[R]:
@@ -92,6 +93,7 @@ def simulate(
         data_converter: The client's.
         failure_exception_types: The worker's `workflow_failure_exception_types`.
         unserved_task_queues: Task queues without a worker: activities sent there wait, until a timeout ends that.
+        without_patches: The patches that the runs began without: `workflow.patched` takes the old branch for them.
         start_time: When the workflow starts, on its own clock.
         max_activations: A run with more activations than this counts as an endless loop.
 
@@ -118,6 +120,7 @@ def simulate(
         task_queue=task_queue,
         innermost=[CancelScopes()] if "cancel_scope" in kinds else [],
         adapt=with_bugs if "bug_after" in kinds else _as_it_is,
+        without_patches=without_patches,
     )
     world = World(
         parts,
