@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         signal,
         simulate,
         slow,
+        slow_worker,
         update,
         worker_lost,
     )
@@ -81,6 +82,7 @@ __all__ = [
     "signal",
     "simulate",
     "slow",
+    "slow_worker",
     "step_environment",
     "update",
     "worker_lost",

@@ -30,6 +30,7 @@ from temporal_saga.testing import (
     restart,
     simulate,
     slow,
+    slow_worker,
     update,
     worker_lost,
 )
@@ -668,3 +669,79 @@ class Forward:
     @workflow.run
     async def run(self, what: str) -> None:
         await workflow.execute_activity_method(World.do, what, start_to_close_timeout=SECOND)
+
+
+# --- a slow worker ---------------------------------------------------------------------------------------------------
+
+
+@workflow.defn
+class Races:
+    """Takes the first of two answers, and undoes nothing of the other: right only if one comes at a time."""
+
+    @workflow.run
+    async def run(self, right: bool) -> list[str]:
+        tasks = [
+            workflow.start_activity_method(Slow.do, name, activity_id=name, start_to_close_timeout=600 * SECOND)
+            for name in ("a", "b")
+        ]
+        while not (done := [task for task in tasks if task.done()]):
+            await workflow.wait_condition(lambda: any(task.done() for task in tasks))
+        assert right or len(done) == 1
+        return sorted([task.result() for task in done])
+
+
+def test_c15_a_slow_worker_gets_several_things_at_once() -> None:
+    """What comes while a worker is slow comes in one activation; where nothing else can come, the fault is idle."""
+
+    class Ids(World):
+        @activity.defn
+        async def do(self, what: str) -> str:
+            await asyncio.sleep(1 if what == "a" else 100)
+            return what
+
+    assert simulate(Races.run, False, activities=Ids().activities).result() == ["a"]
+    both = simulate(Races.run, True, activities=Ids().activities, faults=[slow_worker(at=2)])
+    assert (both.activations, both.result(), both.duration) == (2, ["a", "b"], 100 * SECOND)
+    assert both.check_replay() is None
+    found = tried(Races.run, False, setup=Ids, kinds=["slow_worker"])
+    assert [violation.plan for violation in found.violations] == [(slow_worker(at=2),)]
+    assert "the worker is slow" in found.violations[0].timeline
+    assert kinds(tried(Steps.run, ["a", "b"], kinds=["slow_worker"])) == []
+    with pytest.raises(ValueError, match="found nothing to strike"):
+        simulate(Steps.run, ["a"], activities=World().activities, faults=[slow_worker(at=2)])
+
+
+@workflow.defn
+class Undecided:
+    """Waits for a signal for a minute, in a saga of parallel steps."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    @workflow.run
+    async def run(self) -> str:
+        async with Saga(activity_options=S) as saga:
+            await asyncio.gather(
+                *(saga.execute_activity_method(World.do, n, step=n, compensation=World.undo) for n in ("a", "b"))
+            )
+            with suppress(asyncio.TimeoutError):
+                await workflow.wait_condition(lambda: self.stopped, timeout=60 * SECOND)
+            await saga.execute_activity_method(World.do, "c", step="c", compensation=World.undo)
+        return "stopped" if self.stopped else "in time"
+
+    @workflow.signal
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_c15_a_slow_worker_harms_no_saga() -> None:
+    """A saga keeps its promise when results, timers, signals and cancels come together; and it replays."""
+    exploration = tried(
+        Undecided.run,
+        check=nothing_is_left,
+        faults=2,
+        signals=["stop"],
+        kinds=["slow_worker", "cancel"],
+        elsewhere=False,
+    )
+    assert kinds(exploration) == []

@@ -10,9 +10,11 @@ Not every plan is tried. Those left out are counted, by the reason (`PRUNED_*`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, Literal
 
 from temporal_saga.testing.simulator import (
@@ -46,7 +48,15 @@ OUTAGE_MINUTES = 60
 """How long an undo has to last: with few attempts it gives up, and the effect stands."""
 _ACTIVATION: tuple[ActivationFaultKind, ...] = ("cancel", "cancel_scope", "restart")
 
-KINDS: tuple[FaultKind, ...] = (*_STEP, *_ACTIVATION, "cancel_with", "delivered_late", "outage", *_PROVIDER)
+KINDS: tuple[FaultKind, ...] = (
+    *_STEP,
+    *_ACTIVATION,
+    "cancel_with",
+    "delivered_late",
+    "outage",
+    "slow_worker",
+    *_PROVIDER,
+)
 """The kinds that are tried by default. Signals and updates are tried when given."""
 
 UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice", "delivered_late"})
@@ -91,6 +101,8 @@ class Points:
 
     calls: tuple[CallPoint, ...]
     activations: int
+    crowded: frozenset[int] = frozenset()
+    """The activations in front of which more than one thing is on its way: a slow worker gets them together."""
 
     def of(self, fault: Fault) -> int:
         """Return the activation at which a fault struck."""
@@ -141,6 +153,30 @@ def points_of(simulation: Simulation[Any]) -> Points:
             if call.kind == "activity"
         ),
         last,
+        _crowded(simulation),
+    )
+
+
+def _crowded(simulation: Simulation[Any]) -> frozenset[int]:
+    # By activation: how many more things are on their way behind it.
+    more: Counter[int] = Counter()
+    for call in simulation.calls:
+        more[call.scheduled_at] += 1
+        if call.resolved_at is not None:
+            more[call.resolved_at] -= 1
+    for event in simulation.trace:
+        if event.kind == "timer_started":
+            more[event.activation] += 1
+        elif event.kind == "timer_fired":
+            more[event.activation + 1] -= 1
+        elif event.kind == "timer_cancelled":
+            more[event.activation] -= 1
+    on_their_way = dict(enumerate(accumulate(more[at] for at in range(simulation.activations + 1))))
+    messages = {event.activation for event in simulation.trace if event.kind in ("signal", "update")}
+    return frozenset(
+        at
+        for at in range(2, simulation.activations + 1)
+        if on_their_way[at - 1] > 1 or (on_their_way[at - 1] and max(messages, default=0) >= at - 1)
     )
 
 
@@ -177,6 +213,8 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
     for at in range(first_activation, points.activations + 1):
         if at not in at_activation:
             found += [(at, ActivationFault(kind, at)) for kind in _ACTIVATION if kind in kinds]
+        if at in points.crowded and at not in at_activation and "slow_worker" in kinds:
+            found.append((at, ActivationFault("slow_worker", at)))
         # A signal or update may also come in one workflow task with a cancel, or with another.
         found += [(at, ActivationFault(kind, at, name, args)) for kind, name, args in events]
     found.sort(key=lambda each: each[0])

@@ -44,6 +44,7 @@ from ._faults import (
     restart,
     signal,
     slow,
+    slow_worker,
     update,
     worker_lost,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "signal",
     "simulate",
     "slow",
+    "slow_worker",
     "update",
     "varying",
     "why",

@@ -37,7 +37,7 @@ ActivityFaultKind = Literal[
     "provider_before",
     "provider_after",
 ]
-ActivationFaultKind = Literal["cancel", "cancel_with", "cancel_scope", "restart", "signal", "update"]
+ActivationFaultKind = Literal["cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "signal", "update"]
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ def cancel_scope(*, at: int) -> ActivationFault:
 def restart(*, at: int) -> ActivationFault:
     """The worker restarts: the history so far is replayed on a fresh instance, and its commands are compared."""
     return ActivationFault("restart", at)
+
+
+def slow_worker(*, at: int) -> ActivationFault:
+    """The worker is slow: what brings that activation waits for what comes next, and one activation brings both."""
+    return ActivationFault("slow_worker", at)
 
 
 def signal(name: str, *args: Any, at: int) -> ActivationFault:

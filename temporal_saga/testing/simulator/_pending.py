@@ -31,9 +31,12 @@ class PendingFaults:
         self._of_calls: list[ActivityFault] = []
         self._in_front: dict[int, list[ActivationFault]] = {}
         self._inside: dict[int, list[ActivationFault]] = {}
+        self._slow: dict[int, ActivationFault] = {}
         for fault in self._open:
             if isinstance(fault, ActivityFault):
                 self._of_calls.append(fault)
+            elif fault.kind == "slow_worker":
+                self._slow[fault.at] = fault
             else:
                 place = self._inside if fault.kind == "cancel_with" else self._in_front
                 place.setdefault(fault.at, []).append(fault)
@@ -59,6 +62,13 @@ class PendingFaults:
         for fault in faults:
             self.use(fault)
         return faults
+
+    def take_slow(self, activation: int) -> ActivationFault | None:
+        """Return the fault that makes the worker slow in front of an activation; it has come now."""
+        fault = self._slow.pop(min(self._slow), None) if self._slow and min(self._slow) <= activation else None
+        if fault is not None:
+            self.use(fault)
+        return fault
 
     def use(self, fault: Fault) -> bool:
         """Whether the fault has not come yet; it has now."""

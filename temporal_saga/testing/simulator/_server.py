@@ -199,6 +199,9 @@ class Server:
         world = self.world
 
         def on_idle() -> bool:
+            if world.held and not world.loop.has_timers:
+                world.held.pop(0)()
+                return True
             if world.late and (not main.is_open or not world.loop.has_timers):
                 world.late.pop(0)()
                 return True

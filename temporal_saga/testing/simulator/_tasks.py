@@ -36,6 +36,7 @@ class WorkflowTasks:
         self._messages = messages
         self._take_command = take
         self._began = False
+        self._slow: ActivationFault | None = None
         self._pumping = False
         self._failures: list[str] = []
         self._failing: list[Job] = []
@@ -59,7 +60,10 @@ class WorkflowTasks:
 
     def _pump(self) -> None:
         self._pumping = False
-        jobs = self._state.inbox.take()
+        if self._is_held():
+            return
+        jobs = self._state.inbox.take_all() if self._slow else self._state.inbox.take()
+        self._slow = None
         if not jobs:
             return
         if not self._cached.activations:  # a fault in front of the first activation comes in it
@@ -67,6 +71,26 @@ class WorkflowTasks:
         jobs += self._messages.of_faults(self._take_faults(inside=True))
         self._deliver(jobs)
         if self._state.inbox:
+            self.wake()
+
+    def _is_held(self) -> bool:
+        """Tell whether a slow worker has not come to what there is."""
+        state, world = self._state, self._world
+        if not state.is_main or not state.inbox or not self._cached.activations:
+            return False
+        if self._slow is None:
+            self._slow = world.faults.take_slow(world.journal.activation + 1)
+            if self._slow is None:
+                return False
+            state.record("slow_worker", "worker")
+            world.held.append(self._hold_no_longer)
+        return not state.inbox.has_several
+
+    def _hold_no_longer(self) -> None:
+        """Nothing else is to come: the fault has changed nothing."""
+        if self._slow is not None and not self._state.inbox.has_several:
+            self._world.faults.put_back(self._slow)
+            self._slow = None
             self.wake()
 
     def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:

@@ -39,6 +39,8 @@ class World:
         self.journal: Journal = Journal(loop.time)
         self.late: list[Callable[[], None]] = []
         """These run when nothing else is left to happen."""
+        self.held: list[Callable[[], None]] = []
+        """These run when nothing else is left to happen, before `late`: they let go what was held."""
         self.completed_by_client: list[Any] = []
         """Attempts that a client is to complete."""
         self.error: BaseException | None = None
