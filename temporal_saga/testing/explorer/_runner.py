@@ -102,7 +102,7 @@ class Runner(Generic[W, R]):
                 f"the world that setup returned, {type(world).__name__}, has no list of activities: "
                 "give it one as its attribute `activities`, or return such a list"
             )
-        options = {**self._options, **more}
+        options: dict[str, Any] = {**self._options, **more}
         client = options.get("client") or getattr(world, "client", None)
         if client is not None:
             options["client"] = _noting_errors(client, plan, raised)

@@ -245,7 +245,8 @@ class SimulatedActivityHandle:
 
     def _find(self) -> AttemptRun:
         workflow_id, activity_id, token = self._wanted
-        for attempt in self._world.completed_by_client:
+        left: list[AttemptRun] = self._world.completed_by_client
+        for attempt in left:
             info = attempt.info
             if (
                 token == info.task_token
