@@ -151,7 +151,8 @@ class SimulatedHandle(Generic[R]):
         name, result_type = update_name(update)
         self._updates += 1
         update_id = id or run.messages.free_update_id(f"update-{self._updates}")
-        run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
+        if update_id not in run.messages.updates:  # as on the server: one update for each id
+            run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
         state = run.messages.updates[update_id]
         sent = SimulatedUpdate(update_id, state, self._converter, result_type)
         await _wait_for(state, state.accepted)
