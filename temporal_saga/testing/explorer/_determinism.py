@@ -29,6 +29,8 @@ def check_determinism(
     What cannot be done is said in the exploration's notes.
     """
     only = exploration.plan
+    if only is not None and len(only) > 1:
+        return  # what is found here takes one fault at most
     happy = runner.run(())[0]
     for plan in _some_plans(happy) if only is None else [only]:
         try:
