@@ -3,8 +3,10 @@
 Imports inside point down this list, and to the simulator:
 
     _hypothesis _explore     `fault_plans`, `explore`
+    _determinism             what other processes and the sandbox show
     _search                  which plans run, in which order
     _findings                what is wrong, one violation for each way to fail
+    _elsewhere               replays in other processes
     _runner                  one plan in a fresh world
     _checks                  what must hold after every run
     _bar _exploration _plans data and small tools

@@ -49,6 +49,9 @@ class Exploration:
         untried: How many plans the time did not allow. Plans that their runs would have led to are not counted.
         violations: One for each way of failing, the shortest plan of each, shortest first.
         without_compensation: The steps that took effect in a run that ended badly, and that no run undid.
+        plain_activities: The activities that are no steps, and took effect in the scope of a saga that ended badly:
+            nothing undoes them.
+        notes: What could not be tried, and why.
         seconds: How long it took.
     """
 
@@ -60,6 +63,8 @@ class Exploration:
     untried: int = 0
     violations: list[Violation] = field(default_factory=lambda: list[Violation]())
     without_compensation: list[str] = field(default_factory=lambda: list[str]())
+    plain_activities: list[str] = field(default_factory=lambda: list[str]())
+    notes: list[str] = field(default_factory=lambda: list[str]())
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -74,6 +79,11 @@ class Exploration:
         lines += [f"  {count} left out: {reason}" for reason, count in self.pruned.most_common()]
         if self.without_compensation:
             lines.append(f"  steps without a compensation: {', '.join(self.without_compensation)}")
+        if self.plain_activities:
+            lines.append(
+                f"  plain activities in a saga's scope, which nothing undoes: {', '.join(self.plain_activities)}"
+            )
+        lines += [f"  {note}" for note in self.notes]
         for violation in self.violations:
             alike = f"  (and {violation.alike} like it)" if violation.alike else ""
             lines.append(f"  {violation.kind}: {show_plan(violation.plan)}: {violation.message}{alike}")

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 from temporal_saga.testing.simulator import End, Fault, Simulation, check_faults, simulate
 
 from ._bar import Bar
+from ._determinism import check_determinism
+from ._elsewhere import Elsewhere
 from ._exploration import Exploration, ViolationError
 from ._plans import KINDS, FaultKind, check_choice, events_of
 from ._runner import Runner, quiet
@@ -46,6 +48,7 @@ def explore(
     updates: Sequence[Any] = (),
     first: bool = False,
     fail: bool = True,
+    elsewhere: bool = True,
     progress: bool | None = None,
     **options: Any,
 ) -> Exploration:
@@ -69,6 +72,9 @@ def explore(
         updates: Updates, in the same way.
         first: Stop at the first violation; by default the explorer looks for one of each kind.
         fail: Raise if there is a violation.
+        elsewhere: Also run the workflow without faults in the SDK's sandbox, and replay some runs in two processes of
+            their own, where strings and tasks hash otherwise. They import the workflow's module by its name; where that
+            does not work, the result says so.
         progress: Show a bar on stderr; by default on a terminal only.
         options: For `simulate`.
 
@@ -95,6 +101,9 @@ def explore(
             deadline = None if within is None else started + within.total_seconds()
             with Bar(progress) as bar:
                 search.all(frozenset(kinds), events, deadline, first, bar)
+        if elsewhere and not search.exploration.violations:
+            processes = Elsewhere(workflow_run, options)
+            check_determinism(runner, search.findings, search.exploration, processes)
     exploration = search.exploration
     exploration.violations.sort(key=lambda violation: len(violation.plan))
     exploration.seconds = time.perf_counter() - started

@@ -61,8 +61,15 @@ class Findings:
                 del self._doubts[way]
                 self._violation(doubt.plan, None, doubt.objection, doubt.alike)
         self._exploration.without_compensation = sorted(self._known.applied - self._known.compensated)
+        self._exploration.plain_activities = sorted(self._known.plain)
 
-    def _violation(self, plan: Plan, simulation: Simulation[Any] | None, objection: Objection, alike: int = 0) -> None:
+    def note_error(self, plan: Plan, objection: Objection, shown: str) -> None:
+        """Keep a plan whose run there is nothing to see of."""
+        self._violation(plan, shown, objection)
+
+    def _violation(
+        self, plan: Plan, simulation: Simulation[Any] | str | None, objection: Objection, alike: int = 0
+    ) -> None:
         violations = self._exploration.violations
         way = (objection.kind, kinds_alike(plan))
         shorter = (kinds for kind, kinds in self._found if kind == objection.kind and kinds != way[1])

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, fails_after, inputs_of
+from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, fails_after, inputs_of, varying
 
 from ._bar import Bar
-from ._checks import check_replay, end_of
+from ._checks import end_of
 from ._exploration import Exploration
 from ._findings import Findings
 from ._plans import (
@@ -30,7 +30,7 @@ from ._plans import (
     longer,
     points_of,
 )
-from ._runner import Runner
+from ._runner import PlanError, Runner
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -42,7 +42,7 @@ class Search(Generic[W, R]):
     def __init__(self, runner: Runner[W, R], faults: int) -> None:
         self.exploration = Exploration(runner.name.removesuffix(".run"), faults)
         self._runner = runner
-        self._findings = Findings(
+        self.findings = Findings(
             self.exploration, runner.known, name=runner.name, run_again=lambda plan: runner.run(plan)[0]
         )
         self._runs: dict[int, int] = {}  # by a hash of what a run did: from which activation on faults were added to it
@@ -53,26 +53,32 @@ class Search(Generic[W, R]):
         simulation, objections = self._runner.run(())
         self._learn_end(simulation)
         if not plan:
-            self._findings.note(plan, simulation, [*objections, *check_replay(simulation)])
+            self.findings.note(plan, simulation, [*objections, *self._runner.check_replay(plan, simulation)])
             return
         if ended := self._runner.check_end(simulation):
-            self._findings.note((), simulation, ended)
+            self.findings.note((), simulation, ended)
             return
         for call in points_of(simulation).calls:  # which of them have a compensation
-            with suppress(UnusedFaultsError):
+            with suppress(UnusedFaultsError, PlanError):
                 self._runner.run((fails_after(call.label, nth=call.nth),))
         seen = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
         if seen != plan:
-            with suppress(UnusedFaultsError):
+            with suppress(UnusedFaultsError, PlanError):
                 self._runner.known.ends[seen] = end_of(self._runner.run(seen)[0])
-        simulation, objections = self._runner.run(plan)
-        self._findings.note(plan, simulation, [*objections, *check_replay(simulation)])
-        self._findings.decide()
+        try:
+            simulation, objections = self._runner.run(plan)
+        except PlanError as error:
+            self.findings.note_error(plan, error.objection, error.shown)
+            return
+        self.findings.note(plan, simulation, [*objections, *self._runner.check_replay(plan, simulation)])
+        self.findings.decide()
 
     def _learn_end(self, happy: Simulation[R]) -> None:
         """Keep how the run without any fault ended, and whether a second one ends the same."""
-        self._runner.known.ends[()] = end_of(happy)
-        self._runner.known.results_vary = end_of(self._runner.run(())[0])[1] != self._runner.known.ends[()][1]
+        known, again = self._runner.known, self._runner.run(())[0]
+        known.ends[()] = end_of(happy)
+        known.results_vary = end_of(again)[1] != known.ends[()][1]
+        known.varying = varying(happy, again)
 
     def all(
         self, kinds: Collection[str], events: Sequence[Event], deadline: float | None, first: bool, bar: Bar
@@ -105,7 +111,7 @@ class Search(Generic[W, R]):
                     if seen is not None and depth < exploration.faults:
                         next_level.append((longer_plan, seen))
                 bar.show(depth, number + 1, len(level), exploration)
-            self._findings.decide()
+            self.findings.decide()
             if first and exploration.violations:
                 return
             level = next_level
@@ -118,6 +124,10 @@ class Search(Generic[W, R]):
         except UnusedFaultsError:
             exploration.pruned[PRUNED_IDLE] += 1
             return None
+        except PlanError as error:
+            exploration.tried += 1
+            self.findings.note_error(plan, error.objection, error.shown)
+            return None
         exploration.tried += 1
         if not plan:
             self._learn_end(simulation)
@@ -129,11 +139,11 @@ class Search(Generic[W, R]):
         if is_new:
             self._runs[did] = start
         if is_new and not objections:
-            objections = check_replay(simulation)
+            objections = self._runner.check_replay(plan, simulation)
         if objections:
-            self._findings.note(plan, simulation, objections)
+            self.findings.note(plan, simulation, objections)
         reason = None
-        if any(map(self._findings.is_certain, objections)):
+        if any(map(self.findings.is_certain, objections)):
             reason = PRUNED_FAILED
         elif plan and plan[-1].kind in UNSEEN:
             reason = PRUNED_UNSEEN

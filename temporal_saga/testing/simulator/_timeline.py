@@ -38,6 +38,7 @@ _WORDS = {
     "cancel_with": "the workflow's cancel is requested, and comes with what has ended",
     "cancel_scope": "the scope is cancelled",
     "restart": "the worker restarts: replayed from the history",
+    "slow_worker": "the worker is slow: what comes next comes in one activation with this",
     "task_failed": "the workflow task failed",
     "late": "came late",
     "again": "delivered again",
@@ -45,7 +46,9 @@ _WORDS = {
     "continued": "continued as new",
 }
 
-_FAULTS = frozenset({"cancel", "cancel_with", "cancel_scope", "restart", "task_failed", "late", "again", "bug"})
+_FAULTS = frozenset(
+    {"cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "task_failed", "late", "again", "bug"}
+)
 _BAD = frozenset({"failed", "timed_out", "retrying", "cancelled"})
 
 
@@ -95,7 +98,7 @@ def _said(event: TraceEvent, ends: Mapping[tuple[str, int], str | None]) -> str:
         word = f"x {word}"
     else:
         word = f"  {word}"
-    if event.kind in ("cancel", "cancel_with", "cancel_scope", "restart"):
+    if event.kind in ("cancel", "cancel_with", "cancel_scope", "restart", "slow_worker"):
         word += f" (at={event.activation + 1})"
     attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
     return f"{word}{attempt}: {event.detail}" if event.detail else f"{word}{attempt}"

@@ -80,6 +80,10 @@ class Call:
         forward_key: As `current_step().forward_key`.
         state: How it ended for the workflow.
         attempts: Its attempts, those that came late included.
+        workflow_id: The workflow that scheduled it.
+        nth_in_workflow: Which call of that workflow with that label.
+        asks_provider: Whether its function has passed a `provider_call`.
+        is_plain_in_scope: Whether it is no step, and its workflow was in the scope of a saga that did not unwind.
     """
 
     label: str
@@ -96,6 +100,15 @@ class Call:
     forward_key: str | None = None
     state: CallState = "pending"
     attempts: list[Attempt] = field(default_factory=list[Attempt])
+    workflow_id: str = ""
+    nth_in_workflow: int = 1
+    asks_provider: bool = False
+    is_plain_in_scope: bool = False
+
+    @property
+    def label_in_workflow(self) -> str:
+        """Its name in a fault that names the workflow too."""
+        return f"{self.label}@{self.workflow_id}"
 
 
 class StepOf(NamedTuple):
