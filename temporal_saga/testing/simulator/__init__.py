@@ -44,11 +44,13 @@ from ._faults import (
 )
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._pending import check_faults
-from ._result import End, Simulation, Status, inputs_of, why
+from ._result import End, Simulation, Status, inputs_of, told_of, why
 from ._simulation import simulate
-from ._trace import Attempt, Call, TraceEvent
+from ._timeline import Row, rows_of
+from ._trace import FAILURE_TYPE, Attempt, Call, TraceEvent
 
 __all__ = [
+    "FAILURE_TYPE",
     "ActivationFault",
     "ActivationFaultKind",
     "ActivityFault",
@@ -57,6 +59,7 @@ __all__ = [
     "Call",
     "End",
     "Fault",
+    "Row",
     "SimulatedHandle",
     "SimulatedUpdate",
     "Simulation",
@@ -78,9 +81,11 @@ __all__ = [
     "fails_once",
     "inputs_of",
     "restart",
+    "rows_of",
     "signal",
     "simulate",
     "slow",
+    "told_of",
     "update",
     "why",
     "worker_lost",

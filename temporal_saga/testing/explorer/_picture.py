@@ -1,0 +1,206 @@
+"""A picture of lanes with marks on them, as SVG text: plain data in, nothing that a page would have to load.
+
+    lane        one for the workflow, one for each step
+    bar         something under way on a lane, from one column to another
+    mark        one thing that happened, in a column of its own; its shape says what, and so does its color
+    column      one thing after the other; a line between two of them where time has passed
+
+Colors are CSS variables with a fallback, so that a page can have a dark mode and the picture alone is readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+Shape = Literal[
+    "applied", "undone", "late", "cancelled", "failed", "done", "note", "fault", "closed well", "closed badly"
+]
+
+SHAPES: dict[Shape, str] = {
+    "applied": "took effect",
+    "undone": "undone",
+    "failed": "failed or timed out",
+    "late": "ran late",
+    "cancelled": "cancelled",
+    "fault": "a fault strikes",
+    "closed well": "the run completed",
+    "closed badly": "the run ended badly",
+    "note": "anything else",
+}
+"""What each shape means, in the order of a legend."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing that happened.
+
+    Attributes:
+        lane: The number of its lane.
+        shape: What happened, in kind.
+        said: What happened, in words.
+        when: When, in words.
+        name: Of what: a call, a timer, a signal.
+        ran: Whether something failed although its function had run.
+    """
+
+    lane: int
+    shape: Shape
+    said: str
+    when: str
+    name: str = ""
+    ran: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Something under way, from one column to another: half a column stands between two marks."""
+
+    lane: int
+    begin: float
+    end: float
+    is_undo: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a picture shows: the names of lanes, the marks in their order, and the bars."""
+
+    lanes: tuple[str, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    bars: tuple[Bar, ...] = ()
+
+
+_LEFT, _COLUMN, _TOP, _LANE, _R = 22, 34, 26, 46, 8
+
+_COLORS = {
+    "applied": "#1f7a3d",
+    "undone": "#0b5fb0",
+    "late": "#b3261e",
+    "cancelled": "#7a5200",
+    "failed": "#b3261e",
+    "done": "#5b6470",
+    "note": "#5b6470",
+    "fault": "#a1359c",
+    "closed well": "#1f7a3d",
+    "closed badly": "#b3261e",
+}
+
+
+def picture(drawing: Drawing) -> str:
+    """Return an SVG element that shows lanes with marks."""
+    columns = len(drawing.marks)
+    longest = max((len(lane) for lane in drawing.lanes), default=0)
+    width = max(_LEFT * 2 + _COLUMN * max(columns - 1, 0), _LEFT + longest * 8)
+    height = _TOP + _LANE * len(drawing.lanes) + 22
+    what = f"{columns} events on {len(drawing.lanes)} lanes: {', '.join(drawing.lanes)}"
+    head = (
+        f'<svg class="lanes" role="img" aria-label="{escape(what)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif">'
+    )
+    parts = [
+        head,
+        *_times(drawing.marks, height),
+        *(_lane(number, name, width) for number, name in enumerate(drawing.lanes)),
+        *map(_bar, drawing.bars),
+        *(_mark(number, mark) for number, mark in enumerate(drawing.marks)),
+        *_numbers(columns, height),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def symbol(shape: Shape) -> str:
+    """Return a small SVG element with one shape, for a legend or a list."""
+    return (
+        f'<svg class="symbol" width="20" height="20" viewBox="-10 -10 20 20" aria-hidden="true">{_shape(shape)}</svg>'
+    )
+
+
+def _x(column: float) -> float:
+    return _LEFT + _COLUMN * column
+
+
+def _y(lane: int) -> int:
+    return _TOP + _LANE * lane + 30
+
+
+def _times(marks: Sequence[Mark], height: int) -> list[str]:
+    parts: list[str] = []
+    last, free_from = None, -100.0
+    for number, mark in enumerate(marks):
+        if not mark.when or mark.when == last:
+            continue
+        x = _x(number - 0.5) if number else _x(0) - 14
+        if number:
+            line = f'x1="{x:g}" y1="18" x2="{x:g}" y2="{height - 20}"'
+            parts.append(f'<line {line} stroke="var(--line, #d4d8de)" stroke-dasharray="2 4"/>')
+        if x >= free_from:
+            parts.append(
+                f'<text x="{x:g}" y="12" font-size="11" fill="var(--quiet, #5b6470)">{escape(mark.when)}</text>'
+            )
+            free_from = x + 8 + 7 * len(mark.when)
+        last = mark.when
+    return parts
+
+
+def _numbers(columns: int, height: int) -> list[str]:
+    return [
+        f'<text x="{_x(number):g}" y="{height - 5}" font-size="10" text-anchor="middle" '
+        f'fill="var(--quiet, #5b6470)">{number + 1}</text>'
+        for number in range(columns)
+    ]
+
+
+def _lane(number: int, name: str, width: int) -> str:
+    y = _y(number)
+    label = (
+        f'<text x="6" y="{y - 15}" font-size="12" font-weight="600" fill="var(--text, #1b1f24)">{escape(name)}</text>'
+    )
+    return f'{label}<line x1="6" y1="{y}" x2="{width - 6}" y2="{y}" stroke="var(--line, #d4d8de)" stroke-width="1.5"/>'
+
+
+def _bar(bar: Bar) -> str:
+    begin, end = _x(bar.begin), _x(bar.end)
+    color = _color("undone" if bar.is_undo else "done")
+    return (
+        f'<rect x="{begin:g}" y="{_y(bar.lane) - 4}" width="{max(end - begin, 2):g}" height="8" rx="4" '
+        f'fill="{color}" opacity=".28"/>'
+    )
+
+
+def _mark(number: int, mark: Mark) -> str:
+    said = " ".join(part for part in (f"{number + 1}.", mark.when, mark.name, mark.said) if part)
+    ran = f'<circle cx="8" cy="-8" r="3.6" fill="{_color("applied")}" stroke="var(--back, #fff)"/>' if mark.ran else ""
+    place = f'transform="translate({_x(number):g} {_y(mark.lane)})"'
+    return f"<g {place}><title>{escape(said)}</title>{_shape(mark.shape)}{ran}</g>"
+
+
+def _color(shape: Shape) -> str:
+    return f"var(--{shape.replace(' ', '-')}, {_COLORS[shape]})"
+
+
+def _shape(shape: Shape) -> str:
+    """Return a shape around the origin."""
+    color, back = _color(shape), "var(--back, #fff)"
+    line = f'fill="none" stroke="{back}" stroke-width="2" stroke-linecap="round"'
+    stroke = f'fill="{back}" stroke="{color}" stroke-width="2.2" stroke-linecap="round" stroke-linejoin="round"'
+    if shape == "applied":
+        return f'<circle r="{_R}" fill="{color}"/><path d="M-4 0H4M0 -4V4" {line}/>'
+    if shape == "undone":
+        return f'<path d="M0 -10L10 0L0 10L-10 0Z" fill="{color}"/><path d="M-4 0H4" {line}/>'
+    if shape == "late":
+        return f'<path d="M0 -9L10 8H-10Z" fill="{color}"/><path d="M0 -3V2M0 5.4V5.5" {line}/>'
+    if shape == "cancelled":
+        return f'<circle r="{_R}" {stroke}/><path d="M-5.4 5.4L5.4 -5.4" {stroke}/>'
+    if shape == "failed":
+        return f'<rect x="-8" y="-8" width="16" height="16" rx="3" {stroke}/><path d="M-4 -4L4 4M4 -4L-4 4" {stroke}/>'
+    if shape == "fault":
+        return f'<path d="M2 -10L-6 2H0L-2 10L6 -2H0Z" fill="{color}" stroke="{back}" stroke-width="1"/>'
+    if shape == "closed well":
+        return f'<rect x="-8" y="-8" width="16" height="16" fill="{color}"/><path d="M-4 0L-1 3.5L4.5 -3.5" {line}/>'
+    if shape == "closed badly":
+        return f'<rect x="-8" y="-8" width="16" height="16" fill="{color}"/><path d="M-4 -4L4 4M4 -4L-4 4" {line}/>'
+    return f'<circle r="4" fill="{back}" stroke="{color}" stroke-width="2"/>'
