@@ -45,7 +45,7 @@ def can_fork() -> bool:
 class Choice(NamedTuple):
     """In how many processes plans run, how these are started, and why it is one of itself."""
 
-    count: int
+    processes: int
     start: Start
     alone: str = ""
 

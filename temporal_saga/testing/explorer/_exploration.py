@@ -27,6 +27,7 @@ class Violation:
         line: The call that runs this plan again, to paste.
         alike: How many other plans, with faults of the same kinds at other points, broke the same rule.
         about: The step that it is about: that which the message names, or which the last fault struck.
+        also_about: The other steps that the plans like it are about.
         drawing: What happened, as lanes with marks.
     """
 
@@ -37,6 +38,7 @@ class Violation:
     line: str
     alike: int = 0
     about: str = ""
+    also_about: tuple[str, ...] = ()
     drawing: Drawing = field(default=Drawing(), repr=False)
 
     def __str__(self) -> str:
@@ -51,7 +53,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Cause:
-    """Violations that one bug may explain: of the same plan, or about the same step.
+    """Violations that one bug may explain: of one plan, about one step, or of one kind after the same kind of fault.
 
     Attributes:
         about: The step; empty if none.
@@ -182,13 +184,19 @@ _LEGEND = "  plans by their last fault: how many held, broke a rule (x), were no
 
 def title_of(cause: Cause) -> str:
     """Return what a cause is called."""
-    about = f"about {cause.about}" if cause.about else "about the workflow"
-    return f"{about}: {count_of(len(cause.violations), 'violation')}"
+    others = dict.fromkeys(name for each in cause.violations for name in (each.about, *each.also_about))
+    names = [cause.about, *(name for name in others if name and name != cause.about)]
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"{shown or 'the workflow'}: {count_of(len(cause.violations), 'way')} to fail"
 
 
 def _may_be_one_bug(one: Violation, other: Violation) -> bool:
-    same_place = one.about == other.about and (one.about or one.kind == other.kind)
-    return one.plan == other.plan or bool(same_place)
+    if one.plan == other.plan or (one.about and one.about == other.about):
+        return True
+    # The last fault made the difference: without it the plan has held.
+    return one.kind == other.kind and [fault.kind for fault in one.plan[-1:]] == [
+        fault.kind for fault in other.plan[-1:]
+    ]
 
 
 def _more(violation: Violation) -> str:

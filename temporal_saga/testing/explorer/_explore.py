@@ -30,6 +30,9 @@ from ._processes import Looks
 from ._runner import Runner, quiet
 from ._search import Search
 
+listeners: list[Callable[[Exploration], None]] = []
+"""Who is told of each exploration, before its violations are raised: the pytest plugin."""
+
 W = TypeVar("W")
 R = TypeVar("R")
 
@@ -113,7 +116,7 @@ def explore(
                 )
             search.exploration.alone = chosen.alone
             if points is not None:
-                with Looks(search.looker, chosen.count, chosen.start) as looks:
+                with Looks(search.looker, chosen.processes, chosen.start) as looks:
                     deadline = None if within is None else started + within.total_seconds()
                     search.all(
                         frozenset(kinds),
@@ -129,6 +132,8 @@ def explore(
     exploration = search.exploration
     exploration.violations.sort(key=lambda violation: len(violation.plan))
     exploration.seconds = time.perf_counter() - started
+    for listener in listeners:
+        listener(exploration)
     if exploration.violations and fail:
         raise ViolationError(exploration)
     return exploration

@@ -83,7 +83,7 @@ class Findings:
         number = self._found.get(way)
         if number is not None:
             if violations[number].plan != plan:
-                violations[number] = replace(violations[number], alike=violations[number].alike + 1 + alike)
+                violations[number] = self._with_alike(violations[number], plan, shown, objection, alike + 1)
             return
         if len(violations) >= _MOST_SHOWN:
             return
@@ -92,7 +92,16 @@ class Findings:
         self._found[way] = len(violations)
         about = _about(plan, objection, shown.labels)
         what = (objection.kind, objection.message, shown.timeline, self._line(plan))
-        violations.append(Violation(plan, *what, alike, about, shown.drawing))
+        violations.append(Violation(plan, *what, alike, about, drawing=shown.drawing))
+
+    def _with_alike(
+        self, violation: Violation, plan: Plan, shown: Shown | None, objection: Objection, alike: int
+    ) -> Violation:
+        about = _about(plan, objection, shown.labels if shown is not None else ())
+        also = violation.also_about
+        if about not in ("", violation.about, *also):
+            also = (*also, about)
+        return replace(violation, alike=violation.alike + alike, also_about=also)
 
     def _tally(self, pairs: Counter[Pair]) -> None:
         """Count plans that broke a rule; they have been counted as ones that held."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from temporal_saga.testing.simulator import Row, Simulation, TraceEvent, rows_of
+from temporal_saga.testing.simulator import ActivityFault, Fault, Row, Simulation, TraceEvent, rows_of
 
 from ._picture import Bar, Drawing, Mark, Shape
 
@@ -44,6 +45,8 @@ def drawing_of(simulation: Simulation[Any]) -> Drawing:
         return lane_of[step_of_label(label)] if label in phases else 0
 
     marks = [_mark(row, trace, lane(row.label), phases.get(row.label), ran) for row in rows]
+    for number in _struck(simulation.faults, rows, trace):
+        marks[number] = replace(marks[number], is_struck=True)
     bars = [
         Bar(lane(event.label), begin, end, phases[event.label] in ("undo", "push"))
         for begin, end, event in _bars(rows, trace)
@@ -76,6 +79,20 @@ def _mark(row: Row, trace: list[TraceEvent], lane: int, phase: str | None, ran: 
         row.label,
         shape in ("failed", "cancelled") and event.attempt is not None and has_run,
     )
+
+
+def _struck(faults: Sequence[Fault], rows: Sequence[Row], trace: Sequence[TraceEvent]) -> Iterator[int]:
+    """Yield the columns in which a fault of a call shows: the end of its first attempt, or what came late."""
+    shown: dict[tuple[str, bool], list[int]] = {}
+    for column, row in enumerate(rows):
+        event = trace[row.number] if row.number is not None else None
+        if event is not None and (event.kind == "again" or (event.kind in _ENDS and event.attempt == 1)):
+            shown.setdefault((event.label, event.kind == "again"), []).append(column)
+    for fault in faults:
+        if isinstance(fault, ActivityFault):
+            again = fault.kind in ("delivered_twice", "delivered_late")
+            columns = shown.get((fault.label, again), [])
+            yield from columns[:1] if again else columns[fault.nth - 1 : fault.nth]
 
 
 def _bars(rows: list[Row], trace: list[TraceEvent]) -> list[tuple[float, float, TraceEvent]]:

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, inputs_of
 
 from ._checks import Known, Objection, check_replay, end_of
-from ._lanes import Drawing, drawing_of
+from ._lanes import drawing_of
+from ._picture import Drawing
 from ._plans import Plan, Points, Rests, points_of
 from ._rest import number_of, rests_of, story_of
 from ._runner import Runner

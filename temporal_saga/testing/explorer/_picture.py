@@ -10,7 +10,7 @@ Colors are CSS variables with a fallback, so that a page can have a dark mode an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -28,6 +28,7 @@ SHAPES: dict[Shape, str] = {
     "fault": "a fault strikes",
     "closed well": "the run completed",
     "closed badly": "the run ended badly",
+    "done": "done",
     "note": "anything else",
 }
 """What each shape means, in the order of a legend."""
@@ -44,6 +45,7 @@ class Mark:
         when: When, in words.
         name: Of what: a call, a timer, a signal.
         ran: Whether something failed although its function had run.
+        is_struck: Whether a fault of the plan made it so.
     """
 
     lane: int
@@ -52,6 +54,7 @@ class Mark:
     when: str
     name: str = ""
     ran: bool = False
+    is_struck: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Drawing:
     bars: tuple[Bar, ...] = ()
 
 
-_LEFT, _COLUMN, _TOP, _LANE, _R = 22, 34, 26, 46, 8
+_LEFT, _TOP, _LANE, _R = 22, 26, 48, 8
+_NARROW, _WIDE, _WIDTH = 34, 64, 720  # a column, and what all of them may take before columns get narrow
 
 _COLORS = {
     "applied": "#1f7a3d",
@@ -89,11 +93,22 @@ _COLORS = {
 }
 
 
+_RAN = (
+    f'<circle cx="8" cy="-8" r="4" fill="var(--applied, {_COLORS["applied"]})" stroke="var(--back, #fff)" '
+    'stroke-width="1.5"/>'
+)
+
+
 def picture(drawing: Drawing) -> str:
     """Return an SVG element that shows lanes with marks."""
     columns = len(drawing.marks)
+    across = min(max(_NARROW, _WIDTH // max(columns, 1)), _WIDE)
+
+    def x(column: float) -> float:
+        return _LEFT + across * column
+
     longest = max((len(lane) for lane in drawing.lanes), default=0)
-    width = max(_LEFT * 2 + _COLUMN * max(columns - 1, 0), _LEFT + longest * 8)
+    width = max(_LEFT * 2 + across * max(columns - 1, 0), _LEFT + longest * 8)
     height = _TOP + _LANE * len(drawing.lanes) + 22
     what = f"{columns} events on {len(drawing.lanes)} lanes: {', '.join(drawing.lanes)}"
     head = (
@@ -102,38 +117,44 @@ def picture(drawing: Drawing) -> str:
     )
     parts = [
         head,
-        *_times(drawing.marks, height),
+        *_times(drawing.marks, height, x),
         *(_lane(number, name, width) for number, name in enumerate(drawing.lanes)),
-        *map(_bar, drawing.bars),
-        *(_mark(number, mark) for number, mark in enumerate(drawing.marks)),
-        *_numbers(columns, height),
+        *(_bar(bar, x) for bar in drawing.bars),
+        *(_mark(number, mark, x(number)) for number, mark in enumerate(drawing.marks)),
+        *_numbers(columns, height, x),
         "</svg>",
     ]
     return "".join(parts)
 
 
-def symbol(shape: Shape) -> str:
+def symbol(shape: Shape, *, ran: bool = False) -> str:
     """Return a small SVG element with one shape, for a legend or a list."""
-    return (
-        f'<svg class="symbol" width="20" height="20" viewBox="-10 -10 20 20" aria-hidden="true">{_shape(shape)}</svg>'
-    )
+    drawn = f"{_shape(shape)}{_RAN if ran else ''}"
+    return f'<svg class="symbol" width="22" height="22" viewBox="-11 -12 24 24" aria-hidden="true">{drawn}</svg>'
 
 
-def _x(column: float) -> float:
-    return _LEFT + _COLUMN * column
+def legend_of(drawing: Drawing) -> list[tuple[str, str]]:
+    """Return the symbols that a picture shows, each with what it means."""
+    shown = {mark.shape for mark in drawing.marks}
+    if any(mark.is_struck for mark in drawing.marks):
+        shown.add("fault")
+    found = [(symbol(shape), means) for shape, means in SHAPES.items() if shape in shown]
+    if any(mark.ran for mark in drawing.marks):
+        found.append((symbol("failed", ran=True), "failed, and its function had run"))
+    return found
 
 
 def _y(lane: int) -> int:
     return _TOP + _LANE * lane + 30
 
 
-def _times(marks: Sequence[Mark], height: int) -> list[str]:
+def _times(marks: Sequence[Mark], height: int, x_of: Callable[[float], float]) -> list[str]:
     parts: list[str] = []
     last, free_from = None, -100.0
     for number, mark in enumerate(marks):
         if not mark.when or mark.when == last:
             continue
-        x = _x(number - 0.5) if number else _x(0) - 14
+        x = x_of(number - 0.5) if number else x_of(0) - 14
         if number:
             line = f'x1="{x:g}" y1="18" x2="{x:g}" y2="{height - 20}"'
             parts.append(f'<line {line} stroke="var(--line, #d4d8de)" stroke-dasharray="2 4"/>')
@@ -146,9 +167,9 @@ def _times(marks: Sequence[Mark], height: int) -> list[str]:
     return parts
 
 
-def _numbers(columns: int, height: int) -> list[str]:
+def _numbers(columns: int, height: int, x_of: Callable[[float], float]) -> list[str]:
     return [
-        f'<text x="{_x(number):g}" y="{height - 5}" font-size="10" text-anchor="middle" '
+        f'<text x="{x_of(number):g}" y="{height - 5}" font-size="10" text-anchor="middle" '
         f'fill="var(--quiet, #5b6470)">{number + 1}</text>'
         for number in range(columns)
     ]
@@ -162,8 +183,8 @@ def _lane(number: int, name: str, width: int) -> str:
     return f'{label}<line x1="6" y1="{y}" x2="{width - 6}" y2="{y}" stroke="var(--line, #d4d8de)" stroke-width="1.5"/>'
 
 
-def _bar(bar: Bar) -> str:
-    begin, end = _x(bar.begin), _x(bar.end)
+def _bar(bar: Bar, x_of: Callable[[float], float]) -> str:
+    begin, end = x_of(bar.begin), x_of(bar.end)
     color = _color("undone" if bar.is_undo else "done")
     return (
         f'<rect x="{begin:g}" y="{_y(bar.lane) - 4}" width="{max(end - begin, 2):g}" height="8" rx="4" '
@@ -171,11 +192,12 @@ def _bar(bar: Bar) -> str:
     )
 
 
-def _mark(number: int, mark: Mark) -> str:
+def _mark(number: int, mark: Mark, x: float) -> str:
     said = " ".join(part for part in (f"{number + 1}.", mark.when, mark.name, mark.said) if part)
-    ran = f'<circle cx="8" cy="-8" r="3.6" fill="{_color("applied")}" stroke="var(--back, #fff)"/>' if mark.ran else ""
-    place = f'transform="translate({_x(number):g} {_y(mark.lane)})"'
-    return f"<g {place}><title>{escape(said)}</title>{_shape(mark.shape)}{ran}</g>"
+    ran = _RAN if mark.ran else ""
+    struck = f'<g transform="translate(-11 -11) scale(.7)">{_shape("fault")}</g>' if mark.is_struck else ""
+    place = f'transform="translate({x:g} {_y(mark.lane)})"'
+    return f"<g {place}><title>{escape(said)}</title>{_shape(mark.shape)}{ran}{struck}</g>"
 
 
 def _color(shape: Shape) -> str:

@@ -65,7 +65,7 @@ class _Pool:
     def __init__(self, looker: Looker[Any, Any], processes: int, start: Start) -> None:
         self._looker = looker
         self._processes: dict[Connection, Any] = {}
-        context = multiprocessing.get_context(start)
+        context: Any = multiprocessing.get_context(start)
         gc.freeze()  # what is there now is not copied because its reference counts move
         try:
             for _ in range(processes):

@@ -120,8 +120,8 @@ def _said(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt
         word = f"  {word}"
     if event.kind in ("cancel", "cancel_with", "cancel_scope", "restart"):
         word += f" (at={event.activation + 1})"
-    attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
-    return f"{word}{attempt}: {event.detail}" if event.detail else f"{word}{attempt}"
+    again = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
+    return f"{word}{again}: {event.detail}" if event.detail else f"{word}{again}"
 
 
 def _whether_it_ran(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt]]) -> str:
