@@ -141,23 +141,15 @@ class Exploration:
         return lines
 
     def __str__(self) -> str:
+        return self.text(timelines=True)
+
+    def text(self, *, timelines: bool) -> str:
+        """Return what `print` shows, with or without a timeline for each cause."""
         parts = ["\n  ".join([self.summary, *self.remarks])]
         if self.coverage.cells and self.plan is None:
             parts += [f"{_LEGEND}\n", str(self.coverage)]
-        if self.violations:
-            parts.append(f"\n{self._show_causes()}")
+        parts += [f"\n{_show_cause(number, cause, timelines)}" for number, cause in enumerate(self.causes, 1)]
         return "\n".join(parts)
-
-    def _show_causes(self) -> str:
-        parts = list[str]()
-        for number, cause in enumerate(self.causes, 1):
-            lines = [f"{number}. {title_of(cause)}", ""]
-            lines += [
-                f"  {each.kind}: {show_plan(each.plan)}: {each.message}{_more(each)}" for each in cause.violations
-            ]
-            lines += ["", *(f"    {line}" for line in cause.first.timeline.splitlines()), "", f"    {cause.first.line}"]
-            parts.append("\n".join(lines))
-        return "\n\n".join(parts)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what `print` shows as one page of HTML that needs no network, its timelines as pictures.
@@ -180,6 +172,15 @@ class Exploration:
 
 
 _LEGEND = "  plans by their last fault: how many held, broke a rule (x), were not tried (?)"
+
+
+def _show_cause(number: int, cause: Cause, timeline: bool) -> str:
+    lines = [f"{number}. {title_of(cause)}"]
+    lines += [f"  {each.kind}: {show_plan(each.plan)}: {each.message}{_more(each)}" for each in cause.violations]
+    if timeline:
+        first = cause.first
+        lines += ["", *(f"    {line}" for line in first.timeline.splitlines()), "", f"    {first.line}"]
+    return "\n".join(lines)
 
 
 def title_of(cause: Cause) -> str:
@@ -214,7 +215,7 @@ class ViolationError(AssertionError):
     def __init__(self, exploration: Exploration) -> None:
         self.exploration = exploration
         first = exploration.violations[0]
-        super().__init__(f"{first}\n{exploration}" if exploration.tried > 1 else f"{first}")
+        super().__init__(f"{first}\n{exploration.text(timelines=False)}" if exploration.tried > 1 else f"{first}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.exploration,)

@@ -70,7 +70,8 @@ def rests_of(simulation: Simulation[Any]) -> tuple[int, ...]:
 def story_of(simulation: Simulation[Any], forward_key: str | None) -> int:
     """Return a number for all that happened to one step, and for how the run ended."""
     calls = [call for call in simulation.calls if call.forward_key == forward_key]
-    return number_of((simulation.status, [_story(call, {}, {}) for call in calls]))
+    ending = (simulation.status, told_of(simulation).error_types)
+    return number_of((ending, [_story(call, {}, {}) for call in calls]))
 
 
 def number_of(what: object) -> int:

@@ -42,7 +42,7 @@ from ._runner import Runner
 W = TypeVar("W")
 R = TypeVar("R")
 
-_AT_ONCE = 100_000
+_AT_ONCE = 50_000
 """How many plans are put in order at once: what is kept of them is what the search needs most memory for."""
 
 Level = list[tuple[Plan, Points]]
