@@ -8,8 +8,8 @@ fault lies farthest.
 
 Why nothing is missed. What follows a fault at an activation depends on what the workflow and the world are then:
 
-- What stands: each call that is neither undone nor still to end, with what its workflow was told of its end and how
-  often its function ran. A rest holds all of them.
+- What stands: each call that is neither undone nor still to end, with what its workflow was told of its end, how often
+  its function ran, and what its saga would undo it by. A rest holds all of them.
 - What is under way: each call that has not ended, with its inputs and with the end that it comes to by itself. A rest
   holds all of them, and the calls that are given up and run late.
 - What follows: the calls, timers and children that the workflow asks for from there on, their inputs, what it is told,
@@ -46,7 +46,8 @@ def rests_of(simulation: Simulation[Any]) -> tuple[int, ...]:
     """Return a number for what is left of a run after each of its activations, the start of the run included."""
     told = told_of(simulation)
     asked = {command[1]: repr(command[2:]) for command in simulation.commands if len(command) > 2}
-    stories = {id(call): _story(call, told.ends, asked) for call in simulation.calls}
+    armed = {step.key: step.undo for report in simulation.reports for step in report.steps}
+    stories = {id(call): (*_story(call, told.ends, asked), armed.get(call.forward_key)) for call in simulation.calls}
     undone = {
         call.forward_key: call.resolved_at
         for call in simulation.calls
