@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random  # noqa: TID251 - not in a workflow
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import overload
 
 from temporal_saga.testing.simulator import ActivityFault, Fault
 
@@ -18,13 +18,31 @@ from ._plans import Plan
 
 Pair = tuple[str, str]
 
+Candidate = tuple[int, int, int, bool]
+"""A plan that may run: the number of the plan that it makes longer, the number of the fault, the number of what is
+struck there, and whether that is an undo. Plain numbers, since there are many: the garbage collector passes them by."""
 
-class Candidate(NamedTuple):
-    """A plan that may run, and the number of what it strikes."""
 
-    plan: Plan
-    rest: int
-    is_undo: bool
+class Plans(Sequence[Plan]):
+    """The plans of candidates, each made when it is asked for."""
+
+    def __init__(self, shorter: Sequence[Plan], faults: Sequence[Fault], found: Sequence[Candidate]) -> None:
+        self._shorter = shorter
+        self._faults = faults
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, place: int) -> Plan: ...
+    @overload
+    def __getitem__(self, place: slice) -> Plans: ...
+    def __getitem__(self, place: int | slice) -> Plan | Plans:
+        if isinstance(place, slice):
+            return Plans(self._shorter, self._faults, self._found[place])
+        shorter, fault, _, _ = self._found[place]
+        return (*self._shorter[shorter], self._faults[fault])
 
 
 def pair_of(fault: Fault) -> Pair:
@@ -38,16 +56,19 @@ def _place(fault: Fault) -> tuple[str, str, int]:
     return (*pair_of(fault), 0 if isinstance(fault, ActivityFault) else fault.at)
 
 
-def in_rounds(found: Iterable[Candidate], shuffled: random.Random | None) -> list[Candidate]:
-    """Return plans in the order in which they run."""
+def in_rounds(
+    found: Iterable[Candidate], faults: Sequence[Fault], shuffled: random.Random | None = None
+) -> list[Candidate]:
+    """Return plans in the order in which they run; faults are those that their numbers stand for."""
     rounds: list[tuple[list[Candidate], list[Candidate]]] = []
     count: dict[tuple[str, str, int], int] = {}
     for each in found:
-        place = _place(each.plan[-1])
+        _, fault, _, is_undo = each
+        place = _place(faults[fault])
         number = count[place] = count.get(place, -1) + 1
         if number == len(rounds):
             rounds.append(([], []))
-        rounds[number][0 if each.is_undo else 1].append(each)
+        rounds[number][0 if is_undo else 1].append(each)
     if shuffled is not None:
         for parts in rounds:
             for part in parts:
@@ -61,11 +82,12 @@ def ends_of_each(found: Sequence[Candidate], seen: Collection[int]) -> tuple[lis
     Returns:
         The plans that are kept, in their order, and how many are not.
     """
-    last = {each.rest: number for number, each in enumerate(found)}
+    last = {rest: number for number, (_, _, rest, _) in enumerate(found)}
     met = set(seen)
     kept: list[Candidate] = []
     for number, each in enumerate(found):
-        if each.rest not in met or last[each.rest] == number:
+        rest = each[2]
+        if rest not in met or last[rest] == number:
             kept.append(each)
-        met.add(each.rest)
+        met.add(rest)
     return kept, len(found) - len(kept)

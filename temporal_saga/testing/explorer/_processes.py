@@ -98,7 +98,7 @@ class _Pool:
                 while idle and given < len(plans) and not is_over():
                     connection = idle.pop()
                     # What is known of shorter plans; of plans of this length nobody asks.
-                    connection.send((None if connection in told else known, plans[given : given + _BATCH]))
+                    connection.send((None if connection in told else known, list(plans[given : given + _BATCH])))
                     told.add(connection)
                     busy[connection] = given
                     given += _BATCH

@@ -46,7 +46,9 @@ def rests_of(simulation: Simulation[Any]) -> tuple[int, ...]:
     """Return a number for what is left of a run after each of its activations, the start of the run included."""
     told = told_of(simulation)
     asked = {command[1]: repr(command[2:]) for command in simulation.commands if len(command) > 2}
-    armed = {step.key: step.undo for report in simulation.reports for step in report.steps}
+    armed: dict[str | None, str | None] = {
+        step.key: step.undo for report in simulation.reports for step in report.steps
+    }
     stories = {id(call): (*_story(call, told.ends, asked), armed.get(call.forward_key)) for call in simulation.calls}
     undone = {
         call.forward_key: call.resolved_at

@@ -9,14 +9,14 @@ from contextlib import suppress
 from itertools import islice
 from typing import Generic, TypeVar
 
-from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, fails_after
+from temporal_saga.testing.simulator import Fault, Simulation, UnusedFaultsError, fails_after
 
 from ._bar import Bar
 from ._checks import check_replay, end_of
 from ._exploration import Exploration
 from ._findings import Findings
 from ._look import Look, Looker, learn, shown, shown_by
-from ._order import Candidate, ends_of_each, in_rounds, pair_of
+from ._order import Candidate, Plans, ends_of_each, in_rounds, pair_of
 from ._plans import (
     PRUNED_FAILED,
     PRUNED_IDLE,
@@ -61,6 +61,8 @@ class Search(Generic[W, R]):
         self._runs: dict[int, int] = {}  # by what a run did: from which activation on faults were added to it
         self._tried: set[int] = set()
         self._rests: set[int] = set()  # what plans have struck
+        self._faults: list[Fault] = []
+        self._number_of_fault: dict[str, int] = {}
 
     def one(self, plan: Plan) -> None:
         """Run one plan, after the runs that are needed to judge it."""
@@ -117,10 +119,11 @@ class Search(Generic[W, R]):
             found = self._candidates(level, kinds, events)
             while at_once := list(islice(found, _AT_ONCE)):
                 kept, left_out = ends_of_each(at_once, self._rests)
-                self._rests.update(each.rest for each in at_once)
+                self._rests.update(rest for _, _, rest, _ in at_once)
                 if left_out:
                     exploration.pruned[PRUNED_REST] += left_out
-                plans = [each.plan for each in in_rounds(kept, shuffled)]
+                ordered = in_rounds(kept, self._faults, shuffled)
+                plans = Plans([plan for plan, _ in level], self._faults, ordered)
                 self._run(plans, next_level, deadline, first, looks, bar, depth)
             self._findings.decide()
             if first and exploration.violations:
@@ -130,7 +133,7 @@ class Search(Generic[W, R]):
     def _candidates(self, level: Level, kinds: Collection[str], events: Sequence[Event]) -> Iterator[Candidate]:
         """Yield the plans that are longer by a fault than those of a level, but for those that show nothing new."""
         exploration = self.exploration
-        for plan, points in level:
+        for number, (plan, points) in enumerate(level):
             undos = {call.label for call in points.calls if call.is_undo}
             for fault in longer(plan, points, kinds, events):
                 if comes_too_late(plan, points, fault):
@@ -142,7 +145,15 @@ class Search(Generic[W, R]):
                     exploration.pruned[PRUNED_ORDER] += 1
                     continue
                 self._tried.add(name)
-                yield Candidate(longer_plan, number_of(points.what_is_struck(fault)), pair_of(fault)[0] in undos)
+                rest = number_of(points.what_is_struck(fault))
+                yield number, self._number(fault), rest, pair_of(fault)[0] in undos
+
+    def _number(self, fault: Fault) -> int:
+        """Return the number of a fault; the arguments of a signal may have no hash."""
+        number = self._number_of_fault.setdefault(repr(fault), len(self._faults))
+        if number == len(self._faults):
+            self._faults.append(fault)
+        return number
 
     def _run(
         self,
