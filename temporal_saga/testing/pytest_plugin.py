@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -81,8 +81,9 @@ class _Pages:
         if report.when != "call":
             return
         for name, value in report.user_properties:
-            if name == _PAGE and isinstance(value, (list, tuple)):
-                self._pages.append((str(value[0]), report.nodeid, bool(value[1])))
+            if name == _PAGE:
+                address, has_violations = cast("tuple[str, bool]", value)
+                self._pages.append((address, report.nodeid, has_violations))
 
     def pytest_sessionfinish(self) -> None:
         if self._leads and self._pages:

@@ -10,18 +10,18 @@ Imports inside point down this list, and to the simulator:
     _order _rest             which plans come first, and which show nothing new
     _runner                  one plan in a fresh world
     _checks                  what must hold after every run
-    _page                    explorations as HTML
-    _bar _exploration        what people see on a terminal
+    _bar _exploration        what people see
+    _page                    the same as HTML
     _lanes _picture          a run as a picture
     _coverage _plans         data and small tools
 """
 
 from __future__ import annotations
 
-from ._exploration import Cause, Exploration, Violation, ViolationError
+from ._exploration import Cause, Exploration, Violation, ViolationError, page_of
 from ._explore import explore, listeners
 from ._hypothesis import fault_plans
-from ._page import index_of, page_of
+from ._page import index_of
 
 __all__ = [
     "Cause",

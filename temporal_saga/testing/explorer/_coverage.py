@@ -93,3 +93,8 @@ def _table(rows: list[str], kinds: list[str], cells: dict[tuple[str, str], Tally
 def _in_two(kind: str) -> tuple[str, str]:
     first, _, second = kind.replace(" ", "_").rpartition("_")
     return first.replace("_", " "), second
+
+
+def count_of(number: int, what: str) -> str:
+    """Return a number of things in words: 1 plan, 2 plans."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

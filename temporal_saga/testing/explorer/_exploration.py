@@ -11,7 +11,9 @@ from typing import Any
 
 from temporal_saga.testing.simulator import Fault
 
-from ._coverage import Coverage
+from ._coverage import Coverage, count_of
+from ._page import Chapter, Finding
+from ._page import page_of as page_of_chapters
 from ._picture import Drawing
 
 
@@ -151,6 +153,16 @@ class Exploration:
         parts += [f"\n{_show_cause(number, cause, timelines)}" for number, cause in enumerate(self.causes, 1)]
         return "\n".join(parts)
 
+    def chapter(self) -> Chapter:
+        """Return it as a page shows it."""
+        return Chapter(
+            self.workflow,
+            self.summary,
+            self.coverage if self.coverage.cells and self.plan is None else None,
+            tuple(self.remarks),
+            tuple(map(_finding, self.causes)),
+        )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what `print` shows as one page of HTML that needs no network, its timelines as pictures.
 
@@ -164,8 +176,6 @@ class Exploration:
         Returns:
             The path.
         """
-        from ._page import page_of
-
         path = Path(path)
         path.write_text(page_of([self]), encoding="utf-8")
         return path
@@ -181,6 +191,21 @@ def _show_cause(number: int, cause: Cause, timeline: bool) -> str:
         first = cause.first
         lines += ["", *(f"    {line}" for line in first.timeline.splitlines()), "", f"    {first.line}"]
     return "\n".join(lines)
+
+
+def _finding(cause: Cause) -> Finding:
+    first = cause.first
+    others = ((each.kind, f"{each.message}{_more(each)}", show_plan(each.plan)) for each in cause.violations[1:])
+    return Finding(
+        title_of(cause),
+        first.kind,
+        f"{first.message}{_more(first)}",
+        show_plan(first.plan),
+        first.timeline,
+        first.drawing,
+        first.line,
+        tuple(others),
+    )
 
 
 def title_of(cause: Cause) -> str:
@@ -204,9 +229,9 @@ def _more(violation: Violation) -> str:
     return f"  (and {violation.alike} like it)" if violation.alike else ""
 
 
-def count_of(number: int, what: str) -> str:
-    """Return a number of things in words: 1 plan, 2 plans."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def page_of(explorations: Sequence[Exploration], title: str = "") -> str:
+    """Return explorations as a page of HTML."""
+    return page_of_chapters([each.chapter() for each in explorations], title)
 
 
 class ViolationError(AssertionError):

@@ -45,10 +45,10 @@ class Findings:
 
     def note(self, plan: Plan, shown: Shown | None, objections: Sequence[Objection]) -> None:
         """Keep objections: certain ones as violations, the others until the end."""
-        pairs = Counter([pair_of(plan[-1])] if plan else [])
+        pairs = Counter[Pair]([pair_of(plan[-1])] if plan else [])
         if any(map(self.is_certain, objections)):
             self._tally(pairs)
-            pairs = Counter()
+            pairs = Counter[Pair]()
         for objection in objections:
             if self.is_certain(objection):
                 self._violation(plan, shown, objection)
@@ -59,7 +59,7 @@ class Findings:
             else:
                 self._doubts[way] = _Doubt(plan, objection)
             self._doubts[way].pairs += pairs
-            pairs = Counter()
+            pairs = Counter[Pair]()
 
     def is_certain(self, objection: Objection) -> bool:
         """Whether nothing that other runs may show can refute the objection."""

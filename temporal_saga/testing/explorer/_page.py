@@ -1,15 +1,16 @@
-"""Explorations as one page of HTML: nothing to load, light and dark, and no wider than a phone.
+"""What went wrong and what was tried as one page of HTML: nothing to load, light and dark, and no wider than a phone.
 
-`page` is the frame and the style, for whatever shows pictures of lanes; `page_of` fills it with explorations.
+`page` is the frame and the style, and `figure` a run, for whatever shows pictures of lanes. `page_of` fills a page with
+explorations, which it gets as plain data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
-from ._coverage import WORKFLOW, Coverage, Tally
-from ._exploration import Cause, Exploration, Violation, count_of, show_plan, title_of
+from ._coverage import WORKFLOW, Coverage, Tally, count_of
 from ._picture import Drawing, Mark, legend_of, picture, symbol
 
 _STYLE = """
@@ -114,44 +115,78 @@ def legend(drawing: Drawing) -> str:
     return f'<ul class="legend" aria-label="shapes">{shapes}</ul>'
 
 
-def page_of(explorations: Sequence[Exploration], title: str = "") -> str:
+@dataclass(frozen=True)
+class Finding:
+    """What one bug may explain.
+
+    Attributes:
+        title: What it is called.
+        kind: What is wrong, in two or three words.
+        message: In a sentence.
+        plan: The faults that show it, as they are written.
+        timeline: What happened, as text.
+        drawing: What happened, as lanes with marks.
+        line: The call that shows it again.
+        others: What else it may explain: kind, message and plan of each.
+    """
+
+    title: str
+    kind: str
+    message: str
+    plan: str
+    timeline: str
+    drawing: Drawing
+    line: str
+    others: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An exploration: its title, how much was tried and found in a line, the table if there is one, and the rest."""
+
+    title: str
+    summary: str
+    coverage: Coverage | None = None
+    remarks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def page_of(chapters: Sequence[Chapter], title: str = "") -> str:
     """Return explorations as a page."""
-    broken = sum(bool(each.violations) for each in explorations)
-    title = title or (explorations[0].workflow if len(explorations) == 1 else "Explorations")
+    broken = sum(bool(each.findings) for each in chapters)
+    title = title or (chapters[0].title if len(chapters) == 1 else "Explorations")
     parts = [f"<h1>{escape(title)}</h1>"]
-    if len(explorations) > 1:
-        found = f"{broken} of {len(explorations)} with violations" if broken else f"{len(explorations)}, no violation"
+    if len(chapters) > 1:
+        found = f"{broken} of {len(chapters)} with violations" if broken else f"{len(chapters)}, no violation"
         parts.append(f'<p class="verdict {"violated" if broken else "held"}">{found}</p>')
-    for number, exploration in enumerate(explorations):
-        parts.append("<section>" if len(explorations) > 1 else "<div>")
-        if len(explorations) > 1:
-            parts.append(f"<h2>{escape(exploration.workflow)}</h2>")
-        parts += _exploration(exploration, number)
-        parts.append("</section>" if len(explorations) > 1 else "</div>")
+    for number, chapter in enumerate(chapters):
+        parts.append("<section>" if len(chapters) > 1 else "<div>")
+        if len(chapters) > 1:
+            parts.append(f"<h2>{escape(chapter.title)}</h2>")
+        parts += _chapter(chapter, number)
+        parts.append("</section>" if len(chapters) > 1 else "</div>")
     return page(title, parts)
 
 
-def _exploration(exploration: Exploration, number: int) -> list[str]:
-    verdict = "violated" if exploration.violations else "held"
-    parts = [f'<p class="verdict {verdict}">{escape(exploration.summary)}</p>']
-    causes = exploration.causes
-    if causes:
+def _chapter(chapter: Chapter, number: int) -> list[str]:
+    verdict = "violated" if chapter.findings else "held"
+    parts = [f'<p class="verdict {verdict}">{escape(chapter.summary)}</p>']
+    if chapter.findings:
         parts.append("<h3>What is wrong</h3><ul>")
         parts += [
-            f'<li><a href="#cause-{number}-{place}">{escape(title_of(cause))}</a>: {escape(cause.first.message)}</li>'
-            for place, cause in enumerate(causes)
+            f'<li><a href="#finding-{number}-{place}">{escape(found.title)}</a>: {escape(found.message)}</li>'
+            for place, found in enumerate(chapter.findings)
         ]
         parts.append("</ul>")
-    if exploration.coverage.cells and exploration.plan is None:
+    if chapter.coverage is not None:
         parts.append("<h3>What was tried</h3>")
-        parts += _coverage(exploration.coverage)
-    if exploration.remarks:
-        remarks = "".join(f"<li>{escape(remark)}</li>" for remark in exploration.remarks)
-        parts.append(
-            f'<details class="quiet"><summary>What was left out, and why</summary><ul>{remarks}</ul></details>'
-        )
-    for place, cause in enumerate(causes):
-        parts += _cause(cause, f"cause-{number}-{place}", place + 1)
+        parts += _coverage(chapter.coverage)
+    if chapter.remarks:
+        remarks = "".join(f"<li>{escape(remark)}</li>" for remark in chapter.remarks)
+        summary = "<summary>What was left out, and why</summary>"
+        parts.append(f'<details class="quiet">{summary}<ul>{remarks}</ul></details>')
+    for place, found in enumerate(chapter.findings):
+        parts += _finding(found, f"finding-{number}-{place}", place + 1)
     return parts
 
 
@@ -200,28 +235,24 @@ def _cell(tally: Tally | None) -> str:
     return f'<td class="{kind}" title="{said}">{" ".join(part for part in parts if part)}</td>'
 
 
-def _cause(cause: Cause, id: str, number: int) -> list[str]:
-    first = cause.first
+def _finding(found: Finding, id: str, number: int) -> list[str]:
     parts = [
-        f'<section id="{id}"><h2>{number}. {escape(title_of(cause))}</h2>',
-        f"<p><b>{escape(first.kind)}</b>: {escape(first.message)}</p>",
-        f'<pre class="wrap"><code>{escape(show_plan(first.plan))}</code></pre>',
-        figure(first.drawing),
-        f"<details><summary>The timeline as text</summary><pre>{escape(first.timeline)}</pre></details>",
-        f'<p class="quiet">To run it again:</p><pre class="wrap"><code>{escape(first.line)}</code></pre>',
+        f'<section id="{id}"><h2>{number}. {escape(found.title)}</h2>',
+        f"<p><b>{escape(found.kind)}</b>: {escape(found.message)}</p>",
+        f'<pre class="wrap"><code>{escape(found.plan)}</code></pre>',
+        figure(found.drawing),
+        f"<details><summary>The timeline as text</summary><pre>{escape(found.timeline)}</pre></details>",
+        f'<p class="quiet">To run it again:</p><pre class="wrap"><code>{escape(found.line)}</code></pre>',
     ]
-    if others := cause.violations[1:]:
-        parts.append("<h3>The same place, other plans</h3><ul>")
-        parts += [_other(violation) for violation in others]
+    if found.others:
+        parts.append("<h3>What else it may explain</h3><ul>")
+        parts += [
+            f"<li><b>{escape(kind)}</b>: {escape(message)}<br><code>{escape(plan)}</code></li>"
+            for kind, message, plan in found.others
+        ]
         parts.append("</ul>")
     parts.append("</section>")
     return parts
-
-
-def _other(violation: Violation) -> str:
-    alike = f" (and {violation.alike} like it)" if violation.alike else ""
-    what = f"<b>{escape(violation.kind)}</b>: {escape(violation.message)}{alike}"
-    return f"<li>{what}<br><code>{escape(show_plan(violation.plan))}</code></li>"
 
 
 def index_of(pages: Sequence[tuple[str, str, bool]]) -> str:
