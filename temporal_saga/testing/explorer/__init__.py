@@ -21,7 +21,7 @@ from __future__ import annotations
 from ._exploration import Cause, Exploration, Violation, ViolationError, page_of
 from ._explore import explore, listeners
 from ._hypothesis import fault_plans
-from ._page import index_of
+from ._page import index_of, picture_file
 
 __all__ = [
     "Cause",
@@ -33,4 +33,5 @@ __all__ = [
     "index_of",
     "listeners",
     "page_of",
+    "picture_file",
 ]

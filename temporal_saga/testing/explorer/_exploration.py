@@ -138,7 +138,7 @@ class Exploration:
         lines += [f"{count} left out: {reason}" for reason, count in self.pruned.most_common()]
         if self.without_compensation:
             lines.append(f"steps without a compensation: {', '.join(self.without_compensation)}")
-        if self.alone:
+        if self.alone and self.seconds > 1:
             lines.append(f"in one process, because {self.alone} (see processes=)")
         return lines
 

@@ -83,7 +83,7 @@ class Looker(Generic[W, R]):
             look.replay = check_replay(simulation)
         self._seen.add(look.did)
         look.labels = tuple(dict.fromkeys(call.label for call in simulation.calls if call.kind == "activity"))
-        if len(plan) < self._faults:
+        if len(plan) < self._faults or not plan:
             look.points, look.end = points_with_rests(simulation), end_of(simulation)
         if look.objections or look.replay:
             look.shown = shown(simulation)

@@ -13,7 +13,7 @@ from html import escape
 from ._coverage import WORKFLOW, Coverage, Tally, count_of
 from ._picture import Drawing, Mark, legend_of, picture, symbol
 
-_STYLE = """
+_COLORS = """
 :root {
   color-scheme: light dark;
   --back: #ffffff; --soft: #f3f5f7; --text: #1b1f24; --quiet: #5b6470; --line: #d4d8de; --link: #0b5fb0;
@@ -29,7 +29,11 @@ _STYLE = """
     --held-back: #17331f; --violated-back: #4a1f1d; --untried-back: #3f330f;
   }
 }
-* { box-sizing: border-box; }
+"""
+
+_STYLE = (
+    _COLORS
+    + """* { box-sizing: border-box; }
 body {
   margin: 0 auto; padding: 1.25rem 1rem 4rem; max-width: 62rem; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
@@ -81,6 +85,7 @@ ol.events b { font-weight: 600; }
 ol.events .number, ol.events .when { color: var(--quiet); font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; }
 """
+)
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -91,6 +96,11 @@ def page(title: str, body: Iterable[str]) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
     )
     return f"{head}{''.join(body)}\n</body></html>\n"
+
+
+def picture_file(drawing: Drawing) -> str:
+    """Return a picture as a file of its own, light and dark."""
+    return f"{picture(drawing, _COLORS)}\n"
 
 
 def figure(drawing: Drawing) -> str:

@@ -99,8 +99,8 @@ _RAN = (
 )
 
 
-def picture(drawing: Drawing) -> str:
-    """Return an SVG element that shows lanes with marks."""
+def picture(drawing: Drawing, style: str = "") -> str:
+    """Return an SVG element that shows lanes with marks; with a style and a background of its own if it stands alone."""
     columns = len(drawing.marks)
     across = min(max(_NARROW, _WIDTH // max(columns, 1)), _WIDE)
 
@@ -115,8 +115,12 @@ def picture(drawing: Drawing) -> str:
         f'<svg class="lanes" role="img" aria-label="{escape(what)}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif">'
     )
+    alone = (
+        f'<style>{style}</style><rect width="{width}" height="{height}" rx="6" fill="var(--back)"/>' if style else ""
+    )
     parts = [
         head,
+        alone,
         *_times(drawing.marks, height, x),
         *(_lane(number, name, width) for number, name in enumerate(drawing.lanes)),
         *(_bar(bar, x) for bar in drawing.bars),
@@ -195,7 +199,7 @@ def _bar(bar: Bar, x_of: Callable[[float], float]) -> str:
 def _mark(number: int, mark: Mark, x: float) -> str:
     said = " ".join(part for part in (f"{number + 1}.", mark.when, mark.name, mark.said) if part)
     ran = _RAN if mark.ran else ""
-    struck = f'<g transform="translate(-11 -11) scale(.7)">{_shape("fault")}</g>' if mark.is_struck else ""
+    struck = f'<g transform="translate(-13 -12) scale(.85)">{_shape("fault")}</g>' if mark.is_struck else ""
     place = f'transform="translate({x:g} {_y(mark.lane)})"'
     return f"<g {place}><title>{escape(said)}</title>{_shape(mark.shape)}{ran}{struck}</g>"
 

@@ -6,14 +6,13 @@ whoever judges them sits in this process. So nothing depends on who was quicker.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from ._alone import Start
 from ._checks import Known
@@ -66,17 +65,13 @@ class _Pool:
         self._looker = looker
         self._processes: dict[Connection, Any] = {}
         context: Any = multiprocessing.get_context(start)
-        gc.freeze()  # what is there now is not copied because its reference counts move
-        try:
-            for _ in range(processes):
-                ours, theirs = context.Pipe()
-                inherited = [*self._processes, ours] if start == "fork" else []
-                process = context.Process(target=_work, args=(theirs, looker, inherited), daemon=True)
-                process.start()
-                theirs.close()
-                self._processes[ours] = process
-        finally:
-            gc.unfreeze()
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            inherited = [*self._processes, ours] if start == "fork" else []
+            process = context.Process(target=_work, args=(theirs, looker, inherited), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes[ours] = process
 
     def close(self) -> None:
         for connection, process in self._processes.items():
@@ -104,8 +99,7 @@ class _Pool:
                     given += _BATCH
                 if not busy:
                     return
-                for ready in wait(list(busy)):
-                    assert isinstance(ready, Connection)
+                for ready in cast("list[Connection]", wait(list(busy))):
                     done[busy[ready]] = self._receive(ready, plans[busy[ready]])
                     del busy[ready]
                     idle.append(ready)

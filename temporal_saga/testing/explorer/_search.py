@@ -7,9 +7,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from temporal_saga.testing.simulator import Fault, Simulation, UnusedFaultsError, fails_after
+from temporal_saga.testing.simulator import Fault, UnusedFaultsError, fails_after
 
 from ._bar import Bar
 from ._checks import check_replay, end_of
@@ -68,7 +68,7 @@ class Search(Generic[W, R]):
         """Run one plan, after the runs that are needed to judge it."""
         self.exploration.plan, self.exploration.tried = plan, 1
         simulation, objections = self._runner.run(())
-        self._learn_end(simulation)
+        self._learn_end(end_of(simulation))
         if not plan:
             self._findings.note(plan, shown(simulation), [*objections, *check_replay(simulation)])
             return
@@ -87,16 +87,16 @@ class Search(Generic[W, R]):
         self._findings.note(plan, shown(simulation), [*objections, *check_replay(simulation)])
         self._findings.decide()
 
-    def _learn_end(self, happy: Simulation[R]) -> None:
+    def _learn_end(self, happy: tuple[Any, ...]) -> None:
         """Keep how the run without any fault ended, and whether a second one ends the same."""
-        self._runner.known.ends[()] = end_of(happy)
-        self._runner.known.results_vary = end_of(self._runner.run(())[0])[1] != self._runner.known.ends[()][1]
+        self._runner.known.ends[()] = happy
+        self._runner.known.results_vary = end_of(self._runner.run(())[0])[1] != happy[1]
 
     def first(self) -> Points | None:
         """Run the workflow without any fault; return where faults can strike, or None if it fails already."""
-        simulation, _ = self._runner.run(())
-        self._learn_end(simulation)
-        return self._judge((), self.looker.look(()))
+        look = self.looker.look(())
+        self._learn_end(look.end or ())
+        return self._judge((), look)
 
     def all(
         self,
