@@ -100,7 +100,7 @@ _RAN = (
 
 
 def picture(drawing: Drawing, style: str = "") -> str:
-    """Return an SVG element that shows lanes with marks; with a style and a background of its own if it stands alone."""
+    """Return an SVG element that shows lanes with marks; with a style, it has a background and stands alone."""
     columns = len(drawing.marks)
     across = min(max(_NARROW, _WIDTH // max(columns, 1)), _WIDE)
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from temporal_saga.testing.simulator import Fault, UnusedFaultsError, fails_after
+from temporal_saga.testing.simulator import Fault, Simulation, UnusedFaultsError, fails_after
 
 from ._bar import Bar
-from ._checks import check_replay, end_of
+from ._checks import Objection, check_replay, end_of
 from ._exploration import Exploration
 from ._findings import Findings
 from ._look import Look, Looker, learn, shown, shown_by
@@ -70,7 +70,7 @@ class Search(Generic[W, R]):
         simulation, objections = self._runner.run(())
         self._learn_end(end_of(simulation))
         if not plan:
-            self._findings.note(plan, shown(simulation), [*objections, *check_replay(simulation)])
+            self._note(plan, simulation, objections)
             return
         if ended := self._runner.check_end(simulation):
             self._findings.note((), shown(simulation), ended)
@@ -84,8 +84,13 @@ class Search(Generic[W, R]):
                 self._runner.known.ends[seen] = end_of(self._runner.run(seen)[0])
         simulation, objections = self._runner.run(plan)
         self._count(plan)
-        self._findings.note(plan, shown(simulation), [*objections, *check_replay(simulation)])
+        self._note(plan, simulation, objections)
         self._findings.decide()
+
+    def _note(self, plan: Plan, simulation: Simulation[R], objections: Sequence[Objection]) -> None:
+        objections = [*objections, *check_replay(simulation)]
+        if objections:
+            self._findings.note(plan, shown(simulation), objections)
 
     def _learn_end(self, happy: tuple[Any, ...]) -> None:
         """Keep how the run without any fault ended, and whether a second one ends the same."""
