@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._environment import step_environment
-    from .explorer import Exploration, Violation, ViolationError, explore, fault_plans
+    from .explorer import Cause, Exploration, Violation, ViolationError, explore, fault_plans
     from .simulator import (
         ActivationFault,
         ActivityFault,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         worker_lost,
     )
 
-_OF_THE_EXPLORER = frozenset({"Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
+_OF_THE_EXPLORER = frozenset({"Cause", "Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
 
 _OTHERS = {"step_environment": "_environment"}
 
@@ -53,6 +53,7 @@ __all__ = [
     "ActivityFault",
     "Attempt",
     "Call",
+    "Cause",
     "Exploration",
     "Fault",
     "SimulatedHandle",

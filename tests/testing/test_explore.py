@@ -271,11 +271,14 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> No
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):
         with Bar(None, stream) as bar:
-            bar.show(1, 1, 2, exploration)  # too early
+            bar.begin(2, 200)
+            bar.show(100, exploration)  # too early
             monkeypatch.setattr(bar, "_started", bar._started - 2)
-            bar.show(1, 1, 2, exploration)
-            bar.show(1, 2, 2, exploration)  # too soon after it
-    assert terminal.getvalue() == f"\r\x1b[K1 of 2 faults [{'#' * 15}{'.' * 15}] 70 plans\r\x1b[K"
+            monkeypatch.setattr(bar, "_began", bar._began - 30)
+            bar.show(100, exploration)
+            bar.show(101, exploration)  # too soon after it
+    shown = f"2 of 2 faults [{'#' * 15}{'.' * 15}] 100 of 200 plans, about 30 s left"
+    assert terminal.getvalue() == f"\r\x1b[K{shown}\r\x1b[K"
     assert file.getvalue() == ""
 
 

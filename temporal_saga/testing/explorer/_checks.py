@@ -83,7 +83,7 @@ class Known:
     ends: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=lambda: dict[Any, Any]())
     plain: set[str] = field(default_factory=lambda: set[str]())
     results_vary: bool = False
-    varying: frozenset[str] = frozenset()
+    varying: set[str] = field(default_factory=lambda: set[str]())
 
 
 @dataclass

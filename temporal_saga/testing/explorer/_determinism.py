@@ -11,6 +11,7 @@ from ._checks import Objection
 from ._elsewhere import Elsewhere
 from ._exploration import Exploration
 from ._findings import Findings
+from ._look import shown
 from ._plans import Plan, points_of
 from ._runner import PlanError, Runner
 
@@ -39,13 +40,14 @@ def check_determinism(
             continue
     for plan, where in elsewhere.replay(runner.known.varying):
         said = f"a replay in another process gives other commands: {where}"
-        findings.note(plan, runner.run(plan)[0], [Objection("replay differs", said)])
+        findings.note(plan, shown(runner.run(plan)[0]), [Objection("replay differs", said)])
     if elsewhere.note:
         exploration.notes.append(f"not replayed in another process: {elsewhere.note}")
     if only:
         return
     objections, note = runner.check_in_sandbox(happy)
-    findings.note((), happy, objections)
+    if objections:
+        findings.note((), shown(happy), objections)
     if note:
         exploration.notes.append(f"not run in the sandbox: {note}")
 

@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Set
 from typing import IO, Any
 
 from temporal_saga.testing.simulator import History, Simulation, histories_of, replayer
@@ -56,7 +57,7 @@ class Elsewhere:
             self._plans.append(plan)
             self._histories.append(histories_of(simulation))
 
-    def replay(self, varying: frozenset[str]) -> list[tuple[Plan, str]]:
+    def replay(self, varying: Set[str]) -> list[tuple[Plan, str]]:
         """Replay what has been collected; return the plans whose replay differs, and where."""
         if self.note or not self._plans:
             return []
@@ -114,6 +115,7 @@ class _Process:
             return "the process has ended, or was stuck"
         finally:
             stuck.cancel()
+            stuck.join()  # else the next search finds a thread here, and does not fork
         return answer
 
     def end(self) -> None:

@@ -11,7 +11,7 @@ Not every plan is tried. Those left out are counted, by the reason (`PRUNED_*`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -76,6 +76,7 @@ PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cance
 PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
 PRUNED_FAILED = "longer by a fault, after one that fails already"
 PRUNED_IDLE = "a fault that found nothing to strike"
+PRUNED_REST = "longer by a fault, where the same is left of two other runs, which have that fault"
 PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing any more"
 
 
@@ -96,6 +97,19 @@ class CallPoint:
 
 
 @dataclass(frozen=True)
+class Rests:
+    """Numbers for what is left of a run; two runs with the same number at a fault show the same.
+
+    Attributes:
+        after: By activation, the start of the run included.
+        stories: For `delivered_late`, after all else: by the call that is repeated.
+    """
+
+    after: tuple[int, ...] = ()
+    stories: Mapping[tuple[str, int], int] = field(default_factory=lambda: dict[tuple[str, int], int]())
+
+
+@dataclass(frozen=True)
 class Points:
     """Where a fault can strike in one run."""
 
@@ -103,6 +117,7 @@ class Points:
     activations: int
     crowded: frozenset[int] = frozenset()
     """The activations in front of which more than one thing is on its way: a slow worker gets them together."""
+    rests: Rests = field(default_factory=Rests)
 
     def of(self, fault: Fault) -> int:
         """Return the activation at which a fault struck."""
@@ -112,6 +127,14 @@ class Points:
             return self.activations  # after all else
         call = self.call(fault)
         return call.scheduled_at if call else self.activations
+
+    def what_is_struck(self, fault: Fault) -> tuple[object, ...]:
+        """Return what tells two strikes apart: what is left of the run there, and the fault, wherever that is."""
+        if isinstance(fault, ActivationFault):
+            return self.rests.after[fault.at - 1], fault.kind, fault.name, fault.args
+        if fault.kind == "delivered_late":
+            return self.rests.stories[fault.label, fault.nth], fault
+        return self.rests.after[self.of(fault)], fault
 
     def start(self, plan: Plan) -> int:
         """Return the activation at which the last fault of a plan struck."""

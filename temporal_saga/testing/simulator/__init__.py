@@ -51,11 +51,13 @@ from ._faults import (
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._pending import check_faults
 from ._provider import provider_call
-from ._result import End, Simulation, Status, changed_inputs, histories_of, inputs_of, varying, why
+from ._result import End, Simulation, Status, changed_inputs, histories_of, inputs_of, told_of, varying, why
 from ._simulation import replayer, simulate
-from ._trace import Attempt, Call, TraceEvent
+from ._timeline import Row, rows_of
+from ._trace import FAILURE_TYPE, Attempt, Call, TraceEvent
 
 __all__ = [
+    "FAILURE_TYPE",
     "NOT_DECODED",
     "ActivationFault",
     "ActivationFaultKind",
@@ -66,6 +68,7 @@ __all__ = [
     "End",
     "Fault",
     "History",
+    "Row",
     "SimulatedHandle",
     "SimulatedUpdate",
     "Simulation",
@@ -93,10 +96,12 @@ __all__ = [
     "provider_fault",
     "replayer",
     "restart",
+    "rows_of",
     "signal",
     "simulate",
     "slow",
     "slow_worker",
+    "told_of",
     "update",
     "varying",
     "why",

@@ -18,7 +18,7 @@ from ._pending import CallFaults
 from ._provider import provider
 from ._retries import reason
 from ._sdk import ActivityRun, activity_args, completes_async
-from ._trace import Attempt, Call
+from ._trace import FAILURE_TYPE, Attempt, Call
 from ._world import World
 
 # A worker gives an attempt that has timed out on the server this long before it cancels the function by itself
@@ -29,7 +29,6 @@ HEARTBEAT_THROTTLE, MAX_HEARTBEAT_THROTTLE = 30.0, 60.0
 # How much earlier than its timeout a `slow` attempt ends.
 SLOW_MARGIN = 0.001
 
-FAILURE_TYPE = "SimulatedFailure"
 NOT_DECODED = "Failed decoding arguments"  # as the SDK's worker says
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.activity_result import ActivityResolution
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.exceptions import ApplicationError
 
@@ -190,3 +192,54 @@ def why(simulation: Simulation[Any]) -> str:
             cause = cause.__cause__
         return ", because of ".join(chain)
     return "no error"
+
+
+class Told(NamedTuple):
+    """What a workflow was told, by what it was about; without times.
+
+    Attributes:
+        ends: How each activity ended, by its activity id: its result, or the types of its errors.
+        events: Of each activation, in order: the signals, updates and cancels that came in it or in front of it.
+        error_types: The types of the errors that it failed with.
+    """
+
+    ends: dict[str, object]
+    events: tuple[tuple[bytes, ...], ...]
+    error_types: tuple[str, ...]
+
+
+_FROM_OUTSIDE = ("signal_workflow", "do_update", "cancel_workflow")
+
+
+def told_of(simulation: Simulation[Any]) -> Told:
+    """Return what a workflow was told."""
+    runs: list[Run] = cast(Any, simulation)._main.runs
+    ends: dict[str, object] = {}
+    events: list[tuple[bytes, ...]] = []
+    for run in runs:
+        ids: dict[int, str] = {}
+        for done in run.cached.activations:
+            for job in done.request.jobs:
+                if job.HasField("resolve_activity"):
+                    ends[ids.get(job.resolve_activity.seq, "")] = _end_in_short(job.resolve_activity.result)
+            outside = (job for job in done.request.jobs if job.WhichOneof("variant") in _FROM_OUTSIDE)
+            events.append(tuple(job.SerializeToString(deterministic=True) for job in outside))
+            for command in done.completion.successful.commands:
+                if command.HasField("schedule_activity"):
+                    ids[command.schedule_activity.seq] = command.schedule_activity.activity_id
+    failure = runs[-1].failure
+    return Told(ends, tuple(events), () if failure is None else tuple(_types(failure)))
+
+
+def _end_in_short(result: ActivityResolution) -> object:
+    if result.HasField("completed"):
+        return result.completed.result.SerializeToString(deterministic=True)
+    return tuple(_types(result.failed.failure if result.HasField("failed") else result.cancelled.failure))
+
+
+def _types(failure: Failure) -> Iterator[str]:
+    while True:
+        yield failure.application_failure_info.type or failure.WhichOneof("failure_info") or ""
+        if not failure.HasField("cause"):
+            return
+        failure = failure.cause

@@ -14,7 +14,7 @@ from temporalio import exceptions, worker, workflow
 from temporalio.api.failure.v1 import Failure
 
 from temporal_saga import SagaReport
-from temporal_saga._compensation import Callback, Compensation
+from temporal_saga._compensation import Call, Callback
 from temporal_saga._run import QUERY, Run
 from temporal_saga._seed import seed_of
 
@@ -55,7 +55,7 @@ def keys_undone_with_own_input(instance: Instance) -> set[str]:
     return {
         step.key
         for step in steps
-        if step.compensation is not None and not isinstance(step.compensation, (Compensation, Callback))
+        if step.compensation is not None and not isinstance(step.compensation, (Call, Callback))
     }
 
 

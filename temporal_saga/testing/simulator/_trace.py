@@ -12,6 +12,9 @@ __all__ = ["Attempt", "Call", "TraceEvent"]
 CallState = Literal["pending", "completed", "failed", "timed out", "cancelled"]
 Phase = Literal["do", "undo", "push"]
 
+FAILURE_TYPE = "SimulatedFailure"
+"""The type of the error that a fault makes a call fail with."""
+
 
 class TraceEvent(NamedTuple):
     """One thing that happened.
