@@ -35,7 +35,8 @@ class Correct(Case):
     """A workflow without a bug.
 
     Attributes:
-        without_compensation: The steps that need no compensation, as `Exploration.without_compensation` should list them.
+        without_compensation: What `Exploration.without_compensation` should list: steps that need no compensation, and
+            those after a pivot.
     """
 
     without_compensation: tuple[str, ...] = ()

@@ -146,7 +146,14 @@ class InsertsARow(Warehouse):
 
 CORRECT = [
     Correct(name="pick", run=Pick.run, args=(["apple", "pear"],), setup=Warehouse, check=counted),
-    Correct(name="pick-tell", run=PickAndTell.run, args=("apple",), setup=Warehouse, check=_told),
+    Correct(
+        name="pick-tell",
+        run=PickAndTell.run,
+        args=("apple",),
+        setup=Warehouse,
+        check=_told,
+        without_compensation=("mail",),
+    ),
 ]
 
 

@@ -105,7 +105,7 @@ class Onboard:
     async def run(self, name: str) -> None:
         async with Saga("onboard", activity_options=STANDARD) as saga:
             await saga.execute_activity_method(Office.create_account, name, compensation=Office.delete_account)
-            if name not in {"ada"}:
+            if name != "ada":
                 await saga.execute_activity_method(Office.create_mailbox, name, compensation=Office.delete_mailbox)
             await saga.execute_activity_method(Office.note, f"welcome {name}")
 

@@ -87,7 +87,7 @@ def fair(shop: Shop, simulation: Simulation[Any]) -> None:
 
 def _with_points(shop: Shop, simulation: Simulation[Any]) -> None:
     fair(shop, simulation)
-    assert shop.points["points"] in ({0, 5} if shop.parcels["shipped"] else {0})
+    assert shop.points["points"] in ({0, 5} if shop.payments["paid"] else {0})
 
 
 @workflow.defn
@@ -505,6 +505,7 @@ class PickedUp(Shop):
 
 def _correct(name: str, **changes: Any) -> Correct:
     base: dict[str, Any] = {"run": Purchase.run, "args": (Order(),), "setup": Shop, "check": fair}
+    base["without_compensation"] = () if "ends" in changes.get("options", {}) else ("ship",)
     return Correct(name=name, **(base | changes))
 
 
@@ -513,8 +514,20 @@ CORRECT = [
     _correct("order-points", run=PurchaseWithPoints.run, check=_with_points),
     _correct("order-mail", run=PurchaseWithMail.run, check=_paid_if_completed, without_compensation=("mail",)),
     _correct("order-declined", setup=DecliningShop, check=nothing_happened, options={"ends": "failed"}),
-    _correct("order-discount", run=WithADiscount.run, setup=RefundsWhatTheOrderSays, check=_paid_if_completed),
-    _correct("order-rejected", run=StopsAfterARejection.run, setup=ReviewedShop, check=_shipped_only_if_paid),
+    _correct(
+        "order-discount",
+        run=WithADiscount.run,
+        setup=RefundsWhatTheOrderSays,
+        check=_paid_if_completed,
+        without_compensation=(),
+    ),
+    _correct(
+        "order-rejected",
+        run=StopsAfterARejection.run,
+        setup=ReviewedShop,
+        check=_shipped_only_if_paid,
+        without_compensation=(),
+    ),
     _correct(
         "order-approved",
         run=StopsAfterARejection.run,

@@ -254,11 +254,14 @@ class Hold:
 
     @activity.defn
     async def hold(self) -> None:
+        if current_step().key in self.gone:
+            raise ApplicationError("let go before it came", non_retryable=True)
         if self.held_at is None:
             self.held_at = asyncio.get_running_loop().time()
 
     @activity.defn
-    async def let_go(self) -> None: ...
+    async def let_go(self) -> None:
+        self.gone.add(current_step().forward_key or "")
 
     @activity.defn
     async def price(self) -> None: ...
@@ -312,7 +315,10 @@ CORRECT = [
     _correct("trip-together-back", run=TogetherAndBack.run),
 ]
 if sys.version_info >= (3, 11):
-    CORRECT.append(_correct("trip-grouped", run=Grouped.run))
+    # Without bug_after: a bug in one task of a group cancels the steps of the others, which is in history before the
+    # group raises. The fixed code asks for no cancel, and a replay fails: that is the group's doing.
+    kinds = ("fails_before", "fails_after", "applies_late", "slow", "worker_lost", "cancel", "cancel_scope", "restart")
+    CORRECT.append(_correct("trip-grouped", run=Grouped.run, options={"kinds": kinds}))
 
 
 def _buggy(name: str, culprit: tuple[str, ...], bug: str, expected: str, **changes: Any) -> Buggy:
