@@ -1,7 +1,7 @@
 """The testing kit's verdicts on workflows that were written without a look at the kit.
 
-What the kit gets wrong stands in a table with the reason. The tables are strict: whoever teaches the kit something takes
-the line out.
+What the kit gets wrong stands in a table with the reason. The tables are strict: whoever teaches the kit something
+takes the line out.
 """
 
 import warnings
@@ -16,14 +16,38 @@ from tests.kit.corpus.case import Buggy, Case, Correct
 
 pytestmark = pytest.mark.slow
 
-MISSED: dict[str, str] = {}
+MISSED: dict[str, str] = {
+    "undo-gives-up": "a transient fault of an undo excuses that it fails for good",
+    "undo-fails-on-a-second-call": "the same: worker_lost excuses what its second attempt raises",
+    "state-dropped-unchecked": "a child's detached state that nobody takes over: the child is listed, no more",
+    "plain-activity-unchecked": "a plain activity in the scope is not listed",
+    "order-of-a-set": "a replay in one process has the same order",
+    "two-effects-in-one-activity": "a function runs whole or not at all",
+    "hold-outlasted": "runs that did the same are taken for one, whatever time they were told",
+}
 """Bugs that the kit does not see, and why."""
 
-MISLABELED: dict[str, str] = {}
+MISLABELED: dict[str, str] = {
+    "returned-after-a-timeout": "a check's objection has the values of its assertion, and not its source",
+    "declined-after-the-effect": "the same",
+    "timeout-classified-as-declined": "the same",
+    "step-in-a-callback": "the error of a step that a callback calls does not name the step",
+    "update-before-the-scope": "the error of a step before its scope does not name the step",
+    "run-timeout": "the message says that the run closed, and not why",
+}
 """Bugs whose first violation does not name the culprit, and what it names."""
 
-FALSE_ALARMS: dict[str, str] = {}
-"""Correct workflows in which the kit sees a bug, and why."""
+FALSE_ALARMS: dict[str, tuple[str, str]] = {
+    "build": ("failed for good, and no fault struck it", "it refuses as long as what a fault has struck stands"),
+    "onboard": ("failed for good, and no fault struck it", "the same"),
+    "build-child": ("without compensation: ['Network']", "the child's detached state did undo it"),
+    "build-children": ("without compensation: ['Network']", "the same"),
+    "cart": ("was undone before reserve, which began after it", "saga.undo() undoes the older one first"),
+    "account": ("is INCOMPLETE, and the run completed all the same", "the update fails with CompensationError"),
+    "account-updated-anytime": ("is INCOMPLETE, and the run completed all the same", "the same"),
+    "traced": ("a replay gives other commands", "an argument differs by design"),
+}
+"""Correct workflows in which the kit sees a bug: what it says, and why that is wrong."""
 
 
 def _explored(case: Case, *, first: bool) -> Exploration:
@@ -75,10 +99,11 @@ def test_every_bug_is_found_and_the_first_violation_names_the_culprit(case: Bugg
 def test_a_correct_workflow_has_no_violation(case: Correct) -> None:
     """What is right is not called wrong, and everything has been tried."""
     objections = _objections(case)
-    if case.name in FALSE_ALARMS:
-        assert objections, f"it is not called wrong any more: take {case.name!r} out of FALSE_ALARMS"
-        return
-    assert not objections, "\n".join(objections)
+    known, why = FALSE_ALARMS.get(case.name, (None, ""))
+    others = [objection for objection in objections if known is None or known not in objection]
+    assert not others, "\n".join(others)
+    if known:
+        assert objections, f"it is not called wrong any more, though {why}: take {case.name!r} out of FALSE_ALARMS"
 
 
 def test_the_tables_name_cases_of_the_corpus() -> None:

@@ -1,7 +1,8 @@
 """Small workflows as people write them: some correct, some with one realistic bug each.
 
-They were written from the documentation alone, and say what a user expects of the testing kit. `tests/kit/test_corpus.py`
-explores each of them. Most buggy ones differ from a correct one next to them by their bug alone.
+They were written from the documentation alone, and say what a user expects of the testing kit.
+`tests/kit/test_corpus.py` explores each of them. Most buggy ones differ from a correct one
+next to them by their bug alone.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Workflows in workflows."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from temporalio import activity, workflow
@@ -20,7 +21,7 @@ class Cloud:
     def __init__(self) -> None:
         self.books = Ledger()
         self.gone: set[str] = set()
-        self.activities = [
+        self.activities: list[Callable[..., Any]] = [
             self.add_network,
             self.drop_network,
             self.add_machine,
@@ -114,7 +115,10 @@ class BuildInParallel:
                     for name in names
                 ]
             )
-            await saga.execute_activity_method(Cloud.bill, "all", compensation=Cloud.unbill)
+
+
+def _both_networks(cloud: Cloud, simulation: Simulation[Any]) -> None:
+    assert sum(cloud.books.totals.values()) == (2 if simulation.status == "completed" else 0)
 
 
 @workflow.defn
@@ -271,7 +275,13 @@ def _correct(name: str, **changes: Any) -> Correct:
 CORRECT = [
     _correct("build", run=Build.run),
     _correct("build-child", run=BuildWithAChild.run, options={"workflows": [Network]}),
-    _correct("build-children", run=BuildInParallel.run, args=(["a", "b"],), options={"workflows": [Network]}),
+    _correct(
+        "build-children",
+        run=BuildInParallel.run,
+        args=(["a", "b"],),
+        check=_both_networks,
+        options={"workflows": [Network]},
+    ),
     _correct(
         "build-remove", run=BuildAndRemove.run, setup=CloudWithRemoval, options={"workflows": [KeptNetwork, Remove]}
     ),

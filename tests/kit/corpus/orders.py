@@ -86,7 +86,8 @@ def fair(shop: Shop, simulation: Simulation[Any]) -> None:
 
 
 def _with_points(shop: Shop, simulation: Simulation[Any]) -> None:
-    fair(shop, simulation)
+    past_the_pivot = any(call.label == "ship" for call in simulation.calls)
+    assert shop.payments["paid"] == (500 if past_the_pivot else 0)
     assert shop.points["points"] in ({0, 5} if shop.payments["paid"] else {0})
 
 
@@ -108,7 +109,6 @@ class PurchaseWithPoints:
     @workflow.run
     async def run(self, order: Order) -> None:
         async with Saga("order", activity_options=STANDARD) as saga:
-            await saga.execute_activity_method(Shop.reserve, order, compensation=Shop.release)
             try:
                 await saga.execute_activity_method(Shop.add_points, order, compensation=Shop.remove_points)
             except ActivityError:
@@ -188,7 +188,6 @@ class CatchesBugs:
     @workflow.run
     async def run(self, order: Order) -> None:
         async with Saga("order", activity_options=STANDARD) as saga:
-            await saga.execute_activity_method(Shop.reserve, order, compensation=Shop.release)
             try:
                 await saga.execute_activity_method(Shop.add_points, order, compensation=Shop.remove_points)
             except Exception:
@@ -305,7 +304,6 @@ class GivesPointsPlainly:
     @workflow.run
     async def run(self, order: Order) -> None:
         async with Saga("order", activity_options=STANDARD) as saga:
-            await saga.execute_activity_method(Shop.reserve, order, compensation=Shop.release)
             await workflow.execute_activity_method(Shop.give_points, order, **STANDARD)
             await saga.execute_activity_method(Shop.charge, order, compensation=Shop.refund)
             saga.pivot()
@@ -635,6 +633,7 @@ BUGGY = [
         "The same, and the check does not look at points.",
         "the plain activity give_points has an effect and no undo: it is listed",
         run=GivesPointsPlainly.run,
+        check=None,
         listed=True,
     ),
     _buggy(

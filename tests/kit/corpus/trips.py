@@ -249,19 +249,13 @@ class Hold:
         self.held_at: float | None = None
         self.owners: list[str] = []
         self.gone: set[str] = set()
-        self.activities: list[Callable[..., Any]] = [self.hold, self.let_go, self.price, self.insure, self.confirm]
+        self.activities: list[Callable[..., Any]] = [self.hold, self.price, self.insure, self.confirm]
         self.activities += [self.give_back]
 
     @activity.defn
     async def hold(self) -> None:
-        if current_step().key in self.gone:
-            raise ApplicationError("let go before it came", non_retryable=True)
         if self.held_at is None:
             self.held_at = asyncio.get_running_loop().time()
-
-    @activity.defn
-    async def let_go(self) -> None:
-        self.gone.add(current_step().forward_key or "")
 
     @activity.defn
     async def price(self) -> None: ...
@@ -293,7 +287,7 @@ class HoldsASeat:
     async def run(self) -> None:
         brief = presets.standard(schedule_to_close_timeout=timedelta(seconds=30))
         async with Saga("seat", activity_options=brief) as saga:
-            await saga.execute_activity_method(Hold.hold, compensation=Hold.let_go)
+            await saga.execute_activity_method(Hold.hold)
             await saga.execute_activity_method(Hold.price)
             await saga.execute_activity_method(Hold.insure)
             await saga.execute_activity_method(Hold.confirm, compensation=Hold.give_back)
