@@ -292,9 +292,9 @@ class JoinsASet:
 _HELPED: list[str] = []
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)
 class TakesTurns:
-    """Whose turn it is stands in a global of the module."""
+    """Whose turn it is stands in a global of the module, which all runs share without the sandbox."""
 
     @workflow.run
     async def run(self) -> None:
