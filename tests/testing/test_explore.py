@@ -233,14 +233,15 @@ def test_a_wrong_argument_is_an_error_that_names_the_fix(error: Any, match: str,
 @QUIET
 @given(plan=fault_plans(Transfer.run, 30, setup=Bank, faults=3))
 def test_property_three_faults_lose_nothing(plan: Any) -> None:
-    explore(Transfer.run, 30, setup=Bank, check=conserved, plan=plan)
+    explore(Transfer.run, 30, setup=Bank, check=conserved, plan=plan, elsewhere=False)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_failing_plan_shrinks_to_a_shortest(seed: int) -> None:
     # The second of them first finds an `applies_late` behind a bug that is not needed.
     def loses(plan: Any) -> bool:
-        return bool(explore(Transfer.run, 30, setup=UnfencedBank, plan=plan, fail=False).violations)
+        exploration = explore(Transfer.run, 30, setup=UnfencedBank, plan=plan, fail=False, elsewhere=False)
+        return bool(exploration.violations)
 
     plans = fault_plans(Transfer.run, 30, setup=UnfencedBank, faults=3)
     found = find(plans, loses, settings=settings(QUIET, max_examples=500), random=random.Random(seed))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from temporal_saga.testing.simulator import Fault, Simulation, UnusedFaultsError, fails_after, varying
 
