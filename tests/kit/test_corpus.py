@@ -17,20 +17,14 @@ from tests.kit.corpus.case import Buggy, Case, Correct
 pytestmark = pytest.mark.slow
 
 MISSED: dict[str, str] = {
-    "undo-gives-up": "a transient fault of an undo excuses that it fails for good",
-    "undo-fails-on-a-second-call": "the same: worker_lost excuses what its second attempt raises",
     "state-dropped-unchecked": "a child's detached state that nobody takes over: the child is listed, no more",
-    "plain-activity-unchecked": "a plain activity in the scope is not listed",
-    "order-of-a-set": "a replay in one process has the same order",
     "two-effects-in-one-activity": "a function runs whole or not at all",
     "hold-outlasted": "runs that did the same are taken for one, whatever time they were told",
 }
 """Bugs that the kit does not see, and why."""
 
 MISLABELED: dict[str, str] = {
-    "returned-after-a-timeout": "a check's objection has the values of its assertion, and not its source",
-    "declined-after-the-effect": "the same",
-    "timeout-classified-as-declined": "the same",
+    "one-value-before": "a cancel shows it before a fault of the second call with that name does",
     "step-in-a-callback": "the error of a step that a callback calls does not name the step",
     "update-before-the-scope": "the error of a step before its scope does not name the step",
     "run-timeout": "the message says that the run closed, and not why",
@@ -38,14 +32,9 @@ MISLABELED: dict[str, str] = {
 """Bugs whose first violation does not name the culprit, and what it names."""
 
 FALSE_ALARMS: dict[str, tuple[str, str]] = {
-    "build": ("failed for good, and no fault struck it", "it refuses as long as what a fault has struck stands"),
-    "onboard": ("failed for good, and no fault struck it", "the same"),
     "build-child": ("without compensation: ['Network']", "the child's detached state did undo it"),
     "build-children": ("without compensation: ['Network']", "the same"),
     "cart": ("was undone before reserve, which began after it", "saga.undo() undoes the older one first"),
-    "account": ("is INCOMPLETE, and the run", "the update fails with CompensationError"),
-    "account-updated-anytime": ("is INCOMPLETE, and the run", "the same"),
-    "traced": ("a replay gives other commands", "an argument differs by design"),
 }
 """Correct workflows in which the kit sees a bug: what it says, and why that is wrong."""
 

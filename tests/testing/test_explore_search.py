@@ -249,23 +249,31 @@ def test_what_runs_would_share_keeps_them_in_one_process(tmp_path: Path) -> None
         ("log", WithAFile, None),
     ]
     for said, setup, check in cases:
-        exploration = explore(InARow.run, STEPS, setup=setup, check=check, kinds=["fails_after"], processes=None)
+        exploration = explore(
+            InARow.run, STEPS, setup=setup, check=check, kinds=["fails_after"], processes=None, elsewhere=False
+        )
         assert exploration.processes == 1
         assert (os.cpu_count() == 1) or said in exploration.alone
     assert len(ends) == 2 + STEPS, "each run was seen; that without a fault runs twice"
 
 
 @pytest.mark.usefixtures("at_once")
-def test_an_error_in_another_process_is_raised_here() -> None:
-    """Its traceback is that of this process, as if there were no other."""
+def test_an_error_in_another_process_is_reported_with_its_plan() -> None:
+    """An error of one plan ends nothing, in whatever process the plan ran; its traceback comes along."""
 
     def check(_: Any, simulation: Simulation[int]) -> Any:
         async def unfinished() -> None: ...
 
         return unfinished() if len(simulation.faults) == 2 else None
 
-    with pytest.raises(TypeError, match="check has to be a plain function"):
-        explore(InARow.run, STEPS, setup=Ledger, check=check, faults=2, processes=2)
+    alone, together = (
+        explore(InARow.run, STEPS, setup=Ledger, check=check, faults=2, processes=processes, fail=False)
+        for processes in (1, 2)
+    )
+    assert [each.plan for each in together.violations] == [each.plan for each in alone.violations]
+    assert {each.kind for each in together.violations} == {"an error in the testing kit"}
+    assert all("in _users" in each.timeline for each in together.violations)
+    assert "check has to be a plain function" in str(together)
 
 
 @pytest.mark.usefixtures("at_once")

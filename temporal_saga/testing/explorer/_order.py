@@ -1,8 +1,8 @@
 """In which order plans run: by what they cover, so that a search which is cut short has seen something of everything.
 
 What a plan covers is its last fault: a kind of fault at a step or its undo, or at an activation. The plans of one
-length run in rounds. In each round each such pair has one plan, pairs with an undo come first, and no place in the
-workflow comes before another for long. Under a bound on time each round is shuffled, by a seed: what is left out at the
+length run in rounds. In each round each such pair has one plan, and no place in the workflow comes before another for
+long. Pairs with an undo come first, then those with a step: their plans name a culprit, as a cancel does not. Under a bound on time each round is shuffled, by a seed: what is left out at the
 end is not always at the end of the workflow.
 """
 
@@ -60,15 +60,16 @@ def in_rounds(
     found: Iterable[Candidate], faults: Sequence[Fault], shuffled: random.Random | None = None
 ) -> list[Candidate]:
     """Return plans in the order in which they run; faults are those that their numbers stand for."""
-    rounds: list[tuple[list[Candidate], list[Candidate]]] = []
+    rounds: list[tuple[list[Candidate], list[Candidate], list[Candidate]]] = []
     count: dict[tuple[str, str, int], int] = {}
     for each in found:
         _, fault, _, is_undo = each
         place = _place(faults[fault])
         number = count[place] = count.get(place, -1) + 1
         if number == len(rounds):
-            rounds.append(([], []))
-        rounds[number][0 if is_undo else 1].append(each)
+            rounds.append(([], [], []))
+        of_a_step = isinstance(faults[fault], ActivityFault)
+        rounds[number][0 if is_undo else 1 if of_a_step else 2].append(each)
     if shuffled is not None:
         for parts in rounds:
             for part in parts:
