@@ -2,8 +2,8 @@
 
 What a plan covers is its last fault: a kind of fault at a step or its undo, or at an activation. The plans of one
 length run in rounds. In each round each such pair has one plan, and no place in the workflow comes before another for
-long. Pairs with an undo come first, then those with a step: their plans name a culprit, as a cancel does not. Under a bound on time each round is shuffled, by a seed: what is left out at the
-end is not always at the end of the workflow.
+long. Pairs with an undo come first, then those with a step: their plans name a culprit, as a cancel does not. Under a
+bound on time each round is shuffled, by a seed: what is left out at the end is not always at the end of the workflow.
 """
 
 from __future__ import annotations
