@@ -5,7 +5,6 @@ takes the line out.
 """
 
 import warnings
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -43,8 +42,8 @@ ELSEWHERE = frozenset({"order-of-a-set"})
 
 
 def _explored(case: Case, *, first: bool) -> Exploration:
-    elsewhere = case.name in ELSEWHERE
-    options: dict[str, Any] = {"faults": 2, "within": timedelta(seconds=45), "elsewhere": elsewhere, **case.options}
+    # Without `within=`, which shuffles the plans: the first violation is the one that a user sees first.
+    options: dict[str, Any] = {"faults": 2, "elsewhere": case.name in ELSEWHERE, **case.options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a step that was never awaited: that is one of the bugs
         return explore(
@@ -72,8 +71,6 @@ def _objections(case: Correct) -> list[str]:
         plan = str(found.plan)
         by_plan[plan] = by_plan.get(plan, f"{plan}\n{found.timeline}") + f"\n{found.kind}: {found.message}"
     objections = list(by_plan.values())
-    if exploration.untried:
-        objections.append(f"{exploration.untried} plans were not tried: the time was over")
     if exploration.tried > 1 and sorted(exploration.without_compensation) != sorted(case.without_compensation):
         objections.append(f"listed without compensation: {exploration.without_compensation}")
     return objections
