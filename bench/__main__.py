@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from bench import classify, fence, saga, sandbox, simulate
+from bench import classify, explore, fence, saga, sandbox, simulate
 
 PARTS: dict[str, Callable[[float], None]] = {
     "saga": saga.report,
@@ -13,6 +13,7 @@ PARTS: dict[str, Callable[[float], None]] = {
     "fence": fence.report,
     "classify": classify.report,
     "simulate": simulate.report,
+    "explore": explore.report,
 }
 
 

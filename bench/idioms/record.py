@@ -118,6 +118,8 @@ def count(name: str, story: Story, provider: Provider, depth: int, *, kinds: Col
         faults=depth,
         kinds=_kinds(provider) if kinds is None else kinds,
         fail=False,
+        elsewhere=False,
+        processes=1,
         progress=False,
     )
     if idiom.is_ours:

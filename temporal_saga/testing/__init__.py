@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._environment import step_environment
-    from .explorer import Exploration, Violation, ViolationError, explore, fault_plans
+    from .explorer import Cause, Exploration, Violation, ViolationError, explore, fault_plans
     from .simulator import (
         ActivationFault,
         ActivityFault,
@@ -32,15 +32,19 @@ if TYPE_CHECKING:
         fails_after,
         fails_before,
         fails_once,
+        outage,
+        provider_call,
+        provider_fault,
         restart,
         signal,
         simulate,
         slow,
+        slow_worker,
         update,
         worker_lost,
     )
 
-_OF_THE_EXPLORER = frozenset({"Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
+_OF_THE_EXPLORER = frozenset({"Cause", "Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
 
 _OTHERS = {"step_environment": "_environment"}
 
@@ -49,6 +53,7 @@ __all__ = [
     "ActivityFault",
     "Attempt",
     "Call",
+    "Cause",
     "Exploration",
     "Fault",
     "SimulatedHandle",
@@ -71,10 +76,14 @@ __all__ = [
     "fails_before",
     "fails_once",
     "fault_plans",
+    "outage",
+    "provider_call",
+    "provider_fault",
     "restart",
     "signal",
     "simulate",
     "slow",
+    "slow_worker",
     "step_environment",
     "update",
     "worker_lost",

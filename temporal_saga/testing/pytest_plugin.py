@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `saga_explore`, `--saga-faults=N`, and failure reports that show the timeline.
+"""The pytest plugin: the fixture `saga_explore`, `--saga-faults=N`, `--saga-report=DIR`, failures as timelines.
 
 pytest loads it by its entry point, in every run on a machine that has temporal-saga installed: so nothing of the kit is
 imported before a test asks for it.
@@ -7,8 +7,11 @@ imported before a test asks for it.
 from __future__ import annotations
 
 import argparse
+import re
+import zlib
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -25,14 +28,81 @@ def _number(text: str) -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--saga-faults`."""
-    parser.getgroup("temporal-saga").addoption(
+    """Add `--saga-faults` and `--saga-report`."""
+    group = parser.getgroup("temporal-saga")
+    group.addoption(
+        "--saga-report",
+        default=None,
+        metavar="DIR",
+        help="write what each test explored as a page of HTML, and an index.html that leads to them",
+    )
+    group.addoption(
         "--saga-faults",
         type=_number,
         default=None,
         metavar="N",
         help="how many faults at once saga_explore tries at least, where a test says fewer (or nothing, which is 1)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write pages, if the command line says where."""
+    directory = config.getoption("--saga-report")
+    if directory is not None:
+        where = config.invocation_params.dir / directory
+        config.pluginmanager.register(_Pages(where, leads=not hasattr(config, "workerinput")), "temporal-saga-pages")
+
+
+class _Pages:
+    """Writes a page for each test that explores. With pytest-xdist its workers write them, and who leads the index."""
+
+    def __init__(self, directory: Path, *, leads: bool) -> None:
+        self._directory = directory
+        self._leads = leads
+        self._pages: list[tuple[str, str, bool]] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        from .explorer import listeners, page_of
+
+        found: list[Exploration] = []
+        listeners.append(found.append)
+        try:
+            yield
+        finally:
+            listeners.remove(found.append)
+            if found:
+                name = _file_name(item.nodeid)
+                self._directory.mkdir(parents=True, exist_ok=True)
+                (self._directory / name).write_text(page_of(found, item.nodeid), encoding="utf-8")
+                item.user_properties.append((_PAGE, [name, any(each.violations for each in found)]))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        for name, value in report.user_properties:
+            if name == _PAGE:
+                address, has_violations = cast("tuple[str, bool]", value)
+                self._pages.append((address, report.nodeid, has_violations))
+
+    def pytest_sessionfinish(self) -> None:
+        if self._leads and self._pages:
+            from .explorer import index_of
+
+            (self._directory / "index.html").write_text(index_of(self._pages), encoding="utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._pages:
+            terminalreporter.write_line(f"what sagas went through: {self._directory / 'index.html'}")
+
+
+_PAGE = "temporal_saga_page"
+
+
+def _file_name(test: str) -> str:
+    """Return a file name that no other test has: what is left of the test's id, and a number for the rest."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", test).strip("-")[-80:]
+    return f"{plain}-{zlib.crc32(test.encode()):08x}.html"
 
 
 class SagaExplore:

@@ -265,6 +265,27 @@ async def update(handle: Any, seen: list[Any]) -> None:
     await end(handle)
 
 
+async def update_twice(handle: Any, seen: list[Any]) -> None:
+    seen += [await handle.execute_update(w.Mailbox.put, letter, id="the-same") for letter in ("first", "second")]
+    await end(handle)
+
+
+async def messages_in_turn(handle: Any, seen: list[Any]) -> None:
+    for number in range(3):
+        await handle.signal(w.Mailbox.post, f"signal {number}")
+        seen.append(await handle.execute_update(w.Mailbox.put, f"update {number}", id=f"update-{number}"))
+        await handle.signal("unheard of", f"other {number}")
+    seen.append(await handle.query(w.Mailbox.count))
+    await end(handle)
+
+
+async def cancel_twice(handle: Any, seen: list[Any]) -> None:
+    await until(lambda: is_asleep(handle))
+    await handle.cancel(reason="once")
+    await handle.cancel(reason="twice")
+    await handle_end(handle, seen)
+
+
 async def update_refused(handle: Any, seen: list[Any]) -> None:
     for letter in ("bad", "worse", "good"):
         try:
@@ -494,6 +515,8 @@ TIMEOUT_CASES = [
          start_to_close=1, schedule_to_close=2, first=5),
     call("no time after a start to close of a second attempt", ["schedule-to-close timeout"], "fail_then_hang",
          start_to_close=1, schedule_to_close=3, first=0.5, coefficient=10),
+    call("no time after two start to close", ["start-to-close timeout", "schedule-to-close timeout"], "hang", 9,
+         start_to_close=1, schedule_to_close=4, first=0.5, coefficient=10),
     call("schedule to start", ["schedule-to-start timeout"], "echo", 1, schedule_to_start=1, queue="nobody"),
     call("schedule to start within schedule to close", ["schedule-to-start timeout"], "echo", 1, queue="nobody",
          schedule_to_close=1),
@@ -535,6 +558,10 @@ CANCEL_CASES = [
 ]  # fmt: skip
 
 TIME_CASES = [
+    Case("locks, semaphores, events and queues", ["waiting for conditions", "timers"], w.Locks.run),
+    Case("waits that give up", ["waiting for conditions", "cancellation in activities"], w.GivesUp.run),
+    Case("one of three that are gathered fails", ["activities at a time", "timers"], w.OneFails.run),
+    Case("a workflow cancelled twice", ["cancelling workflows"], w.CleansUp.run, ["return"], cancel_twice),
     Case("sleeps", ["timers", "workflow.now()"], w.Sleeps.run, [[60, 3600, 86400]], is_long=True),
     Case("no sleep at all", ["timers"], w.Sleeps.run, [[0, 0]]),
     Case("timers that are cancelled", ["timers"], w.Timers.run,
@@ -555,6 +582,8 @@ MESSAGE_CASES = [
     Case("updates", ["updates"], w.Mailbox.run, client=update),
     Case("updates that are refused", ["updates", "validators"], w.Mailbox.run, client=update_refused),
     Case("updates that fail", ["updates"], w.Mailbox.run, client=update_fails),
+    Case("an update twice", ["updates"], w.Mailbox.run, client=update_twice),
+    Case("messages in turn", ["updates", "signals", "queries"], w.Mailbox.run, client=messages_in_turn),
     Case("an update without a handler", ["updates"], w.CleansUp.run, ["return"], update_unheard_of),
     Case("an update that never ends", ["updates"], w.Mailbox.run, client=update_unfinished),
     Case("messages that come too late", ["updates", "cancelling workflows"], w.Mailbox.run, client=update_too_late),
@@ -610,6 +639,15 @@ CHILD_CASES = [
          ["ALLOW_DUPLICATE_FAILED_ONLY", True]),
     Case("workflows that talk", ["external workflows", "signals"], w.Talks.run),
     Case("a workflow that cancels another", ["external workflows"], w.CancelsOther.run),
+    child("child is retried until it times out", "wait", run_timeout=1, attempts=2, covers=["workflow timeouts"]),
+    Case("workflows that talk to nobody", ["external workflows", "signals"], w.TalksToNobody.run),
+    *(
+        Case(f"child of a run that continues as new, {policy}", ["parent close policies", "continue-as-new"],
+             w.LeavesChildToNextRun.run, [policy, True],
+             children=[f"fidelity-child-of-a-run-that-continues-as-new,-{policy}/kid"])
+        for policy in ("TERMINATE", "REQUEST_CANCEL", "ABANDON")
+    ),
+    Case("a cancel of a closed workflow", ["external workflows"], w.CancelsClosedOther.run),
     Case("a signal to a closed child", ["external workflows"], w.SignalsClosedChild.run),
 ]  # fmt: skip
 
@@ -619,6 +657,13 @@ RETRIES = RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_atte
 RUN_CASES = [
     Case("continue as new", ["continue-as-new"], w.Counter.run, [1, []]),
     Case("continue as another", ["continue-as-new", "memo"], w.BecomesAnother.run),
+    Case("execution timeout over several runs", ["continue-as-new", "workflow timeouts"], w.RunsOn.run,
+         options={"execution_timeout": timedelta(seconds=5)}),
+    Case("a patch in each of two runs", ["continue-as-new", "patches"], w.PatchedInARow.run, [[]]),
+    Case("labels of a further run", ["continue-as-new", "memo", "search attributes"], w.Relabelled.run, [2], options={
+        "search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
+        "memo": {"note": {"a": 1}, "kept": "yes"},
+    }),
     Case("a workflow's second attempt", ["workflow retries"], w.Retried.run, ["once"],
          options={"retry_policy": RETRIES}),
     Case("a workflow's last attempt", ["workflow retries"], w.Retried.run, ["always"],
@@ -641,6 +686,15 @@ RUN_CASES = [
         "search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
         "memo": {"note": {"a": 1}, "kept": "yes"},
     }),
+    Case("workflow info with an execution timeout", ["workflow.info()"], w.Info.run, options={
+        "execution_timeout": timedelta(seconds=60),
+    }),
+    Case("the size of a history", ["workflow.info()"], w.Grows.run),
+    Case("activations of one workflow task", ["workflow.info()", "TRY_CANCEL"], w.TwoActivationsInOneTask.run, unsent=[
+        ("schedule_activity", "1", "echo", ["never sent"]), ("start_timer", 60.0),
+        ("request_cancel_activity", "1"), ("cancel_timer", 60.0),
+        ("schedule_activity", "2", "echo", ["neither"]), ("request_cancel_activity", "2"),
+    ]),
     Case("workflow info", ["workflow.info()", "memo"], w.Info.run, options={
         "memo": {"note": 1},
         "retry_policy": RETRIES,

@@ -392,6 +392,90 @@ class LateHandlers:
         return letters
 
 
+@workflow.defn
+class Locks:
+    """What asyncio has to wait with, and who comes first."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        log: list[str] = []
+        lock, two, go = asyncio.Lock(), asyncio.Semaphore(2), asyncio.Event()
+        queue: asyncio.Queue[str] = asyncio.Queue(1)
+
+        async def work(name: str, seconds: float) -> None:
+            await go.wait()
+            async with two:
+                log.append(f"{name} is in")
+                async with lock:
+                    await asyncio.sleep(seconds)
+                    log.append(f"{name} has the lock")
+            await queue.put(name)
+
+        async def collect() -> None:
+            log.extend([f"got {await queue.get()}" for _ in range(3)])
+
+        tasks = [asyncio.create_task(work(name, seconds)) for name, seconds in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
+        go.set()
+        await asyncio.gather(*tasks, collect())
+        return log
+
+
+@workflow.defn
+class GivesUp:
+    """Waits for as long as it likes: for an activity, a condition, a shielded activity, and no time at all."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        log: list[str] = []
+
+        async def within(seconds: float, what: str, awaitable: Any) -> None:
+            try:
+                log.append(f"{what}: {await asyncio.wait_for(awaitable, seconds)}")
+            except asyncio.TimeoutError:
+                log.append(f"{what}: too late")
+
+        wait = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+        ended = workflow.start_activity(until_cancelled, "return", **BEATING, cancellation_type=wait)
+        await within(2, "an activity that gives way", ended)
+        shielded = workflow.start_activity(echo, "an echo", **SHORT)
+        await within(5, "in time", asyncio.shield(shielded))
+        await within(0.1, "a condition", workflow.wait_condition(lambda: False))
+        try:
+            await workflow.wait_condition(lambda: False, timeout=0)
+        except asyncio.TimeoutError:
+            log.append("no time at all")
+        await workflow.wait_condition(lambda: True, timeout=0)
+        await asyncio.sleep(0)
+        await workflow.sleep(0)
+        return log
+
+
+@workflow.defn
+class OneFails:
+    """Three activities, one of which fails: the others run on, and their ends are seen in order."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        log: list[str] = []
+
+        async def part(name: str, seconds: float, activity: Any, *args: Any) -> None:
+            await asyncio.sleep(seconds)
+            try:
+                await workflow.execute_activity(activity, args=args, **ONCE)
+                log.append(f"{name} ended")
+            except ActivityError as error:
+                log.append(f"{name} failed")
+                raise error.cause or error from None
+
+        parts = part("a", 1, echo, 1), part("b", 0.1, fail, "typed", 9), part("c", 2, echo, 2)
+        try:
+            await asyncio.gather(*parts)
+        except ApplicationError as error:
+            log.append(f"gathered {error.type}")
+        await asyncio.sleep(4)
+        return log
+
+
 # --- children and other workflows ---------------------------------------------------------------
 
 
@@ -566,6 +650,48 @@ class CancelsOther:
 
 
 @workflow.defn
+class TalksToNobody:
+    @workflow.run
+    async def run(self) -> list[Any]:
+        nobody = workflow.get_external_workflow_handle(f"{workflow.info().workflow_id}/nobody")
+        seen: list[Any] = []
+        for call in (lambda: nobody.signal("tell", "x"), nobody.cancel):
+            try:
+                await call()
+            except FailureError as error:
+                seen.append(chain(error))
+        return seen
+
+
+@workflow.defn
+class LeavesChildToNextRun:
+    """Continues as new while a child runs."""
+
+    @workflow.run
+    async def run(self, policy: str, first: bool) -> str:
+        if first:
+            await workflow.start_child_workflow(
+                Kid.run, "nap", id=f"{workflow.info().workflow_id}/kid", parent_close_policy=ParentClosePolicy[policy]
+            )
+            workflow.continue_as_new(args=[policy, False])
+        await asyncio.sleep(2)
+        return "the next run"
+
+
+@workflow.defn
+class CancelsClosedOther:
+    @workflow.run
+    async def run(self) -> Any:
+        kid = await workflow.start_child_workflow(Kid.run, "quick", id=f"{workflow.info().workflow_id}/kid")
+        await kid
+        await workflow.get_external_workflow_handle(kid.id).cancel()
+        try:
+            await workflow.get_external_workflow_handle(f"{kid.id}/nobody").cancel()
+        except FailureError as error:
+            return chain(error)
+
+
+@workflow.defn
 class SignalsClosedChild:
     @workflow.run
     async def run(self) -> Any:
@@ -599,6 +725,41 @@ class BecomesAnother:
         workflow.continue_as_new(
             args=["info of the next"], workflow=NextOne.run, memo={"from": "before"}, run_timeout=timedelta(seconds=77)
         )
+
+
+@workflow.defn
+class RunsOn:
+    """Continues as new for ever, in less time than a run may take."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await asyncio.sleep(3)
+        workflow.continue_as_new()
+
+
+@workflow.defn
+class PatchedInARow:
+    @workflow.run
+    async def run(self, seen: list[bool]) -> list[bool]:
+        seen = [*seen, workflow.patched("new-way"), workflow.patched("new-way")]
+        if len(seen) < 4:
+            workflow.continue_as_new(seen)
+        return seen
+
+
+@workflow.defn
+class Relabelled:
+    """Changes its labels, and continues as new without a word of them."""
+
+    @workflow.run
+    async def run(self, runs: int) -> list[Any]:
+        attributes = workflow.info().typed_search_attributes
+        seen = [attributes.get(KEY), attributes.get(NUMBER), dict(sorted(workflow.memo().items()))]
+        workflow.upsert_search_attributes([NUMBER.value_set(runs)])
+        workflow.upsert_memo({"runs": runs, "kept": None})
+        if runs:
+            workflow.continue_as_new(runs - 1)
+        return seen
 
 
 @workflow.defn
@@ -674,6 +835,40 @@ class Labelled:
         workflow.upsert_search_attributes([NUMBER.value_unset()])
         states.append(seen())
         return states
+
+
+@workflow.defn
+class Grows:
+    """Looks at its history, whose bytes no two servers count alike."""
+
+    @workflow.run
+    async def run(self) -> list[Any]:
+        info, sizes = workflow.info(), [workflow.info().get_current_history_size()]
+        await workflow.execute_activity(echo, "x" * 20_000, **SHORT)
+        sizes.append(info.get_current_history_size())
+        return [info.get_current_history_length(), sizes[0] > 0, 40_000 < sizes[1] < 50_000]
+
+
+@workflow.defn
+class TwoActivationsInOneTask:
+    """Core answers a cancel of what it has not sent in the same workflow task."""
+
+    @workflow.run
+    async def run(self) -> list[int]:
+        lengths = [workflow.info().get_current_history_length()]
+        first = workflow.start_activity(echo, "never sent", **SHORT)
+        timer = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        first.cancel(), timer.cancel()
+        await asyncio.wait([first, timer])
+        lengths.append(workflow.info().get_current_history_length())
+        second = workflow.start_activity(echo, "neither", **SHORT)
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        lengths.append(workflow.info().get_current_history_length())
+        await workflow.execute_activity(echo, "sent", **SHORT)
+        return [*lengths, workflow.info().get_current_history_length()]
 
 
 @workflow.defn
@@ -758,6 +953,17 @@ class OwnFailureTypes:
 WORKFLOWS = [
     Call,
     CallAndCatch,
+    CancelsClosedOther,
+    GivesUp,
+    LeavesChildToNextRun,
+    Locks,
+    OneFails,
+    PatchedInARow,
+    RunsOn,
+    TalksToNobody,
+    Grows,
+    Relabelled,
+    TwoActivationsInOneTask,
     Methods,
     Several,
     OneOfThreeFails,

@@ -67,7 +67,7 @@ class Tape:
                 return "result"
             raise error
 
-        more = {"waiting_for": "", "cancel_requested": False, "run_ids": ["run"], **more}
+        more = {"waiting_for": "", "cancel_requested": False, "run_ids": ["run"], "commands": [], **more}
         return SimpleNamespace(
             status=status, calls=self.calls, reports=list(reports), faults=faults, result=result, **more
         )
@@ -321,6 +321,6 @@ def test_results_that_vary_are_not_compared() -> None:
 
 
 def test_replay() -> None:
-    assert check_replay(SimpleNamespace(check_replay=lambda: None)) == []  # type: ignore[arg-type]
-    (objection,) = check_replay(SimpleNamespace(check_replay=lambda: "x"))  # type: ignore[arg-type]
+    assert check_replay(SimpleNamespace(check_replay=lambda varying: None), Known()) == []  # type: ignore[arg-type]
+    (objection,) = check_replay(SimpleNamespace(check_replay=lambda varying: "x"), Known())  # type: ignore[arg-type]
     assert objection.kind == "replay differs"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import pytest
 
 from temporal_saga.testing import ViolationError
+from temporal_saga.testing.explorer import picture_file
 from temporal_saga.testing.pytest_plugin import SagaExplore
 from tests.test_docs import ROOT, blocks, load
 
 TEXT = (ROOT / "docs" / "testing.md").read_text()
+PICTURE = ROOT / "docs" / "applies-late.svg"
 
 
 @pytest.fixture
@@ -38,6 +41,10 @@ def test_a_failure_looks_as_on_the_page(page: Any) -> None:
         page.test_a_bank_that_forgets()
     ((_, shown),) = blocks(TEXT, "text")
     assert str(raised.value).startswith(shown)
+    drawn = picture_file(raised.value.exploration.violations[0].drawing)
+    if os.environ.get("WRITE_PICTURES"):
+        PICTURE.write_text(drawn)
+    assert drawn == PICTURE.read_text(), "WRITE_PICTURES=1 writes it anew"
 
 
 def test_every_fault_is_in_the_table() -> None:

@@ -121,7 +121,7 @@ def test_points_of_a_run() -> None:
         Call("child", 1, "child", "Child", "2", "run", scheduled_at=2, resolved_at=3),
         Call("a:undo", 1, "activity", "a", "3", "run", scheduled_at=3, phase="undo", forward_key="key"),
     ]
-    simulation: Any = SimpleNamespace(calls=calls, activations=5)
+    simulation: Any = SimpleNamespace(calls=calls, activations=5, trace=[])
     undo = CallPoint("a:undo", 1, True, 3, 5)
     assert points_of(simulation) == Points((A, undo), 5)
     calls[0].phase, calls[0].forward_key = "do", "key"
@@ -144,10 +144,11 @@ def test_the_timeline_of_a_call_that_fails_again_and_again() -> None:
     do = Call("a", 1, "activity", "a", "1", "run", 1, phase="do")
     do.attempts = [Attempt(number, now) for number in range(1, 10)]
     events = [TraceEvent(now, kind, "a", number, "", 1) for number in range(1, 9) for kind in ("timed_out", "retrying")]
-    timed_out, again = "         1  a  x timed out", "         1  a  x failed, to be tried again"
+    unknown = "x timed out (its function had not returned)"
+    timed_out, again = f"         1  a  {unknown}", "         1  a  x failed, to be tried again"
     assert timeline(events, [do]).splitlines() == [
         "time  task",
-        " +0s     1  a  x timed out",
+        f" +0s     1  a  {unknown}",
         again,
         f"{timed_out} (attempt 2)",
         again,

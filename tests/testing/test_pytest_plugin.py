@@ -27,6 +27,18 @@ def test_transfer(saga_explore):
     assert exploration.tried {tried}
 """
 
+HELD = """
+
+def test_held():
+    from temporal_saga.testing import explore
+
+    explore(Transfer.run, 30, setup=Bank, check=conserved, kinds=["fails_after"])
+
+
+def test_something_else():
+    pass
+"""
+
 
 def run(pytester: pytest.Pytester, *args: str, bank: str, tried: str) -> pytest.RunResult:
     pytester.makepyfile(TEST.format(bank=bank, tried=tried))
@@ -72,6 +84,22 @@ def test_a_failure_shows_the_plan_and_the_timeline(pytester: pytest.Pytester) ->
         ]
     )
     assert "_explore.py" not in result.stdout.str()
+
+
+def test_a_page_for_each_test_that_explores(pytester: pytest.Pytester) -> None:
+    """And an index that leads to them, those with violations first."""
+    pytester.makepyfile(TEST.format(bank="UnfencedBank", tried="> 0") + HELD)
+    result = pytester.runpytest_subprocess("-p", "temporal_saga.testing.pytest_plugin", "--saga-report=pages")
+    result.assert_outcomes(failed=1, passed=2)
+    result.stdout.fnmatch_lines(["*what sagas went through: *index.html*"])
+    pages = sorted((pytester.path / "pages").iterdir())
+    assert len(pages) == 3, "none for a test that explores nothing"
+    index = (pytester.path / "pages" / "index.html").read_text()
+    assert "1 of 2 tests with violations" in index
+    assert index.index("test_transfer") < index.index("test_held")
+    for page in pages:
+        assert page.name == "index.html" or f'href="{page.name}"' in index
+    assert "applied after its undo" in next(page for page in pages if "transfer" in page.name).read_text()
 
 
 def test_it_imports_nothing_of_the_kit_before_a_test_asks(pytester: pytest.Pytester) -> None:

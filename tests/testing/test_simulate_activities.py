@@ -15,14 +15,23 @@ import httpx
 import psycopg
 import pytest
 from temporalio import activity, workflow
-from temporalio.client import WorkflowFailureError
+from temporalio.client import AsyncActivityCancelledError, WorkflowFailureError
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, TimeoutError, TimeoutType
 from temporalio.exceptions import CancelledError as TemporalCancelledError
+from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput, Interceptor
 from temporalio.workflow import ActivityCancellationType
 
-from temporal_saga.testing import Simulation, SimulationError, UnsupportedError, cancel, simulate
+from temporal_saga.testing import (
+    Simulation,
+    SimulationError,
+    UnsupportedError,
+    cancel,
+    fails_after,
+    simulate,
+    worker_lost,
+)
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -516,13 +525,71 @@ def test_an_unregistered_activity_is_named() -> None:
         simulate(Call.run, "sleep", [], activities=[failing(1)])
 
 
-def test_asynchronous_completion_is_refused() -> None:
-    @activity.defn
-    async def later() -> None:
-        activity.raise_complete_async()
+@activity.defn
+async def later(what: str = "") -> str:
+    TOKENS.append(activity.info().task_token)
+    activity.raise_complete_async()
 
-    with pytest.raises(UnsupportedError, match="'later' completes asynchronously"):
-        call(later)
+
+TOKENS: list[bytes] = []
+
+
+@pytest.mark.parametrize("by", ["id", "token"])
+@pytest.mark.parametrize("how", ["complete", "fail", "fail and complete", "never"])
+def test_c14_asynchronous_completion(by: str, how: str) -> None:
+    """A client completes, or fails, what its function has left to it; what nobody completes times out."""
+    TOKENS.clear()
+
+    async def client(handle: Any) -> None:
+        for word in how.split(" and "):
+            await asyncio.sleep(10)
+            given = {"activity_id": "1"} if by == "id" else {"task_token": TOKENS[-1]}
+            left = handle.get_async_activity_handle(**given)
+            if word == "complete":
+                await left.heartbeat("nearly")
+                await left.complete("in the end")
+            elif word == "fail":
+                await left.fail(ApplicationError("no luck", non_retryable=how == "fail"))
+            if word in ("complete", "fail"):
+                with pytest.raises(RPCError, match="invalid activityID"):
+                    await left.complete("twice")
+
+    simulation = call(later, client=client, start_to_close_timeout=MINUTE, retry_policy=RetryPolicy(maximum_attempts=2))
+    if how.endswith("complete"):
+        assert simulation.result() == "in the end"
+        assert simulation.calls[0].attempts[-1].ran
+    elif how == "fail":
+        assert cause(simulation).message == "no luck"
+    else:
+        assert cause(simulation).type is TimeoutType.START_TO_CLOSE
+        assert len(simulation.calls[0].attempts) == 2
+    assert simulation.check_replay() is None
+
+
+def test_c14_a_client_learns_of_a_cancel() -> None:
+    """A heartbeat of what is left to a client says that the cancel is requested, and the client may report it."""
+
+    async def client(handle: Any) -> None:
+        await asyncio.sleep(1)
+        left = handle.get_async_activity_handle(activity_id="1")
+        await left.heartbeat()
+        await handle.cancel()
+        with pytest.raises(AsyncActivityCancelledError):
+            await left.heartbeat()
+        await left.report_cancellation()
+
+    wait = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+    simulation = call(later, client=client, start_to_close_timeout=MINUTE, cancellation_type=wait)
+    assert (simulation.status, simulation.duration) == ("cancelled", SECOND)
+
+
+def test_c14_faults_of_what_is_left_to_a_client() -> None:
+    """A reply may be lost, and a worker, of an activity that is left to a client as of any."""
+    options: Any = {"start_to_close_timeout": MINUTE, "retry_policy": RetryPolicy(maximum_attempts=2)}
+    lost = call(later, faults=[fails_after("later")], **options)
+    assert cause(lost).type == "SimulatedFailure"
+    gone = call(later, faults=[worker_lost("later")], **options)
+    assert [attempt.outcome for attempt in gone.calls[0].attempts] == ["StartToClose timeout"] * 2
 
 
 def test_sockets_are_refused_to_a_library_that_wraps_or_swallows_that() -> None:

@@ -137,7 +137,10 @@ def test_fails_before() -> None:
     assert isinstance(error.cause, ApplicationError)
     assert (error.cause.type, error.cause.non_retryable) == ("SimulatedFailure", True)
     (attempt,) = simulation.calls[1].attempts
-    assert (attempt.ran, attempt.outcome) == (False, "failed: SimulatedFailure: simulated failure")
+    assert (attempt.ran, attempt.outcome) == (
+        False,
+        "failed: SimulatedFailure: simulated failure, its function did not run",
+    )
 
 
 def test_fails_after() -> None:

@@ -6,7 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -30,7 +33,10 @@ from temporalio.worker import (
 )
 
 from temporal_saga import Saga
-from temporal_saga.testing import simulate
+from temporal_saga.testing import SimulationError, UnsupportedError, simulate
+
+with workflow.unsafe.imports_passed_through():
+    import anyio.to_thread
 
 SECOND = timedelta(seconds=1)
 
@@ -45,11 +51,38 @@ async def whisper(text: str) -> str:
     return text.lower()
 
 
+@activity.defn
+async def in_a_thread_of_anyios(text: str) -> str:
+    return await anyio.to_thread.run_sync(lambda: f"{text} {WHERE.get()}")
+
+
+@activity.defn
+async def in_a_thread_of_its_own(text: str) -> str:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[str] = loop.create_future()
+    threading.Thread(target=lambda: loop.call_soon_threadsafe(done.set_result, text), daemon=True).start()
+    return await done
+
+
+WHERE: ContextVar[str] = ContextVar("where", default="outside")
+
+
 @workflow.defn
 class Speak:
     @workflow.run
-    async def run(self, text: str) -> str:
-        return await workflow.execute_activity(shout, text, start_to_close_timeout=SECOND)
+    async def run(self, text: str, how: str = "shout") -> str:
+        return str(await workflow.execute_activity(how, text, start_to_close_timeout=SECOND, result_type=str))
+
+
+@workflow.defn
+class BlocksHere:
+    @workflow.run
+    async def run(self, how: str) -> None:
+        if how == "to_thread":
+            await asyncio.to_thread(print)
+        elif how == "open_connection":
+            await asyncio.open_connection("localhost", 9)
+        raise NotImplementedError("not yet")
 
 
 class Outbound(WorkflowOutboundInterceptor):
@@ -117,6 +150,81 @@ class Exposed:
     @workflow.signal
     def fail(self) -> None:
         raise ApplicationError("no")
+
+
+def test_c12_a_plugin_runs_around_the_worker() -> None:
+    """`run_context` is entered before the workflow begins and left at the end, and activities see what it has set."""
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def around() -> AsyncIterator[None]:
+        await asyncio.sleep(1)
+        token = WHERE.set("inside")
+        log.append("in")
+        try:
+            yield
+        finally:
+            await asyncio.sleep(1)
+            WHERE.reset(token)
+            log.append("out")
+
+    @activity.defn
+    async def look(text: str) -> str:
+        log.append(text)
+        return WHERE.get()
+
+    plugins = [SimplePlugin("outer", run_context=around), SimplePlugin("inner", run_context=around)]
+    assert simulate(Speak.run, "hi", "look", activities=[look], plugins=plugins).result() == "inside"
+    assert log == ["in", "in", "hi", "out", "out"]
+    log.clear()
+    with pytest.raises(SimulationError):
+        simulate(Speak.run, "hi", "shout", plugins=plugins)  # which is not registered
+    assert log == ["in", "in", "out", "out"], "left too if the simulation cannot go on"
+    assert WHERE.get() == "outside"
+
+
+def test_c12_a_plugin_that_cannot_begin() -> None:
+    """What a plugin raises before the worker runs is raised; one that runs no worker is an error."""
+
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        raise LookupError("no credentials")
+        yield
+
+    class RunsNothing(SimplePlugin):
+        async def run_worker(self, worker: Any, next: Any) -> None:
+            pass
+
+    with pytest.raises(LookupError, match="no credentials"):
+        simulate(Speak.run, "hi", activities=[shout], plugins=[SimplePlugin("broken", run_context=broken)])
+    with pytest.raises(SimulationError, match="without running the worker"):
+        simulate(Speak.run, "hi", activities=[shout], plugins=[RunsNothing("nothing")])
+
+
+def test_c12_threads_of_anyio_run_at_once() -> None:
+    """`anyio.to_thread` works as `asyncio.to_thread` does, in the activity's context; elsewhere it is untouched."""
+    simulation = simulate(Speak.run, "hi", "in_a_thread_of_anyios", activities=[in_a_thread_of_anyios])
+    assert simulation.result() == "hi outside"
+    assert simulation.duration == timedelta()
+    assert asyncio.run(anyio.to_thread.run_sync(threading.get_ident)) != threading.get_ident()
+
+
+def test_c12_a_thread_that_calls_back_is_an_error_at_once() -> None:
+    """No timeout comes before the error: the clock stands still for a thread that somebody has begun."""
+    with pytest.raises(UnsupportedError, match="a thread has called back"):
+        simulate(Speak.run, "hi", "in_a_thread_of_its_own", activities=[in_a_thread_of_its_own])
+
+
+@pytest.mark.parametrize("sandboxed", [False, True])
+@pytest.mark.parametrize(
+    ("how", "called"), [("to_thread", "run_in_executor"), ("open_connection", "create_connection")]
+)
+def test_c12_what_a_workflow_cannot_do_is_named(how: str, called: str, sandboxed: bool) -> None:
+    """A workflow that wants a thread or a socket fails its task with a message that names the call and the fix."""
+    simulation = simulate(BlocksHere.run, how, sandboxed=sandboxed)
+    assert f"asyncio's {called}() does not work in workflow code" in simulation.waiting_for
+    assert "call it in an activity" in simulation.waiting_for
+    assert simulate(BlocksHere.run, "").task_failures[0] == "NotImplementedError: not yet"
 
 
 def test_the_saga_plugin_is_there_unless_others_are_given() -> None:

@@ -29,7 +29,7 @@ from temporalio.service import RPCError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 from temporal_saga import Saga
-from temporal_saga.testing import SimulationError, UnsupportedError, cancel, simulate
+from temporal_saga.testing import SimulatedHandle, SimulationError, UnsupportedError, cancel, restart, simulate
 
 SECOND = timedelta(seconds=1)
 
@@ -482,13 +482,15 @@ class Labelled:
             workflow.upsert_search_attributes([KEY.value_set("second")])
             workflow.upsert_memo({"more": [1, 2]})
             workflow.continue_as_new(False)
-        return [before, workflow.memo_value("more"), workflow.memo()]
+        return [before, workflow.memo_value("more", None), workflow.memo()]
 
 
 def test_search_attributes_and_memo() -> None:
     attributes = TypedSearchAttributes([SearchAttributePair(KEY, "first")])
     simulation = simulate(Labelled.run, True, search_attributes=attributes, memo={"note": "x"})
-    assert simulation.result() == ["second", [1, 2], {"note": "x", "more": [1, 2]}]
+    assert simulation.result() == ["second", None, {"note": "x"}], (
+        "the next run starts with the memo that this one started with"
+    )
     assert simulation.check_replay() is None
 
 
@@ -686,3 +688,55 @@ def test_a_signal_that_was_accepted_is_not_lost() -> None:
 
         assert simulate(Inbox.run, activities=[ring], client=client).result() == ["x"] * accepted[-1]
     assert set(accepted) == {True, False}
+
+
+# --- what a client asks ---------------------------------------------------------------------------
+
+
+@workflow.defn
+class Described:
+    @workflow.run
+    async def run(self) -> None:
+        workflow.upsert_memo({"more": 1, "note": None})
+        workflow.upsert_search_attributes([KEY.value_set("now")])
+        await workflow.sleep(60)
+
+    @workflow.query
+    def numbers(self) -> list[int]:
+        return [1, 2]
+
+
+def test_c14_describe_and_result_type() -> None:
+    """A client is told of a run as it is, and may name the type of a query's answer."""
+    seen: list[Any] = []
+
+    async def client(handle: SimulatedHandle[None]) -> None:
+        await asyncio.sleep(1)
+        for _ in range(2):
+            told = await handle.describe()
+            seen.append((told.status.name, await told.memo(), told.typed_search_attributes.get(KEY)))
+            seen.append((told.id, told.run_id == handle.run_id, told.workflow_type, told.parent_id))
+            seen.append(None if told.close_time is None else (told.close_time - told.start_time).total_seconds())
+            seen.append(told.history_length)
+            await handle.result()
+        seen.append(await handle.query("numbers", result_type=tuple[int, ...]))
+        seen.append(await handle.query("numbers"))
+
+    simulate(Described.run, client=client, memo={"note": "x", "kept": 2})
+    labels = {"kept": 2, "more": 1}
+    whose = ("workflow", True, "Described", None)
+    assert seen[:3] == [("RUNNING", labels, "now"), whose, None]
+    assert seen[4:7] == [("COMPLETED", labels, "now"), whose, 60.0]
+    assert seen[3] < seen[7]
+    assert seen[8:] == [(1, 2), [1, 2]]
+
+
+def test_c14_the_old_branch_of_a_patch() -> None:
+    """A run that began before a patch takes the old branch, to its end and in a replay."""
+    simulation = simulate(Patched.run, without_patches=["new-way"])
+    assert simulation.result() == "old"
+    assert ("patch", "new-way") not in simulation.commands
+    assert simulation.check_replay() is None
+    assert simulate(Patched.run, without_patches=["another"]).result() == "new"
+    again = simulate(Patched.run, without_patches=["new-way"], faults=[restart(at=1)])
+    assert again.replay_difference is None

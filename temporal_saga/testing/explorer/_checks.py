@@ -16,7 +16,7 @@ shown about a label holds for all runs (`Known`). An objection that depends on m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +24,27 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport, StepReport
-from temporal_saga.testing.simulator import ActivationFault, ActivityFault, Call, Fault, Simulation
+from temporal_saga.testing.simulator import (
+    NOT_DECODED,
+    ActivationFault,
+    ActivityFault,
+    Call,
+    Fault,
+    Simulation,
+    SimulationError,
+    changed_inputs,
+    varying,
+)
 
 from ._plans import UNSEEN
+
+PASSING = frozenset(
+    {
+        *("fails_once", "worker_lost", "slow", "outage", "provider_before", "provider_after"),
+        *("delivered_twice", "delivered_late", "bug_after"),
+    }
+)
+"""Faults that pass by: an undo that is tried again, or long enough, has succeeded."""
 
 _CLOSED_BADLY = ("failed", "cancelled")
 _REPORTED = ("FAILED", "PARKED", "BY_HAND", "GIVEN_UP")
@@ -55,13 +73,17 @@ class Known:
         compensated: The labels that some run has undone, or armed.
         applied: The labels of steps that took effect in a run that ended badly.
         ends: What a plan's run came to, by its faults.
+        plain: The plain activities that took effect in the scope of a saga that then ended badly.
         results_vary: Whether two runs without any fault gave two results, as with ids that an activity makes up.
+        varying: The calls whose arguments two runs without any fault did not agree on.
     """
 
     compensated: set[str] = field(default_factory=lambda: set[str]())
     applied: set[str] = field(default_factory=lambda: set[str]())
     ends: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=lambda: dict[Any, Any]())
+    plain: set[str] = field(default_factory=lambda: set[str]())
     results_vary: bool = False
+    varying: set[str] = field(default_factory=lambda: set[str]())
 
 
 @dataclass
@@ -73,6 +95,11 @@ class _Effect:
     do: Call | None = None
     undos: list[Call] = field(default_factory=lambda: list["Call"]())
     step: StepReport | None = None
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether something undoes it, or has."""
+        return bool(self.undos) or (self.step is not None and self.step.undo is not None)
 
     @property
     def applied_at(self) -> int | None:
@@ -88,9 +115,10 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
     """Return what is wrong with a run, without the user's own check; note what the run shows."""
     effects = _effects(simulation)
     for effect in effects.values():
-        armed = effect.step is not None and effect.step.undo is not None
-        if effect.undos or armed:
+        if effect.is_armed:
             known.compensated.add(effect.label)
+    if any(report.state in ("COMPENSATED", "INCOMPLETE") for report in simulation.reports):
+        known.plain |= {call.label for call in simulation.calls if call.is_plain_in_scope and _ran_at(call) is not None}
     unlike = list(_same_as_without(simulation, plan, known))
     objections: list[Objection] = [
         *(unlike or _hangs(simulation, plan)),  # it says so in its own words
@@ -109,13 +137,43 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
 def undo_failed(simulation: Simulation[Any]) -> bool:
     """Tell whether compensations failed for good, each by a fault: then their effects stand."""
     failed = _failed_undos(simulation)
-    return bool(failed) and all(_was_struck(simulation, call) for call in failed)
+    return bool(failed) and not any(_fails_by_itself(simulation, call) for call in failed)
 
 
-def check_replay(simulation: Simulation[Any]) -> list[Objection]:
-    """Return what a replay of the whole history does differently."""
-    difference = simulation.check_replay()
+def check_replay(
+    simulation: Simulation[Any], known: Known, run_again: Callable[[], Simulation[Any]] | None = None
+) -> list[Objection]:
+    """Return what a replay of the whole history does differently.
+
+    Arguments that another run of the same plan makes up anew do not count: no fault has changed them.
+    """
+    try:
+        difference = simulation.check_replay(varying=known.varying)
+        if difference and run_again is not None:
+            known.varying |= varying(simulation, run_again())
+            difference = simulation.check_replay(varying=known.varying)
+    except SimulationError as error:
+        return [Objection("cannot be evicted", str(error))]
     return [Objection("replay differs", f"a replay gives other commands: {difference}")] if difference else []
+
+
+def check_inputs(simulation: Simulation[Any]) -> list[Objection]:
+    """Return which undos were called with something else than their steps, whose input they get."""
+    if not any(call.phase == "undo" for call in simulation.calls):
+        return []
+    return [
+        Objection(
+            "an undo's input changed",
+            f"{label} was called with {_shown(now)}, and its step with {_shown(before)}: the workflow changed "
+            "the object in between; pass a copy, or immutable data",
+        )
+        for label, before, now in changed_inputs(simulation)
+    ]
+
+
+def _shown(arguments: list[Any]) -> str:
+    text = ", ".join(map(repr, arguments))
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def end_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
@@ -134,7 +192,12 @@ def end_of(simulation: Simulation[Any]) -> tuple[Any, ...]:
 
 
 def _hangs(simulation: Simulation[Any], plan: tuple[Fault, ...]) -> Iterator[Objection]:
-    if simulation.status == "waiting":
+    undecoded = [call for call in simulation.calls if _says(call, NOT_DECODED)]
+    for call in undecoded:
+        yield Objection(
+            "arguments do not decode", f"{call.label} got arguments that {call.type!r} cannot decode by its own types"
+        )
+    if simulation.status == "waiting" and not undecoded:
         bug = any(fault.kind == "bug_after" for fault in plan)
         yield Objection("a bug unwinds" if bug else "hangs", f"the run never ends: {simulation.waiting_for}")
 
@@ -157,15 +220,24 @@ def _sagas_left_open(simulation: Simulation[Any]) -> Iterator[Objection]:
     if simulation.status != "completed":
         return
     last = {call.forward_key for call in simulation.calls if call.run_id == simulation.run_ids[-1]}
+    told = _told_by_updates(simulation)
     for report in simulation.reports:
-        if report.state == "INCOMPLETE" and any(step.key in last for step in report.steps):
+        keys = {step.key for step in report.steps}
+        if report.state == "INCOMPLETE" and keys & last and not keys & told:
             yield Objection("not reported", f"saga {report.name!r} is INCOMPLETE, and the run completed all the same")
 
 
 def _undos_that_fail_by_themselves(simulation: Simulation[Any]) -> Iterator[Objection]:
     for call in _failed_undos(simulation):
-        if not _was_struck(simulation, call):
-            outcome = next((each.outcome for each in reversed(call.attempts) if each.outcome), call.state)
+        if not _fails_by_itself(simulation, call):
+            continue
+        outcome = next((each.outcome for each in reversed(call.attempts) if each.outcome), call.state)
+        passing = next((fault for fault in _faults_of(simulation, call) if fault.kind in PASSING), None)
+        if passing is not None:
+            tried = len([each for each in call.attempts if not each.late])
+            how = f"gave up after {tried} attempts" if tried > 1 else "gave up after its first attempt"
+            yield Objection("an undo gives up", f"{call.label} {how}, and {passing!r} passes by: {outcome}")
+        else:
             yield Objection(
                 "an undo fails by itself", f"{call.label} failed for good, and no fault struck it: {outcome}"
             )
@@ -196,11 +268,21 @@ def _effects_after_a_bad_end(
             yield Objection("undone for nothing", f"{effect.label} was undone, though the saga ended well")
         if effect.applied_at is None or not (ended_badly or (swallowed and state is not None)):
             continue
+        if effect.undone_at is not None or _undone_by_its_state(effect, effects):
+            continue
         if ended_badly:
             known.applied.add(effect.label)
-        if effect.undone_at is not None:
-            continue
         yield from _stands(simulation, effect, swallowed)
+
+
+def _undone_by_its_state(effect: _Effect, effects: dict[str, _Effect]) -> bool:
+    """Tell whether a child has given its saga away, and what it did was undone by that."""
+    child = effect.do
+    if child is None or child.kind != "child":
+        return False
+    own = [each for each in effects.values() if each.do and each.do.workflow_id == child.activity_id]
+    applied = [each for each in own if each.applied_at is not None and each.is_armed]
+    return bool(applied) and all(each.undone_at is not None for each in applied)
 
 
 def _stands(simulation: Simulation[Any], effect: _Effect, swallowed: bool) -> Iterator[Objection]:
@@ -290,10 +372,13 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
     except Exception as error:
         chain = list(_chain(error))
     own = _own_keys(simulation)  # a child's saga has failed its child, and its parent undoes that
+    told = _told_by_updates(simulation)
     incomplete = [
         report.name
         for report in simulation.reports
-        if report.state == "INCOMPLETE" and any(step.key in own for step in report.steps)
+        if report.state == "INCOMPLETE"
+        and any(step.key in own for step in report.steps)
+        and not any(step.key in told for step in report.steps)
     ]
     errors = [each for each in chain if isinstance(each, ApplicationError) and each.type == "CompensationError"]
     if errors and simulation.reports and not any(report.state == "INCOMPLETE" for report in simulation.reports):
@@ -351,19 +436,65 @@ def _effects(simulation: Simulation[Any]) -> dict[str, _Effect]:
     return effects
 
 
+def _says(call: Call, message: str) -> bool:
+    return any(attempt.outcome.endswith(message) for attempt in call.attempts)
+
+
 def _failed_undos(simulation: Simulation[Any]) -> list[Call]:
     return [
         call for call in simulation.calls if call.phase in ("undo", "push") and call.state in ("failed", "timed out")
     ]
 
 
-def _was_struck(simulation: Simulation[Any], call: Call) -> bool:
-    if call.kind == "child":  # by a fault of what it did
-        return bool(simulation.faults)
-    return any(
-        isinstance(fault, ActivityFault) and (fault.label, fault.nth) == (call.label, call.nth)
+def _faults_of(simulation: Simulation[Any], call: Call) -> list[ActivityFault]:
+    """Return the faults that lie on a call; if it is of a child, those of what a child did, or a child of that."""
+    calls = [call]
+    if call.kind == "child":
+        calls += [each for each in simulation.calls if each.workflow_id != call.workflow_id]
+    return [
+        fault
         for fault in simulation.faults
-    )
+        if isinstance(fault, ActivityFault) and any(fault.names(each) for each in calls)
+    ]
+
+
+def _fails_by_itself(simulation: Simulation[Any], call: Call) -> bool:
+    """Tell whether nothing excuses an undo that has failed for good.
+
+    A fault that makes it fail for good does; so does one that has done that to another undo of the saga before: this
+    one may depend on that one, and rightly refuse. A fault that passes by excuses nothing.
+    """
+    saga = _saga_of(simulation, call)
+    ended = _ended_at(call)
+    for other in _failed_undos(simulation):
+        if other is not call:
+            before = _ended_at(other)
+            if _saga_of(simulation, other) != saga or before is None or (ended is not None and before > ended):
+                continue
+        if any(fault.kind not in PASSING for fault in _faults_of(simulation, other)):
+            return False
+    return True
+
+
+def _saga_of(simulation: Simulation[Any], call: Call) -> object:
+    """Return which saga a call belongs to; for code by hand, which run."""
+    for number, report in enumerate(simulation.reports):
+        if any(step.key in (call.forward_key, call.key) for step in report.steps):
+            return number
+    return call.run_id
+
+
+def _told_by_updates(simulation: Simulation[Any]) -> set[str]:
+    """Return the keys of the steps whose saga has told the caller of an update that it is incomplete."""
+    told: set[str] = set()
+    for command in simulation.commands:
+        if command[0] != "update_rejected":
+            continue
+        for error in _chain(command[2]):
+            if isinstance(error, ApplicationError) and error.type == "CompensationError" and error.details:
+                report: Any = error.details[0]  # as JSON has it
+                told.update(step["key"] for step in report["steps"])
+    return told
 
 
 def _own_keys(simulation: Simulation[Any]) -> set[str]:

@@ -22,11 +22,18 @@ from typing import Any, TypeVar
 
 from temporal_saga.testing.simulator import End, Fault, Simulation, check_faults, simulate
 
+from ._alone import check_processes, choose, watching
 from ._bar import Bar
+from ._determinism import check_determinism
+from ._elsewhere import Elsewhere
 from ._exploration import Exploration, ViolationError
 from ._plans import KINDS, FaultKind, check_choice, events_of
+from ._processes import Looks
 from ._runner import Runner, quiet
 from ._search import Search
+
+listeners: list[Callable[[Exploration], None]] = []
+"""Who is told of each exploration, before its violations are raised: the pytest plugin."""
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -41,11 +48,14 @@ def explore(
     faults: int = 1,
     plan: Sequence[Fault] | None = None,
     within: timedelta | None = None,
+    seed: int = 0,
+    processes: int | None = None,
     kinds: Collection[FaultKind] = KINDS,
     signals: Sequence[Any] = (),
     updates: Sequence[Any] = (),
     first: bool = False,
     fail: bool = True,
+    elsewhere: bool = True,
     progress: bool | None = None,
     **options: Any,
 ) -> Exploration:
@@ -63,12 +73,20 @@ def explore(
         ends: How the run without any fault ends. Another end is a violation, and then no fault is tried.
         faults: Up to how many faults at once.
         plan: Run these faults only.
-        within: The longest real time to take. The result tells how much was left untried.
+        within: The longest real time to take. Plans of one length then run in a random order; the result tells how much
+            was left untried.
+        seed: For that order.
+        processes: In how many processes plans run; the result does not depend on it. By default as many as there are
+            cores, once the search takes long; and one if the runs share a file or a connection, or for another reason
+            that `print` tells. A number is taken at its word: then each world must be one of its own.
         kinds: The kinds of faults to try; all of them by default.
         signals: Signals to try at every point: names, or tuples of a name and arguments.
         updates: Updates, in the same way.
         first: Stop at the first violation; by default the explorer looks for one of each kind.
         fail: Raise if there is a violation.
+        elsewhere: Also run the workflow without faults in the SDK's sandbox, and replay some runs in two processes of
+            their own, where strings and tasks hash otherwise. They import the workflow's module by its name; where that
+            does not work, the result says so.
         progress: Show a bar on stderr; by default on a terminal only.
         options: For `simulate`.
 
@@ -82,22 +100,48 @@ def explore(
     """
     __tracebackhide__ = True
     check_choice(faults, kinds, within)
+    check_processes(processes)
     check_faults("plan", plan or ())
     events = events_of(signals, updates)
     check_options(options)
     runner = Runner(workflow_run, args, setup, options=options, check=check, ends=ends)
     search = Search(runner, faults)
     started = time.perf_counter()
-    with quiet():
+    with quiet(), Bar(progress) as bar:
         if plan is not None:
             search.one(tuple(plan))
         else:
-            deadline = None if within is None else started + within.total_seconds()
-            with Bar(progress) as bar:
-                search.all(frozenset(kinds), events, deadline, first, bar)
+            with watching() as shared:
+                points = search.first()
+                chosen = choose(
+                    processes,
+                    runner,
+                    functions={"setup": setup, "check": check, "client": options.get("client")},
+                    sent={"what a signal or an update is given": events},
+                    shared=shared,
+                )
+            search.exploration.alone = chosen.alone
+            if points is not None:
+                with Looks(search.looker, chosen.processes, chosen.start) as looks:
+                    deadline = None if within is None else started + within.total_seconds()
+                    search.all(
+                        frozenset(kinds),
+                        events,
+                        points=points,
+                        deadline=deadline,
+                        first=first,
+                        seed=seed,
+                        looks=looks,
+                        bar=bar,
+                    )
+                search.exploration.processes = looks.processes
+        if elsewhere and not search.exploration.violations:
+            check_determinism(runner, search.findings, search.exploration, Elsewhere(workflow_run, options))
     exploration = search.exploration
     exploration.violations.sort(key=lambda violation: len(violation.plan))
     exploration.seconds = time.perf_counter() - started
+    for listener in listeners:
+        listener(exploration)
     if exploration.violations and fail:
         raise ViolationError(exploration)
     return exploration

@@ -10,7 +10,7 @@ from temporal_saga.testing.simulator import Fault, UnusedFaultsError
 
 from ._explore import check_options
 from ._plans import KINDS, FaultKind, check_choice, events_of, longer, points_of
-from ._runner import Runner
+from ._runner import PlanError, Runner
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -64,14 +64,14 @@ def fault_plans(
                 break
             try:
                 run, _ = runner.run((*plan, fault))
-            except UnusedFaultsError:  # as `explore(plan=...)` would say
+            except (UnusedFaultsError, PlanError):  # as `explore(plan=...)` would say
                 break
             plan = (*plan, fault)
         # Now and then a fault is taken out again: on 0, to which Hypothesis shrinks. So shrinking can drop a fault that
         # was not needed, and keep those behind it, which were drawn from the points of its run.
         shorter = [fault for fault in plan if draw(st.integers(0, 9))]
         if len(shorter) < len(plan):
-            with suppress(UnusedFaultsError):
+            with suppress(UnusedFaultsError, PlanError):
                 runner.run(tuple(shorter))
                 return shorter
         return list(plan)

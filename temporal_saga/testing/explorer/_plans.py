@@ -10,9 +10,11 @@ Not every plan is tried. Those left out are counted, by the reason (`PRUNED_*`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, Literal
 
 from temporal_saga.testing.simulator import (
@@ -41,9 +43,20 @@ _STEP: tuple[ActivityFaultKind, ...] = (
 )
 # The library calls an undo, so no bug of the body meets it. An undo that ends too late has failed for good.
 _UNDO: tuple[ActivityFaultKind, ...] = ("fails_before", "fails_after", "worker_lost", "fails_once", "delivered_twice")
+_PROVIDER: tuple[ActivityFaultKind, ...] = ("provider_before", "provider_after")
+OUTAGE_MINUTES = 60
+"""How long an undo has to last: with few attempts it gives up, and the effect stands."""
 _ACTIVATION: tuple[ActivationFaultKind, ...] = ("cancel", "cancel_scope", "restart")
 
-KINDS: tuple[FaultKind, ...] = (*_STEP, *_ACTIVATION, "cancel_with", "delivered_late")
+KINDS: tuple[FaultKind, ...] = (
+    *_STEP,
+    *_ACTIVATION,
+    "cancel_with",
+    "delivered_late",
+    "outage",
+    "slow_worker",
+    *_PROVIDER,
+)
 """The kinds that are tried by default. Signals and updates are tried when given."""
 
 UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice", "delivered_late"})
@@ -63,6 +76,7 @@ PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cance
 PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
 PRUNED_FAILED = "longer by a fault, after one that fails already"
 PRUNED_IDLE = "a fault that found nothing to strike"
+PRUNED_REST = "longer by a fault, where the same is left of two other runs, which have that fault"
 PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing any more"
 
 
@@ -77,6 +91,22 @@ class CallPoint:
     resolved_at: int
     """The activations that scheduled it and that got its result; the last one if none did."""
     is_undone: bool = False
+    asks_provider: bool = False
+    also: tuple[str, int] = field(default=("", 0), compare=False)
+    """Its other name in a fault: with the workflow, or without."""
+
+
+@dataclass(frozen=True)
+class Rests:
+    """Numbers for what is left of a run; two runs with the same number at a fault show the same.
+
+    Attributes:
+        after: By activation, the start of the run included.
+        stories: For `delivered_late`, after all else: by the call that is repeated.
+    """
+
+    after: tuple[int, ...] = ()
+    stories: Mapping[tuple[str, int], int] = field(default_factory=lambda: dict[tuple[str, int], int]())
 
 
 @dataclass(frozen=True)
@@ -85,6 +115,9 @@ class Points:
 
     calls: tuple[CallPoint, ...]
     activations: int
+    crowded: frozenset[int] = frozenset()
+    """The activations in front of which more than one thing is on its way: a slow worker gets them together."""
+    rests: Rests = field(default_factory=Rests)
 
     def of(self, fault: Fault) -> int:
         """Return the activation at which a fault struck."""
@@ -95,33 +128,78 @@ class Points:
         call = self.call(fault)
         return call.scheduled_at if call else self.activations
 
+    def what_is_struck(self, fault: Fault) -> tuple[object, ...]:
+        """Return what tells two strikes apart: what is left of the run there, and the fault, wherever that is."""
+        if isinstance(fault, ActivationFault):
+            return self.rests.after[fault.at - 1], fault.kind, fault.name, fault.args
+        if fault.kind == "delivered_late":
+            return self.rests.stories[fault.label, fault.nth], fault
+        return self.rests.after[self.of(fault)], fault
+
     def start(self, plan: Plan) -> int:
         """Return the activation at which the last fault of a plan struck."""
         return max((self.of(fault) for fault in plan), default=0)
 
     def call(self, fault: ActivityFault) -> CallPoint | None:
         """Return the call that a fault struck."""
-        return next((call for call in self.calls if (call.label, call.nth) == (fault.label, fault.nth)), None)
+        return next(
+            (call for call in self.calls if (fault.label, fault.nth) in ((call.label, call.nth), call.also)), None
+        )
 
 
 def points_of(simulation: Simulation[Any]) -> Points:
     """Return where a fault can strike in a run."""
     last = simulation.activations
     undone = {call.forward_key for call in simulation.calls if call.phase == "undo" and _ran(call)}
+    workflows: dict[str, set[str]] = {}
+    for call in simulation.calls:
+        workflows.setdefault(call.label, set()).add(call.workflow_id)
     return Points(
         tuple(
             CallPoint(
-                call.label,
-                call.nth,
+                # Which child's call comes first may depend on the plan, so the child has to be named.
+                *(
+                    (call.label, call.nth)
+                    if len(workflows[call.label]) == 1
+                    else (call.label_in_workflow, call.nth_in_workflow)
+                ),
                 call.phase in ("undo", "push"),
                 call.scheduled_at,
                 last if call.resolved_at is None else call.resolved_at,
                 call.phase == "do" and call.forward_key in undone and _ran(call),
+                call.asks_provider,
+                also=(call.label, call.nth)
+                if len(workflows[call.label]) > 1
+                else (call.label_in_workflow, call.nth_in_workflow),
             )
             for call in simulation.calls
             if call.kind == "activity"
         ),
         last,
+        _crowded(simulation),
+    )
+
+
+def _crowded(simulation: Simulation[Any]) -> frozenset[int]:
+    # By activation: how many more things are on their way behind it.
+    more: Counter[int] = Counter()
+    for call in simulation.calls:
+        more[call.scheduled_at] += 1
+        if call.resolved_at is not None:
+            more[call.resolved_at] -= 1
+    for event in simulation.trace:
+        if event.kind == "timer_started":
+            more[event.activation] += 1
+        elif event.kind == "timer_fired":
+            more[event.activation + 1] -= 1
+        elif event.kind == "timer_cancelled":
+            more[event.activation] -= 1
+    on_their_way = dict(enumerate(accumulate(more[at] for at in range(simulation.activations + 1))))
+    messages = {event.activation for event in simulation.trace if event.kind in ("signal", "update")}
+    return frozenset(
+        at
+        for at in range(2, simulation.activations + 1)
+        if on_their_way[at - 1] > 1 or (on_their_way[at - 1] and max(messages, default=0) >= at - 1)
     )
 
 
@@ -150,12 +228,16 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
             continue
         found += [
             (call.scheduled_at, ActivityFault(kind, call.label, call.nth))
-            for kind in (_UNDO if call.is_undo else _STEP)
+            for kind in (*(_UNDO if call.is_undo else _STEP), *(_PROVIDER if call.asks_provider else ()))
             if kind in kinds
         ]
+        if call.is_undo and "outage" in kinds and (call.label, 1) not in struck:
+            found.append((call.scheduled_at, ActivityFault("outage", call.label, minutes=OUTAGE_MINUTES)))
     for at in range(first_activation, points.activations + 1):
         if at not in at_activation:
             found += [(at, ActivationFault(kind, at)) for kind in _ACTIVATION if kind in kinds]
+        if at in points.crowded and at not in at_activation and "slow_worker" in kinds:
+            found.append((at, ActivationFault("slow_worker", at)))
         # A signal or update may also come in one workflow task with a cancel, or with another.
         found += [(at, ActivationFault(kind, at, name, args)) for kind, name, args in events]
     found.sort(key=lambda each: each[0])

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
+import traceback
+import warnings
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from temporalio.exceptions import TemporalError
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
-from temporal_saga.testing.simulator import End, Simulation, SimulationError, simulate, why
+from temporal_saga.testing.simulator import End, Simulation, SimulationError, UnusedFaultsError, simulate, why
 
-from ._checks import Known, Objection, check_run, undo_failed
+from ._checks import Known, Objection, check_inputs, check_replay, check_run, undo_failed
 from ._plans import Plan
 
 W = TypeVar("W")
 R = TypeVar("R")
+
+
+class PlanError(Exception):
+    """A plan whose run cannot be simulated or judged: a limit or a fault of the kit, which must not end the rest.
+
+    Attributes:
+        objection: What to report.
+        shown: What happened, as text, in place of a timeline.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        super().__init__(said)
+        kind = "cannot be simulated" if isinstance(error, SimulationError) else "an error in the testing kit"
+        self.objection = Objection(kind, said)
+        self.shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
 class Runner(Generic[W, R]):
@@ -44,9 +65,20 @@ class Runner(Generic[W, R]):
         self._ends = ends
 
     def run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
-        """Run one plan in a fresh world and check it."""
+        """Run one plan in a fresh world and check it.
+
+        Raises:
+            PlanError: A run with faults cannot be simulated or judged. What the run without any raises is raised as is.
+        """
         with quiet():
-            return self._run(plan)
+            if not plan:
+                return self._run(plan)
+            try:
+                return self._run(plan)
+            except UnusedFaultsError:
+                raise
+            except Exception as error:
+                raise PlanError(error) from error
 
     def _run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
         world: Any = self._setup()
@@ -56,23 +88,21 @@ class Runner(Generic[W, R]):
         try:
             simulation = self._simulate(world, plan, raised)
             ended = [] if plan else self.check_end(simulation)
-            objections = [*raised, *ended, *check_run(simulation, plan, self.known)]
+            objections = [*raised, *ended, *check_run(simulation, plan, self.known), *check_inputs(simulation)]
             if self._check is not None and not undo_failed(simulation):
                 objections += self._users(world, simulation)
         finally:
-            close = getattr(world, "close", None)
-            if close is not None:
-                close()
+            _close(world)
         return simulation, objections
 
-    def _simulate(self, world: Any, plan: Plan, raised: list[Objection]) -> Simulation[R]:
+    def _simulate(self, world: Any, plan: Plan, raised: list[Objection], **more: Any) -> Simulation[R]:
         activities: Any = getattr(world, "activities", world)
         if not hasattr(activities, "__iter__"):
             raise TypeError(
                 f"the world that setup returned, {type(world).__name__}, has no list of activities: "
                 "give it one as its attribute `activities`, or return such a list"
             )
-        options = dict(self._options)
+        options: dict[str, Any] = {**self._options, **more}
         client = options.get("client") or getattr(world, "client", None)
         if client is not None:
             options["client"] = _noting_errors(client, plan, raised)
@@ -87,21 +117,92 @@ class Runner(Generic[W, R]):
         hint = f'if it is to end so, say ends="{happy.status}"'
         return [Objection("ends otherwise", f"it ended {happy.status}, and not {self._ends}{because} ({hint})")]
 
+    def check_in_sandbox(self, happy: Simulation[R]) -> tuple[list[Objection], str]:
+        """Run once more without any fault, in the SDK's sandbox; return what is wrong, and why if it did not run.
+
+        A workflow that has passed is not run again by further explorations in this process.
+        """
+        cls = getattr(inspect.getmodule(self._workflow_run), self.name.partition(".")[0], None)
+        if self._options.get("sandboxed") or cls in _passed:
+            return [], ""
+        if cls is None or cls.__module__ == "__main__":
+            return [], f"{self.name} cannot be imported by its name: move it to a module of its own"
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # else pytest may have turned the sandbox's into errors
+            world: Any = self._setup()
+            try:
+                found = self._simulate(world, (), [], sandboxed=_restrictions())
+            except Exception as error:
+                cause = error.__cause__ or error
+                return [], f"{type(cause).__name__}: {_first_line(cause)}"
+            finally:
+                _close(world)
+        said = next(
+            (each for each in (*found.task_failures, why(found)) if "RestrictedWorkflowAccessError" in each), ""
+        )
+        if said:
+            return [Objection("restricted in the sandbox", _first_line_of(said))], ""
+        if found.status != happy.status:
+            ended = found.waiting_for or found.status
+            return [], f"it ended otherwise there: {_first_line_of(ended)}"
+        _passed.add(cls)
+        return [], ""
+
+    def check_replay(self, plan: Plan, simulation: Simulation[R]) -> list[Objection]:
+        """Return what a replay of a plan's run does differently."""
+        with quiet():
+            return check_replay(simulation, self.known, lambda: self.run(plan)[0])
+
     def _users(self, world: W, simulation: Simulation[R]) -> list[Objection]:
         assert self._check is not None
         try:
             answer: object = self._check(world, simulation)
         except AssertionError as error:
-            return [Objection("the check objects", _first_line(error) or "an assertion")]
+            said = _first_line(error)
+            return [Objection("the check objects", f"{said} ({_where(error)})" if said else _where(error))]
         except Exception as error:
-            return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)}")]
+            return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)} ({_where(error)})")]
         if _is_unfinished(answer):
             raise TypeError("check has to be a plain function: not async, and without yield; it has not run")
         return [Objection("the check objects", "the check returned False")] if answer is False else []
 
 
+def _restrictions() -> SandboxRestrictions:
+    """Return the SDK's restrictions for the user's own modules; those of libraries are as they are, and not slow."""
+    libraries = {
+        name.partition(".")[0]
+        for name, module in list(sys.modules.items())
+        if "site-packages" in (getattr(module, "__file__", None) or "")
+    }
+    return SandboxRestrictions.default.with_passthrough_modules(*libraries)
+
+
+_passed: set[Any] = set()  # workflows that the sandbox has let pass
+
+
+def _close(world: Any) -> None:
+    close = getattr(world, "close", None)
+    if close is not None:
+        close()
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return _first_line_of(str(error))
+
+
+def _first_line_of(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def _where(error: BaseException) -> str:
+    """Return the line that raised: of the check itself or what it calls, not of a library in between."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is this module's
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    if not own:
+        return "an assertion"
+    frame = own[-1]
+    path, here = Path(frame.filename), Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{frame.lineno}: {frame.line}"
 
 
 def _is_unfinished(answer: object) -> bool:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import random  # noqa: TID251 - not in a workflow
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from itertools import islice
+from typing import Generic, TypeVar
 
-from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, fails_after, inputs_of
+from temporal_saga.testing.simulator import Fault, Simulation, UnusedFaultsError, fails_after, varying
 
 from ._bar import Bar
-from ._checks import check_replay, end_of
+from ._checks import Objection, end_of
 from ._exploration import Exploration
 from ._findings import Findings
+from ._look import Look, Looker, Shown, learn, shown, shown_by
+from ._order import Candidate, Plans, ends_of_each, in_rounds, pair_of
 from ._plans import (
     PRUNED_FAILED,
     PRUNED_IDLE,
     PRUNED_ORDER,
+    PRUNED_REST,
     PRUNED_SAME_RUN,
     PRUNED_SLOW,
     PRUNED_UNSEEN,
@@ -30,10 +35,17 @@ from ._plans import (
     longer,
     points_of,
 )
-from ._runner import Runner
+from ._processes import Looks
+from ._rest import number_of
+from ._runner import PlanError, Runner
 
 W = TypeVar("W")
 R = TypeVar("R")
+
+_AT_ONCE = 50_000
+"""How many plans are put in order at once: what is kept of them is what the search needs most memory for."""
+
+Level = list[tuple[Plan, Points]]
 
 
 class Search(Generic[W, R]):
@@ -41,11 +53,16 @@ class Search(Generic[W, R]):
 
     def __init__(self, runner: Runner[W, R], faults: int) -> None:
         self.exploration = Exploration(runner.name.removesuffix(".run"), faults)
+        self.looker: Looker[W, R] = Looker(runner, faults)
         self._runner = runner
-        self._findings = Findings(
-            self.exploration, runner.known, name=runner.name, run_again=lambda plan: runner.run(plan)[0]
+        self.findings = Findings(
+            self.exploration, runner.known, name=runner.name, run_again=shown_by(lambda plan: runner.run(plan)[0])
         )
-        self._runs: dict[int, int] = {}  # by a hash of what a run did: from which activation on faults were added to it
+        self._runs: dict[int, int] = {}  # by what a run did: from which activation on faults were added to it
+        self._tried: set[int] = set()
+        self._rests: set[int] = set()  # what plans have struck
+        self._faults: list[Fault] = []
+        self._number_of_fault: dict[str, int] = {}
 
     def one(self, plan: Plan) -> None:
         """Run one plan, after the runs that are needed to judge it."""
@@ -53,87 +70,163 @@ class Search(Generic[W, R]):
         simulation, objections = self._runner.run(())
         self._learn_end(simulation)
         if not plan:
-            self._findings.note(plan, simulation, [*objections, *check_replay(simulation)])
+            self._note(plan, simulation, objections)
             return
         if ended := self._runner.check_end(simulation):
-            self._findings.note((), simulation, ended)
+            self.findings.note((), shown(simulation), ended)
             return
         for call in points_of(simulation).calls:  # which of them have a compensation
-            with suppress(UnusedFaultsError):
+            with suppress(UnusedFaultsError, PlanError):
                 self._runner.run((fails_after(call.label, nth=call.nth),))
         seen = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
         if seen != plan:
-            with suppress(UnusedFaultsError):
+            with suppress(UnusedFaultsError, PlanError):
                 self._runner.known.ends[seen] = end_of(self._runner.run(seen)[0])
-        simulation, objections = self._runner.run(plan)
-        self._findings.note(plan, simulation, [*objections, *check_replay(simulation)])
-        self._findings.decide()
+        self._count(plan)
+        try:
+            simulation, objections = self._runner.run(plan)
+        except PlanError as error:
+            self.findings.note(plan, Shown.without_a_run(error), [error.objection])
+            return
+        self._note(plan, simulation, objections)
+        self.findings.decide()
+
+    def _note(self, plan: Plan, simulation: Simulation[R], objections: Sequence[Objection]) -> None:
+        objections = [*objections, *self._runner.check_replay(plan, simulation)]
+        if objections:
+            self.findings.note(plan, shown(simulation), objections)
 
     def _learn_end(self, happy: Simulation[R]) -> None:
         """Keep how the run without any fault ended, and whether a second one ends the same."""
-        self._runner.known.ends[()] = end_of(happy)
-        self._runner.known.results_vary = end_of(self._runner.run(())[0])[1] != self._runner.known.ends[()][1]
+        known, again = self._runner.known, self._runner.run(())[0]
+        known.ends[()] = end_of(happy)
+        known.results_vary = end_of(again)[1] != known.ends[()][1]
+        known.varying |= varying(happy, again)
+
+    def first(self) -> Points | None:
+        """Run the workflow without any fault; return where faults can strike, or None if it fails already."""
+        simulation, objections = self._runner.run(())
+        self._learn_end(simulation)
+        return self._judge((), self.looker.read((), simulation, objections))
 
     def all(
-        self, kinds: Collection[str], events: Sequence[Event], deadline: float | None, first: bool, bar: Bar
+        self,
+        kinds: Collection[str],
+        events: Sequence[Event],
+        *,
+        points: Points,
+        deadline: float | None,
+        first: bool,
+        seed: int,
+        looks: Looks,
+        bar: Bar,
     ) -> None:
-        """Run every plan, shorter ones first."""
+        """Run every plan that a run without any fault leads to, shorter ones first."""
         exploration = self.exploration
-        tried: set[int] = set()  # hashes
-        level: list[tuple[Plan, Points]] = []
-        points = self._try((), Points((), 0))
-        if points is not None:
-            level.append(((), points))
+        shuffled = random.Random(seed) if deadline is not None else None
+        level: Level = [((), points)]
         for depth in range(1, exploration.faults + 1):
-            next_level: list[tuple[Plan, Points]] = []
-            for number, (plan, points) in enumerate(level):
-                for fault in longer(plan, points, kinds, events):
-                    longer_plan = (*plan, fault)
-                    if comes_too_late(plan, points, fault):
-                        exploration.pruned[PRUNED_SLOW] += 1
-                        continue
-                    name = hash(in_any_order(longer_plan))
-                    if name in tried:
-                        exploration.pruned[PRUNED_ORDER] += 1
-                        continue
-                    over = deadline is not None and time.perf_counter() > deadline
-                    if over or (first and exploration.violations):
-                        exploration.untried += 1
-                        continue
-                    tried.add(name)
-                    seen = self._try(longer_plan, points)
-                    if seen is not None and depth < exploration.faults:
-                        next_level.append((longer_plan, seen))
-                bar.show(depth, number + 1, len(level), exploration)
-            self._findings.decide()
+            next_level: Level = []
+            found = self._candidates(level, kinds, events)
+            while at_once := list(islice(found, _AT_ONCE)):
+                kept, left_out = ends_of_each(at_once, self._rests)
+                self._rests.update(rest for _, _, rest, _ in at_once)
+                if left_out:
+                    exploration.pruned[PRUNED_REST] += left_out
+                ordered = in_rounds(kept, self._faults, shuffled)
+                plans = Plans([plan for plan, _ in level], self._faults, ordered)
+                self._run(plans, next_level, deadline, first, looks, bar, depth)
+            self.findings.decide()
             if first and exploration.violations:
                 return
             level = next_level
 
-    def _try(self, plan: Plan, before: Points) -> Points | None:
-        """Run a plan; return its points if a longer one may show something new."""
+    def _candidates(self, level: Level, kinds: Collection[str], events: Sequence[Event]) -> Iterator[Candidate]:
+        """Yield the plans that are longer by a fault than those of a level, but for those that show nothing new."""
         exploration = self.exploration
-        try:
-            simulation, objections = self._runner.run(plan)
-        except UnusedFaultsError:
+        for number, (plan, points) in enumerate(level):
+            undos = {call.label for call in points.calls if call.is_undo}
+            for fault in longer(plan, points, kinds, events):
+                if comes_too_late(plan, points, fault):
+                    exploration.pruned[PRUNED_SLOW] += 1
+                    continue
+                longer_plan = (*plan, fault)
+                name = hash(in_any_order(longer_plan))
+                if name in self._tried:
+                    exploration.pruned[PRUNED_ORDER] += 1
+                    continue
+                self._tried.add(name)
+                rest = number_of(points.what_is_struck(fault))
+                yield number, self._number(fault), rest, pair_of(fault)[0] in undos
+
+    def _number(self, fault: Fault) -> int:
+        """Return the number of a fault; the arguments of a signal may have no hash."""
+        number = self._number_of_fault.setdefault(repr(fault), len(self._faults))
+        if number == len(self._faults):
+            self._faults.append(fault)
+        return number
+
+    def _run(
+        self,
+        plans: Sequence[Plan],
+        next_level: Level,
+        deadline: float | None,
+        first: bool,
+        looks: Looks,
+        bar: Bar,
+        depth: int,
+    ) -> None:
+        exploration = self.exploration
+
+        def is_over() -> bool:
+            late = deadline is not None and time.perf_counter() > deadline
+            return late or (first and bool(exploration.violations))
+
+        done = 0
+        bar.begin(depth, len(plans))
+        for plan, look in zip(plans, looks.each(plans, is_over), strict=False):
+            done += 1
+            points = self._judge(plan, look)
+            if points is not None and depth < exploration.faults:
+                next_level.append((plan, points))
+            bar.show(done, exploration)
+            if first and exploration.violations:
+                break
+        for plan in plans[done:]:
+            exploration.untried += 1
+            exploration.coverage.at(*pair_of(plan[-1])).untried += 1
+
+    def _count(self, plan: Plan) -> None:
+        """Count a plan as one that held, until there is an objection."""
+        if plan:
+            self.exploration.coverage.at(*pair_of(plan[-1])).held += 1
+
+    def _judge(self, plan: Plan, look: Look) -> Points | None:
+        """Judge what a plan has shown; return its points if a longer one may show something new."""
+        exploration = self.exploration
+        if look.is_idle:
             exploration.pruned[PRUNED_IDLE] += 1
             return None
         exploration.tried += 1
-        if not plan:
-            self._learn_end(simulation)
-        elif len(plan) < exploration.faults:
-            self._runner.known.ends[plan] = end_of(simulation)
-        points = points_of(simulation)
-        did, start = hash(fingerprint(simulation)), points.start(plan)
-        is_new = self._runs.get(did, start + 1) > start
-        if is_new:
-            self._runs[did] = start
+        self._count(plan)
+        exploration.coverage.see(look.labels)
+        learn(self._runner.known, look.learned)
+        points, objections = look.points, look.objections
+        if points is None:
+            is_new = look.did not in self._runs
+            self._runs.setdefault(look.did, 0)
+        else:
+            self._runner.known.ends[plan] = look.end or ()
+            start = points.start(plan)
+            is_new = self._runs.get(look.did, start + 1) > start
+            if is_new:
+                self._runs[look.did] = start
         if is_new and not objections:
-            objections = check_replay(simulation)
+            objections = look.replay
         if objections:
-            self._findings.note(plan, simulation, objections)
+            self.findings.note(plan, look.shown, objections)
         reason = None
-        if any(map(self._findings.is_certain, objections)):
+        if any(map(self.findings.is_certain, objections)):
             reason = PRUNED_FAILED
         elif plan and plan[-1].kind in UNSEEN:
             reason = PRUNED_UNSEEN
@@ -144,15 +237,3 @@ class Search(Generic[W, R]):
         if reason is not None and len(plan) < exploration.faults:
             exploration.pruned[reason] += 1
         return None if reason else points
-
-
-def fingerprint(simulation: Simulation[Any]) -> tuple[Any, ...]:
-    """Return what a run did and what it was told, without times and repeats: two runs with the same are alike."""
-    effects = sorted(
-        (attempt.ran_order, call.label, call.nth, attempt.late)
-        for call in simulation.calls
-        for attempt in call.attempts
-        if attempt.ran and attempt.ran_order is not None
-    )
-    once = dict.fromkeys((label, nth, late) for _, label, nth, late in effects)
-    return simulation.status, tuple(map(repr, simulation.commands)), tuple(once), inputs_of(simulation)

@@ -9,16 +9,19 @@ Imports inside point down this list:
     _activities _children ...       what takes the commands of one kind: _timers, _externals, _messages
     _activity _attempt              one activity on the server, one attempt on the worker
     _tasks                          the workflow tasks of one run
+    _elsewhere                      histories that travel to another process
     _cached                         the workflow's instance, its history, replays
     _run_state _jobs _workflows     what the parts of a run share
     _world _journal _pending        what all workflows share: the clock, the faults, what has been seen
     _sagas                          the library's insides
     _sdk                            the SDK's insides
-    _clock _converter _trace ...    data and small tools
+    _clock _converter _provider ... data and small tools
 """
 
 from __future__ import annotations
 
+from ._attempt import NOT_DECODED
+from ._elsewhere import History
 from ._errors import SimulationError, UnsupportedError, UnusedFaultsError
 from ._faults import (
     ActivationFault,
@@ -36,19 +39,26 @@ from ._faults import (
     fails_after,
     fails_before,
     fails_once,
+    outage,
+    provider_fault,
     restart,
     signal,
     slow,
+    slow_worker,
     update,
     worker_lost,
 )
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._pending import check_faults
-from ._result import End, Simulation, Status, inputs_of, why
-from ._simulation import simulate
-from ._trace import Attempt, Call, TraceEvent
+from ._provider import provider_call
+from ._result import End, Simulation, Status, changed_inputs, histories_of, inputs_of, told_of, varying, why
+from ._simulation import replayer, simulate
+from ._timeline import Row, rows_of
+from ._trace import FAILURE_TYPE, Attempt, Call, TraceEvent
 
 __all__ = [
+    "FAILURE_TYPE",
+    "NOT_DECODED",
     "ActivationFault",
     "ActivationFaultKind",
     "ActivityFault",
@@ -57,6 +67,8 @@ __all__ = [
     "Call",
     "End",
     "Fault",
+    "History",
+    "Row",
     "SimulatedHandle",
     "SimulatedUpdate",
     "Simulation",
@@ -70,18 +82,28 @@ __all__ = [
     "cancel",
     "cancel_scope",
     "cancel_with",
+    "changed_inputs",
     "check_faults",
     "delivered_late",
     "delivered_twice",
     "fails_after",
     "fails_before",
     "fails_once",
+    "histories_of",
     "inputs_of",
+    "outage",
+    "provider_call",
+    "provider_fault",
+    "replayer",
     "restart",
+    "rows_of",
     "signal",
     "simulate",
     "slow",
+    "slow_worker",
+    "told_of",
     "update",
+    "varying",
     "why",
     "worker_lost",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from temporalio.bridge.proto.activity_result import ActivityResolution
@@ -20,10 +22,12 @@ from ._run_state import RunState
 class Activities:
     """Takes a run's commands for activities."""
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: RunState, is_in_scope: Callable[[], bool]) -> None:
         self._run = run
+        self._is_in_scope = is_in_scope
         self._pending: dict[int, ActivityTask] = {}
         self._left: list[ActivityTask] = []  # the server runs these on, unknown to the workflow
+        self._bugs: dict[int, tuple[Job, ActivityTask]] = {}  # on their way to the workflow
 
     @property
     def waits_for(self) -> list[str]:
@@ -42,6 +46,7 @@ class Activities:
             )
         run.events += 1
         task = ActivityTask(run, command, self._ended)
+        task.call.is_plain_in_scope = task.call.phase is None and self._is_in_scope()
         self._pending[command.seq] = task
         run.record("scheduled", task.call.label)
         task.schedule()
@@ -50,10 +55,12 @@ class Activities:
         """Take the command that cancels an activity."""
         task = self._pending.get(command.seq)
         if task is None:  # it has ended meanwhile
+            self._without_bug(command.seq)
             return
         kind = task.command.cancellation_type
         if task.task == self._run.task:
             task.sent = False
+            self._run.events -= 1
             self._run.world.journal.forget_call(task.call)
             task.drop()
             self._end_at_once(task)
@@ -94,10 +101,23 @@ class Activities:
         journal = self._run.world.journal
         job = Job(proto, events=end.events, delivered=lambda: journal.note_resolved(task.call))
         if end.is_bug:
-            self._run.record("bug", label, "the await of it raises TypeError")
             bug = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=bug_resolution()))
             job = dataclasses.replace(job, proto=bug, instead=proto)
+            job.delivered = functools.partial(self._bug_delivered, task)
+            self._bugs[seq] = job, task
         self._run.enqueue(job)
+
+    def _bug_delivered(self, task: ActivityTask) -> None:
+        self._run.world.journal.note_resolved(task.call)
+        if self._bugs.pop(task.command.seq, None):
+            self._run.record("bug", task.call.label, "the await of it raises TypeError")
+
+    def _without_bug(self, seq: int) -> None:
+        """The await of a call has been cancelled before its end came: the await raises that, and no bug."""
+        job, task = self._bugs.pop(seq, (None, None))
+        if job is not None and task is not None and job.instead is not None:
+            job.proto, job.instead = job.instead, None
+            task.faults.put_back("bug_after")
 
     def close(self) -> None:
         """The run has closed: the server forgets its activities."""

@@ -21,7 +21,7 @@ from temporalio.bridge.proto.activity_result import ActivityResolution
 from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 from temporalio.converter import DefaultPayloadConverter
 
-from ._attempt import AttemptRun
+from ._attempt import NOT_DECODED, AttemptRun
 from ._errors import SimulationError
 from ._pending import CallFaults
 from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
@@ -32,6 +32,11 @@ from ._world import World
 
 # An activity without a schedule-to-close timeout that has failed this often counts as one that fails for ever.
 MAX_ATTEMPTS = 1_000
+# So has one that has failed this often in the same way, by a bug.
+MAX_ATTEMPTS_OF_BUG = 10
+_BUGS = frozenset(
+    {"TypeError", "AttributeError", "NameError", "UnboundLocalError", "ImportError", "NotImplementedError"}
+)
 # What the server says of an activity that it cancels while no worker has it in hand.
 _NOT_STARTED = DefaultPayloadConverter().to_payloads_wrapper(["ACTIVITY_ID_NOT_STARTED"])
 
@@ -57,7 +62,7 @@ class ActivityTask:
         world = run.world
         self.command = command
         self.call: Call = world.journal.new_call(
-            "activity", command.activity_type, command.activity_id, run.start.run_id
+            "activity", command.activity_type, command.activity_id, run.start.run_id, run.start.workflow_id
         )
         self.faults: CallFaults = world.faults.of_call(self.call)
         self.task: int = run.task
@@ -71,6 +76,8 @@ class ActivityTask:
         self._attempt = 1
         self._running: AttemptRun | None = None
         self._heartbeat: Sequence[Payload] = ()
+        self._alike, self._alike_reason = 0, ""
+        self._gave_up = False
         self._last_failure: Failure | None = None
         self._timers = _Timers(world)
         self._first_scheduled = self._scheduled = self._world.time()
@@ -105,7 +112,7 @@ class ActivityTask:
     def waits_for(self) -> str:
         """What this waits for, for people."""
         where = "" if self._is_served else f", on task queue {self.command.task_queue!r}, which nothing serves"
-        if self._last_failure is not None and self._attempt >= MAX_ATTEMPTS:
+        if self._last_failure is not None and self._gave_up:
             where = f", and it fails for ever: {self._last_failure.message}"
         return f"activity {self.call.label!r} (attempt {self._attempt}{where})"
 
@@ -156,7 +163,8 @@ class ActivityTask:
         if attempt.pending_heartbeat is not None:
             self._heartbeat = attempt.pending_heartbeat
         if kind == "completed":
-            self._close("completed", result, is_bug=self.faults.use("bug_after"))
+            # Of a step that was cancelled, the await raises the cancel: no bug of the body can be there.
+            self._close("completed", result, is_bug=not self.cancel_requested and self.faults.use("bug_after"))
             if self.faults.use("delivered_twice"):
                 attempt.run_again("again")
             if self.faults.use("delivered_late"):
@@ -184,7 +192,8 @@ class ActivityTask:
     def time_out(self, timeout: TimeoutType.ValueType) -> None:
         """A timeout has passed."""
         running, name = self._running, TIMEOUT_NAMES[timeout]
-        self._record("timed_out", f"{name} timeout", attempt=self._attempt)
+        ran = ", after its function ran" if running is not None and running.record.ran else ""
+        self._record("timed_out", f"{name} timeout{ran}", attempt=self._attempt)
         if running is not None:
             running.end(f"{name} timeout")
             running.cancel_later()
@@ -223,13 +232,22 @@ class ActivityTask:
         self._running = None
         self._timers.cancel("to close")
         self._timers.cancel("heartbeat")
-        if self._attempt >= MAX_ATTEMPTS and not self.total:
+        if self._fails_for_ever(failure):
             return None  # the server tries for ever: `waits_for` says so
         failed = self._attempt
         self._attempt += 1
         self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}", attempt=failed)
         self._timers.set("backoff", delay, self._again)
         return None
+
+    def _fails_for_ever(self, failure: Failure) -> bool:
+        info = failure.application_failure_info
+        self._alike = self._alike + 1 if reason(failure) == self._alike_reason else 1
+        self._alike_reason = reason(failure)
+        is_bug = info.type in _BUGS or failure.message == NOT_DECODED
+        if not self.total and (self._attempt >= MAX_ATTEMPTS or (is_bug and self._alike >= MAX_ATTEMPTS_OF_BUG)):
+            self._gave_up = True
+        return self._gave_up
 
     def _again(self) -> None:
         self._scheduled = self._world.time()

@@ -13,11 +13,12 @@ from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 
-from ._errors import SimulationError, UnsupportedError
+from ._errors import SimulationError
 from ._pending import CallFaults
+from ._provider import provider
 from ._retries import reason
 from ._sdk import ActivityRun, activity_args, completes_async
-from ._trace import Attempt, Call
+from ._trace import FAILURE_TYPE, Attempt, Call
 from ._world import World
 
 # A worker gives an attempt that has timed out on the server this long before it cancels the function by itself
@@ -28,7 +29,7 @@ HEARTBEAT_THROTTLE, MAX_HEARTBEAT_THROTTLE = 30.0, 60.0
 # How much earlier than its timeout a `slow` attempt ends.
 SLOW_MARGIN = 0.001
 
-FAILURE_TYPE = "SimulatedFailure"
+NOT_DECODED = "Failed decoding arguments"  # as the SDK's worker says
 
 
 class Task(Protocol):
@@ -84,6 +85,8 @@ class AttemptRun:
 
     def end(self, outcome: str) -> None:
         """The attempt has ended for the server."""
+        if self in self._world.completed_by_client:
+            self._world.completed_by_client.remove(self)
         self._world.journal.end_attempt(self.record, outcome)
 
     def start(self) -> None:
@@ -95,9 +98,11 @@ class AttemptRun:
 
     def _begin(self) -> None:
         task, faults, world = self._task, self._faults, self._world
-        if faults.use("fails_before") or (self.record.number == 1 and faults.use("fails_once")):
-            lasting = faults.has("fails_before")
-            error = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=lasting)
+        lasting = faults.use("fails_before")
+        is_down = not lasting and faults.in_outage(world.time())
+        if lasting or is_down or (self.record.number == 1 and faults.use("fails_once")):
+            what = "an outage" if is_down else "simulated failure, its function did not run"
+            error = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=lasting)
             self._report("failed", world.parts.converter.to_failure(error))
             return
         if self.applies_late and faults.use("applies_late"):
@@ -113,7 +118,8 @@ class AttemptRun:
 
     def _go_slowly(self) -> None:
         # A function that waits by itself may take as long as it needs: only its start had to be late.
-        self._task.stop_timers()
+        if not self._faults.has("worker_lost"):  # a lost worker reports nothing: a timeout has to end the attempt
+            self._task.stop_timers()
         self._go()
 
     def run_late(self) -> None:
@@ -152,11 +158,13 @@ class AttemptRun:
         run = self._run = ActivityRun(
             world.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return
         )
+        if not record.late:
+            provider.set(self._provider_fails)
         try:
             try:
                 args = activity_args(self._converter, task.definition, task.command.arguments)
             except Exception as error:
-                raise exceptions.ApplicationError("Failed decoding arguments") from error
+                raise exceptions.ApplicationError(NOT_DECODED) from error
             value = await run(args)
             (result,) = self._converter.encode([value])
             kind = "completed"
@@ -166,18 +174,18 @@ class AttemptRun:
                 if not world.is_stopping:
                     world.fail(error)
                 return
-            if completes_async(error):
-                world.fail(
-                    UnsupportedError(
-                        f"activity {task.call.label!r} completes asynchronously (raise_complete_async), "
-                        "which cannot be simulated: there is no client that could complete it"
-                    )
-                )
+            if completes_async(error) and not lose_reply:
+                if report:
+                    self._done = False
+                    world.completed_by_client.append(self)
+                elif record.late:
+                    self.end("left to a client, late")
                 return
             kind, result = self._failed(*self._kind_of(error, run))
         self._done = True
         if lose_reply:
-            lost = exceptions.ApplicationError("simulated failure", type=FAILURE_TYPE, non_retryable=True)
+            what = f"simulated failure, {'its function ran' if record.ran else 'its function raised'}"
+            lost = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=True)
             kind, result = "failed", self._converter.to_failure(lost)
         if report:
             self._report(kind, result)
@@ -186,6 +194,33 @@ class AttemptRun:
             self.end(f"{kind}, late{why}")
             said = "its function ran" if record.ran else f"its function raised{why.removeprefix(':')}"
             world.journal.record(self._again, task.call.label, said, attempt=record.number)
+
+    def _provider_fails(self, at: str) -> bool:
+        self._task.call.asks_provider = True
+        return self._faults.use(f"provider_{at}")
+
+    # --- asynchronous completion ---
+
+    @property
+    def info(self) -> activity.Info:
+        """What the attempt's `activity.info()` is."""
+        return self._info
+
+    def complete_by_client(self, kind: str, value: Any) -> None:
+        """End an attempt that its function has left to a client."""
+        self._world.completed_by_client.remove(self)
+        self._done = True
+        if kind == "completed":
+            self._world.journal.note_ran(self.record)
+            (result,) = self._converter.encode([value])
+            self._report(kind, result)
+        else:
+            self._report(*self._failed(kind, value))
+
+    def heartbeat_by_client(self, details: Sequence[Any]) -> bool:
+        """Record a heartbeat; whether the activity's cancellation is requested."""
+        answer = self._task.heartbeat(self, self._converter.encode(details) if details else ())
+        return answer is not None
 
     def _kind_of(self, error: BaseException, run: ActivityRun) -> tuple[str, BaseException]:
         if isinstance(error, (asyncio.CancelledError, exceptions.CancelledError)):

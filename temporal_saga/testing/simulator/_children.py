@@ -82,7 +82,7 @@ class Children:
             self._world.fail(UnsupportedError("a child workflow with a cron schedule cannot be simulated"))
         if step_of(command.workflow_id) is not None:
             child.call = self._world.journal.new_call(
-                "child", command.workflow_type, command.workflow_id, self._run.start.run_id
+                "child", command.workflow_type, command.workflow_id, self._run.start.run_id, self._run.start.workflow_id
             )
         self._run.record("child_scheduled", child.label, command.workflow_id)
         self._world.loop.call_soon(self._start_now, child)
@@ -175,6 +175,7 @@ class Children:
             return
         kind = child.command.cancellation_type
         if child.task == self._run.task:
+            self._run.events -= 1
             del self._pending[child.seq]
             if child.call:
                 self._world.journal.forget_call(child.call)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import importlib
 import logging
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
@@ -50,6 +54,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._now = 0.0
         self._running = False
         self._failure: BaseException | None = None
+        self._thread = threading.get_ident()
+        self._threads = threading.active_count()
+        self._called_back = threading.Event()  # by a thread
+        self._patience = 5
         self.refused: UnsupportedError | None = None
         """The first use of something that does not work here: a library may catch that error and go on."""
 
@@ -86,7 +94,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Let `run` return after the callback that runs now."""
         self._running = False
 
+    def _wait_for_threads(self) -> bool:
+        """Wait in real time for a thread that somebody has begun; whether it has called back, which is refused."""
+        if self._patience and threading.active_count() > self._threads:
+            self._patience -= 1
+            self._called_back.wait(0.2)
+        return bool(self._ready)
+
     def _jump(self) -> bool:
+        if self._wait_for_threads():
+            return True
         while self._timers:
             when, _, handle = heapq.heappop(self._timers)
             if not handle.cancelled():
@@ -129,7 +146,19 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.Handle:
+        if threading.get_ident() != self._thread:
+            self.refused = self.refused or UnsupportedError(
+                "a thread has called back into the simulation, where no virtual time passes for a thread: "
+                "call the blocking function in a sync activity, or by asyncio.to_thread(...), or give the activities a "
+                "fake (anyio works if it was imported before the simulation began)"
+            )
+            handle = self.call_soon(callback, *args, context=context)
+            self._called_back.set()
+            return handle
+        return self.call_soon(callback, *args, context=context)
 
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
@@ -246,3 +275,26 @@ def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T
     """Call a function that may block, without a running event loop, as in a thread of its own."""
     with running_loop(None):
         return func(*args)
+
+
+@contextmanager
+def anyio_threads_inline() -> Generator[None, None, None]:
+    """Let anyio's `to_thread.run_sync` run its function at once on a virtual loop, as `asyncio.to_thread` does."""
+    if "anyio" not in sys.modules:
+        yield
+        return
+    backend: Any = importlib.import_module("anyio._backends._asyncio").AsyncIOBackend
+    real = backend.__dict__["run_sync_in_worker_thread"]
+
+    async def inline(cls: Any, func: Callable[..., Any], args: Any, *more: Any, **options: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, VirtualLoop):
+            return await real.__get__(None, cls)(func, args, *more, **options)
+        await asyncio.sleep(0)
+        return copy_context().run(call_as_in_a_thread, func, *args)
+
+    backend.run_sync_in_worker_thread = classmethod(inline)
+    try:
+        yield
+    finally:
+        backend.run_sync_in_worker_thread = real

@@ -49,10 +49,10 @@ class Externals:
     def _cancel_now(self, command: Any) -> None:
         resolve = ResolveRequestCancelExternalWorkflow(seq=command.seq)
         where = command.workflow_execution
-        target = self._workflows.find_open(where.workflow_id, where.run_id)
+        target = self._workflows.find(where.workflow_id)
         if target is None:
             resolve.failure.CopyFrom(_not_found("cancel", "not found"))
-        else:
+        elif self._workflows.find_open(where.workflow_id, where.run_id):  # a closed one stays so, without an error
             target.request_cancel(command.reason)
         self._run.enqueue(Job(WorkflowActivationJob(resolve_request_cancel_external_workflow=resolve)))
 

@@ -8,6 +8,9 @@ Activities are named by a label: the step's name, `"deposit:undo"` for its compe
 by hand, and the activity's type where no saga started it. `nth` counts the calls with one label, in the order in which
 they were scheduled.
 
+Where several workflows make calls with one label, as parallel children do, `"charge@child-2"` names those of the
+workflow with that id, and `nth` counts them.
+
 `at` counts the activations of the workflow from 1, the further runs of a continue-as-new included and its children not.
 The fault comes in front of that activation, as soon as the activation before it is over: a worker has taken what that
 activation scheduled, and has not run any of it. `at=1` is in the first activation itself, and `cancel_with` in any.
@@ -17,6 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from ._trace import Call
 
 ActivityFaultKind = Literal[
     "fails_before",
@@ -28,8 +33,11 @@ ActivityFaultKind = Literal[
     "delivered_twice",
     "delivered_late",
     "bug_after",
+    "outage",
+    "provider_before",
+    "provider_after",
 ]
-ActivationFaultKind = Literal["cancel", "cancel_with", "cancel_scope", "restart", "signal", "update"]
+ActivationFaultKind = Literal["cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "signal", "update"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,23 @@ class ActivityFault:
     kind: ActivityFaultKind
     label: str
     nth: int = 1
+    minutes: float = 0.0
+    """How long an outage lasts."""
 
     def __repr__(self) -> str:
+        if self.kind == "outage":
+            return f"outage({self.label!r}, minutes={self.minutes:g})"
         nth = f", nth={self.nth}" if self.nth != 1 else ""
+        name, _, at = self.kind.partition("_")
+        if name == "provider":
+            return f"provider_fault({self.label!r}{nth}, at={at!r})"
         return f"{self.kind}({self.label!r}{nth})"
+
+    def names(self, call: Call) -> bool:
+        """Tell whether the fault lies on that call."""
+        if self.kind == "outage":
+            return self.label in (call.label, call.type, call.label_in_workflow)
+        return (self.label, self.nth) in ((call.label, call.nth), (call.label_in_workflow, call.nth_in_workflow))
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,23 @@ def delivered_late(label: str, *, nth: int = 1) -> ActivityFault:
     return ActivityFault("delivered_late", label, nth)
 
 
+def outage(label: str, *, minutes: float) -> ActivityFault:
+    """What the activity talks to is down: from its first attempt on, each attempt fails for so many minutes.
+
+    The errors are retryable. The label is a step's, or the type of the activity; all calls with it are struck.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes={minutes!r}: an outage lasts longer than that")
+    return ActivityFault("outage", label, minutes=minutes)
+
+
+def provider_fault(label: str, *, at: Literal["before", "after"], nth: int = 1) -> ActivityFault:
+    """What the function talks to fails, before it has done anything or after: see `provider_call`."""
+    if at not in ("before", "after"):
+        raise ValueError(f"at={at!r}: say 'before' or 'after'")
+    return ActivityFault("provider_before" if at == "before" else "provider_after", label, nth)
+
+
 def bug_after(label: str, *, nth: int = 1) -> ActivityFault:
     """The call succeeds, and the `await` of it raises TypeError, once: a bug, then a fixed deployment."""
     return ActivityFault("bug_after", label, nth)
@@ -125,6 +163,11 @@ def cancel_scope(*, at: int) -> ActivationFault:
 def restart(*, at: int) -> ActivationFault:
     """The worker restarts: the history so far is replayed on a fresh instance, and its commands are compared."""
     return ActivationFault("restart", at)
+
+
+def slow_worker(*, at: int) -> ActivationFault:
+    """The worker is slow: what brings that activation waits for what comes next, and one activation brings both."""
+    return ActivationFault("slow_worker", at)
 
 
 def signal(name: str, *args: Any, at: int) -> ActivationFault:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
+from temporalio.activity import ActivityCancellationDetails
 from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
-from temporalio.client import WorkflowQueryFailedError, WorkflowUpdateFailedError, WorkflowUpdateStage
-from temporalio.exceptions import ApplicationError
+from temporalio.client import (
+    AsyncActivityCancelledError,
+    WorkflowExecutionStatus,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateStage,
+)
+from temporalio.common import TypedSearchAttributes
+from temporalio.converter import decode_typed_search_attributes
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
+from ._attempt import AttemptRun
 from ._converter import Converter
 from ._errors import SimulationError
 from ._jobs import Job, Update
@@ -19,6 +31,7 @@ from ._outcome import outcome_of
 from ._run import Run
 from ._sdk import query_name, signal_name, update_name
 from ._server import Execution, Server
+from ._world import World
 
 R = TypeVar("R")
 
@@ -77,8 +90,8 @@ class SimulatedHandle(Generic[R]):
         """End the workflow at once: none of its code runs any more."""
         self._open_run().terminate(reason)
 
-    async def query(self, query: str | Callable[..., Any], *args: Any) -> Any:
-        """Ask the workflow; the query is given by its name or its handler.
+    async def query(self, query: str | Callable[..., Any], *args: Any, result_type: type | None = None) -> Any:
+        """Ask the workflow; the query is given by its name, perhaps with its result type, or by its handler.
 
         Raises:
             WorkflowQueryFailedError: If the handler raised.
@@ -88,7 +101,7 @@ class SimulatedHandle(Generic[R]):
             begun: asyncio.Future[None] = self._world.loop.create_future()
             run.tasks.on_begin.append(lambda: begun.set_result(None))
             await begun
-        name, result_type = query_name(query)
+        name, known_type = query_name(query)
         answered: asyncio.Future[Any] = self._world.loop.create_future()
         payloads = self._encode(args)
         # Not here: a task runs here, and the workflow's own loop must not run inside of one.
@@ -96,7 +109,31 @@ class SimulatedHandle(Generic[R]):
         answer = await answered
         if isinstance(answer, Failure):
             raise WorkflowQueryFailedError(answer.message)
-        return _decoded(self._converter, answer, result_type)
+        return _decoded(self._converter, answer, result_type or known_type)
+
+    async def describe(self) -> SimulatedDescription:
+        """Return what a client is told of the workflow's current run."""
+        run = self._execution.run
+        start, closed = run.start, run.closed_at
+        return SimulatedDescription(
+            id=start.workflow_id,
+            run_id=start.run_id,
+            workflow_type=start.workflow_type,
+            task_queue=start.task_queue,
+            status=_STATUSES[run.state.status],
+            start_time=start.started,
+            close_time=None if closed is None else self._world.date(closed),
+            history_length=run.state.events,
+            typed_search_attributes=decode_typed_search_attributes(run.search_attributes),
+            parent_id=start.parent[0] if start.parent else None,
+            _memo={key: self._converter.decode([payload])[0] for key, payload in run.memo.items()},
+        )
+
+    def get_async_activity_handle(
+        self, *, activity_id: str | None = None, task_token: bytes | None = None
+    ) -> SimulatedActivityHandle:
+        """Return a handle of an activity that is left to a client, by its id in this workflow or its task token."""
+        return SimulatedActivityHandle(self._world, self.id, activity_id, task_token)
 
     async def start_update(
         self,
@@ -114,7 +151,8 @@ class SimulatedHandle(Generic[R]):
         name, result_type = update_name(update)
         self._updates += 1
         update_id = id or run.messages.free_update_id(f"update-{self._updates}")
-        run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
+        if update_id not in run.messages.updates:  # as on the server: one update for each id
+            run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
         state = run.messages.updates[update_id]
         sent = SimulatedUpdate(update_id, state, self._converter, result_type)
         await _wait_for(state, state.accepted)
@@ -151,6 +189,84 @@ class SimulatedHandle(Generic[R]):
 
     def _encode(self, args: Sequence[Any]) -> Sequence[Payload]:
         return self._converter.encode(args)
+
+
+@dataclass(frozen=True)
+class SimulatedDescription:
+    """What `SimulatedHandle.describe` returns: of a `WorkflowExecutionDescription`, what there is in a simulation."""
+
+    id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    status: WorkflowExecutionStatus
+    start_time: datetime
+    close_time: datetime | None
+    history_length: int
+    typed_search_attributes: TypedSearchAttributes
+    parent_id: str | None
+    _memo: Mapping[str, Any]
+
+    async def memo(self) -> Mapping[str, Any]:
+        """Return the memo."""
+        return self._memo
+
+
+class SimulatedActivityHandle:
+    """An activity that has raised `CompleteAsyncError`, as a client sees it: an `AsyncActivityHandle`."""
+
+    def __init__(self, world: World, workflow_id: str, activity_id: str | None, task_token: bytes | None) -> None:
+        self._world = world
+        self._wanted = (workflow_id, activity_id, task_token)
+
+    async def complete(self, result: Any = None) -> None:
+        """Complete the activity."""
+        await self._tell("completed", result)
+
+    async def fail(self, error: Exception) -> None:
+        """Let the attempt fail."""
+        await self._tell("failed", error)
+
+    async def report_cancellation(self, *details: Any) -> None:
+        """Report that the activity has been cancelled."""
+        await self._tell("cancelled", CancelledError("Cancelled", *details))
+
+    async def heartbeat(self, *details: Any) -> None:
+        """Record a heartbeat.
+
+        Raises:
+            AsyncActivityCancelledError: If the activity's cancellation is requested.
+        """
+        if self._find().heartbeat_by_client(details):
+            raise AsyncActivityCancelledError(ActivityCancellationDetails(cancel_requested=True))
+
+    async def _tell(self, kind: str, value: Any) -> None:
+        self._find().complete_by_client(kind, value)
+        await asyncio.sleep(0)
+
+    def _find(self) -> AttemptRun:
+        workflow_id, activity_id, token = self._wanted
+        left: list[AttemptRun] = self._world.completed_by_client
+        for attempt in left:
+            info = attempt.info
+            if (
+                token == info.task_token
+                if token
+                else (workflow_id, activity_id) == (info.workflow_id, info.activity_id)
+            ):
+                return attempt
+        raise _not_found("invalid activityID or activity already timed out or invoking workflow is completed")
+
+
+_STATUSES = {
+    "running": WorkflowExecutionStatus.RUNNING,
+    "completed": WorkflowExecutionStatus.COMPLETED,
+    "failed": WorkflowExecutionStatus.FAILED,
+    "cancelled": WorkflowExecutionStatus.CANCELED,
+    "terminated": WorkflowExecutionStatus.TERMINATED,
+    "timed out": WorkflowExecutionStatus.TIMED_OUT,
+    "continued as new": WorkflowExecutionStatus.CONTINUED_AS_NEW,
+}
 
 
 class SimulatedUpdate:

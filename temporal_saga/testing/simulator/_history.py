@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from temporalio.bridge.proto.workflow_activation import NotifyHasPatch, WorkflowActivation, WorkflowActivationJob
@@ -11,8 +11,11 @@ from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
 from ._converter import Converter
+from ._trace import step_of
 
 Command = tuple[Any, ...]
+
+RESULT, NEXT_RUN = "the result", "the next run's arguments"
 
 
 @dataclasses.dataclass(eq=False)
@@ -99,6 +102,55 @@ def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCo
                 break
             failure = failure.cause
     return result
+
+
+def without_values(completion: WorkflowActivationCompletion, varying: Collection[str]) -> WorkflowActivationCompletion:
+    """Return a comparable completion without the values that calls of these names, or the result, carry."""
+    if not varying:
+        return completion
+    result = WorkflowActivationCompletion()
+    result.CopyFrom(completion)
+    for command in result.successful.commands:
+        name, field = carries(command)
+        if name in varying:
+            getattr(command, command.WhichOneof("variant") or "").ClearField(field)
+    return result
+
+
+def carries(command: WorkflowCommand) -> tuple[str, str]:
+    """Return whose values a command carries, and in which field; nobody's if it carries none."""
+    kind = command.WhichOneof("variant") or ""
+    if kind == "schedule_activity":
+        step = step_of(command.schedule_activity.activity_id)
+        return step.label if step else command.schedule_activity.activity_type, "arguments"
+    if kind == "start_child_workflow_execution":
+        return command.start_child_workflow_execution.workflow_type, "input"
+    if kind == "signal_external_workflow_execution":
+        return command.signal_external_workflow_execution.signal_name, "args"
+    if kind == "complete_workflow_execution":
+        return RESULT, "result"
+    if kind == "continue_as_new_workflow_execution":
+        return NEXT_RUN, "arguments"
+    return "", ""
+
+
+def varying_values(one: Iterable[Activation], other: Iterable[Activation]) -> set[str]:
+    """Return whose values differ between two runs of one workflow that ought to be alike."""
+
+    def values(history: Iterable[Activation]) -> list[tuple[str, bytes]]:
+        found: list[tuple[str, bytes]] = []
+        for activation in history:
+            for command in activation.completion.successful.commands:
+                name, field = carries(command)
+                if name:
+                    whole = getattr(command, command.WhichOneof("variant") or "")
+                    value = getattr(whole, field)
+                    parts = [value] if field == "result" else value
+                    found.append((name, b"".join(each.SerializeToString(deterministic=True) for each in parts)))
+        return found
+
+    pairs = zip(values(one), values(other), strict=False)
+    return {name for (name, value), (its_name, its_value) in pairs if name == its_name and value != its_value}
 
 
 def readable(history: Iterable[Activation], converter: Converter) -> list[list[Command]]:

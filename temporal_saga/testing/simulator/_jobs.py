@@ -75,6 +75,17 @@ class Inbox:
         self._jobs = deque(job for job in self._jobs if not job.is_message)
         return [first, *messages]
 
+    def take_all(self) -> list[Job]:
+        """Return all jobs that have come."""
+        jobs = [job for job in self._jobs if not job.revoked]
+        self._jobs.clear()
+        return jobs
+
+    @property
+    def has_several(self) -> bool:
+        """Whether more than one job has come."""
+        return sum(not job.revoked for job in self._jobs) > 1
+
     def close(self) -> None:
         """Drop the jobs that have not come."""
         for job in self._jobs:

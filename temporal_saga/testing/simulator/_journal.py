@@ -36,12 +36,16 @@ class Journal:
 
     # --- calls ---
 
-    def new_call(self, kind: Literal["activity", "child"], name: str, activity_id: str, run_id: str) -> Call:
+    def new_call(
+        self, kind: Literal["activity", "child"], name: str, activity_id: str, run_id: str, workflow_id: str
+    ) -> Call:
         """Note the call of an activity, or of a child that a saga starts."""
         step = step_of(activity_id)
         label = step.label if step else name
         nth = self._uses[label] = self._uses.get(label, 0) + 1
-        call = Call(label, nth, kind, name, activity_id, run_id, self.activation)
+        call = Call(label, nth, kind, name, activity_id, run_id, self.activation, workflow_id=workflow_id)
+        here = call.label_in_workflow
+        call.nth_in_workflow = self._uses[here] = self._uses.get(here, 0) + 1
         if step:
             call.name, call.phase, call.key, call.forward_key = step.name, step.phase, step.key, step.forward_key
         self.calls.append(call)
@@ -51,6 +55,7 @@ class Journal:
         """Take out the call of what never left the worker."""
         self.calls.remove(call)
         self._uses[call.label] -= 1
+        self._uses[call.label_in_workflow] -= 1
 
     def note_resolved(self, call: Call) -> None:
         """Note that the workflow has been told of the end of a call."""

@@ -27,19 +27,23 @@ class PendingFaults:
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults: list[Fault] = list(faults)
         self._open = list(self.faults)
-        self._calls: dict[tuple[str, int], list[ActivityFault]] = {}
+        self._outages: dict[int, float] = {}
+        self._of_calls: list[ActivityFault] = []
         self._in_front: dict[int, list[ActivationFault]] = {}
         self._inside: dict[int, list[ActivationFault]] = {}
+        self._slow: dict[int, ActivationFault] = {}
         for fault in self._open:
             if isinstance(fault, ActivityFault):
-                self._calls.setdefault((fault.label, fault.nth), []).append(fault)
+                self._of_calls.append(fault)
+            elif fault.kind == "slow_worker":
+                self._slow[fault.at] = fault
             else:
                 place = self._inside if fault.kind == "cancel_with" else self._in_front
                 place.setdefault(fault.at, []).append(fault)
 
     def of_call(self, call: Call) -> CallFaults:
         """Return the faults of a call."""
-        return CallFaults(self, self._calls.get((call.label, call.nth), []))
+        return CallFaults(self, [fault for fault in self._of_calls if fault.names(call)])
 
     def due(self, activation: int) -> bool:
         """Whether faults that have not come yet are to come in front of an activation."""
@@ -59,6 +63,13 @@ class PendingFaults:
             self.use(fault)
         return faults
 
+    def take_slow(self, activation: int) -> ActivationFault | None:
+        """Return the fault that makes the worker slow in front of an activation; it has come now."""
+        fault = self._slow.pop(min(self._slow), None) if self._slow and min(self._slow) <= activation else None
+        if fault is not None:
+            self.use(fault)
+        return fault
+
     def use(self, fault: Fault) -> bool:
         """Whether the fault has not come yet; it has now."""
         for position, each in enumerate(self._open):
@@ -66,6 +77,15 @@ class PendingFaults:
                 del self._open[position]
                 return True
         return False
+
+    def put_back(self, fault: Fault) -> None:
+        """Note that a fault has found nothing to strike after all."""
+        self._open.append(fault)
+
+    def since(self, outage: Fault, now: float) -> float:
+        """Return when an outage began: the first attempt that meets it begins it."""
+        self.use(outage)
+        return self._outages.setdefault(id(outage), now)
 
     @property
     def unused(self) -> list[Fault]:
@@ -87,3 +107,12 @@ class CallFaults:
     def use(self, kind: str) -> bool:
         """Whether a fault of that kind lies on the call and has not come yet; it has now."""
         return any(fault.kind == kind and self._pending.use(fault) for fault in self._faults)
+
+    def put_back(self, kind: str) -> None:
+        """Note that a fault of that kind has found nothing to strike after all."""
+        self._pending.put_back(next(fault for fault in self._faults if fault.kind == kind))
+
+    def in_outage(self, now: float) -> bool:
+        """Whether what the call talks to is down."""
+        outages = [fault for fault in self._faults if fault.kind == "outage"]
+        return any(now < self._pending.since(fault, now) + 60 * fault.minutes for fault in outages)

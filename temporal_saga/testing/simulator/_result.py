@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
+from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.activity_result import ActivityResolution
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport
 
+from ._converter import Converter
+from ._elsewhere import History, histories_of_runs
 from ._errors import SimulationError
 from ._faults import Fault
-from ._history import Command, readable
+from ._history import Command, readable, varying_values
 from ._outcome import outcome_of
 from ._pending import PendingFaults
 from ._run import Run
-from ._sagas import reports_of
+from ._sagas import keys_undone_with_own_input, reports_of
 from ._server import Execution, Server
 from ._timeline import timeline
-from ._trace import Call, TraceEvent
+from ._trace import Call, TraceEvent, step_of
 
 End = Literal["completed", "failed", "cancelled", "terminated", "timed out"]
 Status = Literal[End, "waiting"]
@@ -93,11 +99,15 @@ class Simulation(Generic[R]):
             for command in commands
         ]
 
-    def check_replay(self) -> str | None:
-        """Replay the histories of all runs on fresh instances; return where their commands differ, or None."""
+    def check_replay(self, *, varying: Collection[str] = ()) -> str | None:
+        """Replay the histories of all runs on fresh instances; return where their commands differ, or None.
+
+        Args:
+            varying: The calls whose arguments do not count, as `varying` returns them: they differ in each run.
+        """
         for execution in self._server.executions:
             for run in execution.runs:
-                difference = run.cached.check_replay()
+                difference = run.cached.check_replay(varying)
                 if difference is not None:
                     return difference
         return None
@@ -127,6 +137,47 @@ def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
     return tuple(told(done.request) for run in runs for done in run.cached.activations)
 
 
+def varying(one: Simulation[Any], other: Simulation[Any]) -> frozenset[str]:
+    """Return the calls whose arguments differ between two simulations that ought to be alike, by their labels."""
+    pairs = zip(_runs_of(one), _runs_of(other), strict=False)
+    return frozenset(
+        name for run, again in pairs for name in varying_values(run.cached.activations, again.cached.activations)
+    )
+
+
+def _runs_of(simulation: Simulation[Any]) -> list[Run]:
+    server: Server = cast(Any, simulation)._server  # of this module's own class: users need no such method
+    return [run for execution in server.executions for run in execution.runs]
+
+
+def changed_inputs(simulation: Simulation[Any]) -> list[tuple[str, list[Any], list[Any]]]:
+    """Return each undo that gets what its step got, and got something else: its label, the step's input, its own."""
+    parts = cast(Any, simulation)._parts
+    given: dict[str, Sequence[Payload]] = {}
+    found: list[tuple[str, list[Any], list[Any]]] = []
+    for run in _runs_of(simulation):
+        own = keys_undone_with_own_input(run.cached.instance) if run.cached.activations else set[str]()
+        for activation in run.cached.activations if own else ():
+            for command in activation.completion.successful.commands:
+                call = command.schedule_activity
+                step = step_of(call.activity_id) if command.HasField("schedule_activity") else None
+                if step is None or step.forward_key not in own:
+                    continue
+                if step.phase == "do":
+                    given[step.key] = call.arguments
+                elif list(given.get(step.forward_key, call.arguments)) != list(call.arguments):
+                    converter: Converter = parts.converter
+                    before, now = converter.plain(given[step.forward_key]), converter.plain(call.arguments)
+                    if before != now:  # a converter may write one value in more than one way
+                        found.append((step.label, before, now))
+    return found
+
+
+def histories_of(simulation: Simulation[Any]) -> list[History]:
+    """Return the histories of all runs, to be replayed in another process."""
+    return histories_of_runs(_runs_of(simulation))
+
+
 def why(simulation: Simulation[Any]) -> str:
     """Return the error of a run and its causes, in one line."""
     try:
@@ -141,3 +192,54 @@ def why(simulation: Simulation[Any]) -> str:
             cause = cause.__cause__
         return ", because of ".join(chain)
     return "no error"
+
+
+class Told(NamedTuple):
+    """What a workflow was told, by what it was about; without times.
+
+    Attributes:
+        ends: How each activity ended, by its activity id: its result, or the types of its errors.
+        events: Of each activation, in order: the signals, updates and cancels that came in it or in front of it.
+        error_types: The types of the errors that it failed with.
+    """
+
+    ends: dict[str, object]
+    events: tuple[tuple[bytes, ...], ...]
+    error_types: tuple[str, ...]
+
+
+_FROM_OUTSIDE = ("signal_workflow", "do_update", "cancel_workflow")
+
+
+def told_of(simulation: Simulation[Any]) -> Told:
+    """Return what a workflow was told."""
+    runs: list[Run] = cast(Any, simulation)._main.runs
+    ends: dict[str, object] = {}
+    events: list[tuple[bytes, ...]] = []
+    for run in runs:
+        ids: dict[int, str] = {}
+        for done in run.cached.activations:
+            for job in done.request.jobs:
+                if job.HasField("resolve_activity"):
+                    ends[ids.get(job.resolve_activity.seq, "")] = _end_in_short(job.resolve_activity.result)
+            outside = (job for job in done.request.jobs if job.WhichOneof("variant") in _FROM_OUTSIDE)
+            events.append(tuple(job.SerializeToString(deterministic=True) for job in outside))
+            for command in done.completion.successful.commands:
+                if command.HasField("schedule_activity"):
+                    ids[command.schedule_activity.seq] = command.schedule_activity.activity_id
+    failure = runs[-1].failure
+    return Told(ends, tuple(events), () if failure is None else tuple(_types(failure)))
+
+
+def _end_in_short(result: ActivityResolution) -> object:
+    if result.HasField("completed"):
+        return result.completed.result.SerializeToString(deterministic=True)
+    return tuple(_types(result.failed.failure if result.HasField("failed") else result.cancelled.failure))
+
+
+def _types(failure: Failure) -> Iterator[str]:
+    while True:
+        yield failure.application_failure_info.type or failure.WhichOneof("failure_info") or ""
+        if not failure.HasField("cause"):
+            return
+        failure = failure.cause

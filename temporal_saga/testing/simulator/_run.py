@@ -22,6 +22,7 @@ from ._jobs import Job
 from ._messages import Messages
 from ._retries import seconds
 from ._run_state import RunState, Status
+from ._sagas import is_in_open_scope
 from ._sdk import RunStart
 from ._tasks import WorkflowTasks
 from ._timers import Timers
@@ -67,13 +68,14 @@ class Run:
         self.close_details: str = ""
         self._world = world
         self._chain = chain
-        self._activities = Activities(state)
+        self._activities = Activities(state, lambda: is_in_open_scope(self.cached.instance))
         self._timers = Timers(state)
         self._children = Children(state, workflows)
         self._externals = Externals(state, workflows)
-        self._memo: dict[str, Payload] = dict(start.memo)
-        self._search_attributes = SearchAttributes()
-        self._search_attributes.CopyFrom(start.search_attributes)
+        self.closed_at: float | None = None
+        self.memo: dict[str, Payload] = dict(start.memo)
+        self.search_attributes: SearchAttributes = SearchAttributes()
+        self.search_attributes.CopyFrom(start.search_attributes)
         self._timeout: asyncio.TimerHandle | None = None
         self._take_command: dict[str, Callable[[Any], None]] = {
             "schedule_activity": self._activities.schedule,
@@ -121,12 +123,15 @@ class Run:
     def _upsert_search_attributes(self, command: Any) -> None:
         self.state.events += 1
         for key, payload in command.search_attributes.indexed_fields.items():
-            self._search_attributes.indexed_fields[key].CopyFrom(payload)
+            self.search_attributes.indexed_fields[key].CopyFrom(payload)
 
     def _modify_properties(self, command: Any) -> None:
         self.state.events += 1
         for key, payload in command.upserted_memo.fields.items():
-            self._memo[key] = payload
+            if payload.metadata.get("encoding") == b"binary/null":
+                self.memo.pop(key, None)
+            else:
+                self.memo[key] = payload
 
     def _patch(self, _command: Any) -> None:
         self.state.events += 1
@@ -184,10 +189,10 @@ class Run:
             task_queue=command.task_queue or start.task_queue,
             run_timeout=command.workflow_run_timeout.ToTimedelta() or start.run_timeout,
             task_timeout=command.workflow_task_timeout.ToTimedelta() or start.task_timeout,
-            memo=dict(command.memo) or self._memo,
+            memo=dict(command.memo) or start.memo,  # as on the server: what was upserted since is lost
             search_attributes=command.search_attributes
             if command.HasField("search_attributes")
-            else self._search_attributes,
+            else self.search_attributes,
             headers=dict(command.headers),
             retry_policy=common.RetryPolicy.from_proto(policy) if policy else start.retry_policy,
             last_failure=None,
@@ -203,6 +208,7 @@ class Run:
         state = self.state
         state.status = status
         state.events += 1
+        self.closed_at = self._world.time()
         if self._timeout:
             self._timeout.cancel()
         if final:

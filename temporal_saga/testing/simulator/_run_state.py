@@ -22,6 +22,7 @@ class RunState:
         status: Whether it is open, or how it has ended.
         task: How many workflow tasks it has had.
         events: How many events its history has.
+        size: How many bytes the payloads in it have, roughly.
         inbox: The jobs that wait for the next workflow task.
         at_once: Core's own answers, which come in the same workflow task.
     """
@@ -33,6 +34,7 @@ class RunState:
         self.status: Status = "running"
         self.task = 0
         self.events = 1  # the start
+        self.size = 0
         self.inbox: Inbox = Inbox()
         self.at_once: list[Job] = []
         self._on_job = on_job

@@ -14,6 +14,7 @@ from temporalio import exceptions, worker, workflow
 from temporalio.api.failure.v1 import Failure
 
 from temporal_saga import SagaReport
+from temporal_saga._compensation import Call, Callback
 from temporal_saga._run import QUERY, Run
 from temporal_saga._seed import seed_of
 
@@ -43,6 +44,27 @@ def reports_of(instance: Instance, converter: Converter) -> list[SagaReport]:
     if isinstance(answer, Failure):
         return []  # no saga was entered
     return cast("list[SagaReport]", converter.decode([answer], [list[SagaReport]])[0])
+
+
+def keys_undone_with_own_input(instance: Instance) -> set[str]:
+    """Return the keys of the steps whose undo gets what the step got; none are known from inside of a sandbox."""
+    run = None if instance.is_sandboxed else instance.query_handler(QUERY)
+    if not isinstance(run, Run):
+        return set()
+    steps = [step for saga in run.sagas for step in cast(Any, saga).shared.steps]
+    return {
+        step.key
+        for step in steps
+        if step.compensation is not None and not isinstance(step.compensation, (Call, Callback))
+    }
+
+
+def is_in_open_scope(instance: Instance) -> bool:
+    """Tell whether a saga of the run is open and does not unwind; no answer, hence False, from inside of a sandbox."""
+    if instance.is_sandboxed:
+        return False
+    run = instance.query_handler(QUERY)
+    return isinstance(run, Run) and any(not saga.ends_by_itself for saga in run.open_sagas())
 
 
 def _innermost_owner() -> asyncio.Task[Any] | None:

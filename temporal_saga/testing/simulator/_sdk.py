@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context
@@ -21,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 import temporalio.service
-from temporalio import activity, client, common, converter, testing, worker, workflow
+from temporalio import activity, client, common, converter, plugin, testing, worker, workflow
 from temporalio.api.common.v1 import Payload, Payloads, SearchAttributes
 from temporalio.api.failure.v1 import Failure
 
@@ -144,6 +145,10 @@ class WorkerParts:
     task_queue: str
     shutdown: _CompositeEvent
     """Of the worker; it never comes."""
+    without_patches: Collection[str]
+    """Patches that runs began without."""
+    around: Sequence[worker.Plugin]
+    """The plugins that want to run something around the worker."""
 
     def workflow(self, name: str) -> WorkflowDefinition | None:
         """Return the workflow of that name, or the dynamic one."""
@@ -166,6 +171,7 @@ def configure(
     task_queue: str,
     innermost: Sequence[worker.Interceptor],
     adapt: Callable[[converter.DataConverter], converter.DataConverter],
+    without_patches: Collection[str] = (),
 ) -> WorkerParts:
     """Do with the options what a client and its worker do, the plugins' turns included.
 
@@ -180,6 +186,7 @@ def configure(
         task_queue: The worker's task queue.
         innermost: Interceptors behind those of the plugins.
         adapt: Changes the data converter that the plugins leave.
+        without_patches: The patches that runs began without.
     """
     config: Any = {
         "client": _NoClient(),
@@ -191,11 +198,11 @@ def configure(
         "workflow_failure_exception_types": list(failure_exception_types),
     }
     client_config: Any = {"data_converter": data_converter, "interceptors": [], "plugins": []}
-    for plugin in plugins:
-        if isinstance(plugin, client.Plugin):
-            client_config = plugin.configure_client(client_config)
-        if isinstance(plugin, worker.Plugin):
-            config = plugin.configure_worker(config)
+    for each in plugins:
+        if isinstance(each, client.Plugin):
+            client_config = each.configure_client(client_config)
+        if isinstance(each, worker.Plugin):
+            config = each.configure_worker(config)
     data_converter = adapt(client_config.get("data_converter") or data_converter)
     if data_converter.external_storage is not None:
         raise UnsupportedError("a data converter with external storage cannot be simulated: leave external_storage out")
@@ -223,7 +230,37 @@ def configure(
         converter=Converter(data_converter),
         task_queue=task_queue,
         shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
+        without_patches=frozenset(without_patches),
+        around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each)],
     )
+
+
+def _runs_something(each: worker.Plugin) -> bool:
+    inherited = getattr(type(each), "run_worker", None) is plugin.SimplePlugin.run_worker
+    return not (inherited and cast(Any, each).run_context is None)
+
+
+class _NoWorker:
+    """Stands in for the worker, for the plugins that run something around it."""
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self.task_queue = parts.task_queue
+        self.client = _NoClient()
+
+    def config(self, *, active_config: bool = False) -> dict[str, Any]:
+        return {"task_queue": self.task_queue}
+
+
+async def run_worker(parts: WorkerParts, run: Callable[[], Awaitable[None]]) -> None:
+    """Run what the worker does inside of what its plugins run around it."""
+
+    async def innermost(_worker: Any) -> None:
+        await run()
+
+    chain: Callable[[Any], Awaitable[None]] = innermost
+    for each in reversed(parts.around):
+        chain = functools.partial(cast(Any, each).run_worker, next=chain)
+    await chain(_NoWorker(parts))
 
 
 def workflow_of(run: Callable[..., Awaitable[Any]] | type[Any]) -> WorkflowDefinition:
@@ -361,7 +398,7 @@ class Instance:
             extern_functions=extern_functions,
             disable_eager_activity_execution=True,
             worker_level_failure_exception_types=parts.failure_exception_types,
-            patch_activation_callback=None,
+            patch_activation_callback=lambda patch: patch.patch_id not in parts.without_patches,
             last_completion_result=Payloads(),
             last_failure=start.last_failure,
         )

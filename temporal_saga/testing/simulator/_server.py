@@ -152,11 +152,14 @@ class Server:
         workflow_id: str,
         task_queue: str,
         execution_timeout: timedelta | None = None,
+        run_timeout: timedelta | None = None,
         main: bool = False,
         **fields: Any,
     ) -> Execution:
         """Start a workflow."""
         world = self.world
+        # As on the server: no run is to last longer than the whole.
+        run_timeout = min(filter(None, (run_timeout, execution_timeout)), default=None)
         definition = world.definition(workflow_type)
         run_id, seed = world.new_run(workflow_id)
         execution = Execution(world, self, main=main, timeout=execution_timeout)
@@ -174,6 +177,7 @@ class Server:
                 seed=seed,
                 task_queue=task_queue,
                 execution_timeout=execution_timeout,
+                run_timeout=run_timeout,
                 **fields,
             )
         )
@@ -195,6 +199,9 @@ class Server:
         world = self.world
 
         def on_idle() -> bool:
+            if world.held and not world.loop.has_timers:
+                world.held.pop(0)()
+                return True
             if world.late and (not main.is_open or not world.loop.has_timers):
                 world.late.pop(0)()
                 return True

@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 from temporalio.common import RetryPolicy, TypedSearchAttributes
 from temporalio.converter import DataConverter
 from temporalio.exceptions import TemporalError
-from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from typing_extensions import TypeVarTuple, Unpack
 
 from temporal_saga.plugin import SagaPlugin
 
 from ._bugs import with_bugs
-from ._clock import new_loop
+from ._clock import anyio_threads_inline, new_loop
 from ._converter import memo_of, search_attributes_of
+from ._elsewhere import History, replay_elsewhere
 from ._errors import SimulationError, UnusedFaultsError
 from ._faults import Fault
 from ._handle import SimulatedHandle
@@ -51,12 +52,13 @@ def simulate(
     retry_policy: RetryPolicy | None = None,
     memo: Mapping[str, Any] | None = None,
     search_attributes: TypedSearchAttributes | Mapping[str, Any] | None = None,
-    sandboxed: bool = False,
+    sandboxed: bool | SandboxRestrictions = False,
     plugins: Sequence[object] | None = None,
     interceptors: Sequence[Interceptor] = (),
     data_converter: DataConverter = DataConverter.default,
     failure_exception_types: Sequence[type[BaseException]] = (),
     unserved_task_queues: Collection[str] = (),
+    without_patches: Collection[str] = (),
     start_time: datetime = START,
     max_activations: int = MAX_ACTIVATIONS,
 ) -> Simulation[R]:
@@ -84,12 +86,14 @@ def simulate(
         retry_policy: As for a client: the workflow's own.
         memo: As for a client.
         search_attributes: As for a client.
-        sandboxed: Whether to run the workflow in the SDK's sandbox, as a worker does; about ten times slower.
+        sandboxed: Whether to run the workflow in the SDK's sandbox, as a worker does, or with which restrictions; about
+            ten times slower.
         plugins: The client's and worker's; `[SagaPlugin()]` if not given.
         interceptors: The worker's.
         data_converter: The client's.
         failure_exception_types: The worker's `workflow_failure_exception_types`.
         unserved_task_queues: Task queues without a worker: activities sent there wait, until a timeout ends that.
+        without_patches: The patches that the runs began without: `workflow.patched` takes the old branch for them.
         start_time: When the workflow starts, on its own clock.
         max_activations: A run with more activations than this counts as an endless loop.
 
@@ -110,12 +114,13 @@ def simulate(
         activities=activities,
         interceptors=interceptors,
         plugins=[SagaPlugin()] if plugins is None else plugins,
-        runner=SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner(),
+        runner=_runner(sandboxed),
         failure_exception_types=failure_exception_types,
         data_converter=data_converter,
         task_queue=task_queue,
         innermost=[CancelScopes()] if "cancel_scope" in kinds else [],
         adapt=with_bugs if "bug_after" in kinds else _as_it_is,
+        without_patches=without_patches,
     )
     world = World(
         parts,
@@ -130,6 +135,7 @@ def simulate(
     arguments: Any = args
     simulation: Simulation[R]
     try:
+        world.begin_worker()
         main = server.start(
             definition.name or "",
             encoder.encode(arguments),
@@ -144,12 +150,13 @@ def simulate(
         )
         handle: SimulatedHandle[R] = SimulatedHandle(server, main, definition.ret_type)
         running = None if client is None else world.start_function(_play(client, handle), name="client")
-        with quiet() if "bug_after" in kinds else nullcontext():
+        with quiet() if "bug_after" in kinds else nullcontext(), anyio_threads_inline():
             server.run(main)
             simulation = Simulation(server, main, plan, definition.ret_type)
             simulation.client_error = _end_of_client(running, main, had_faults=bool(plan.faults))
     finally:
         server.stop()
+        world.end_worker()
     if world.error is not None:
         raise world.error
     if world.loop.refused is not None:  # in a function that never ended
@@ -162,6 +169,39 @@ def simulate(
             f"the run has {simulation.activations} activations, and calls of {labels or 'no activity'}; it {end}"
         )
     return simulation
+
+
+def replayer(
+    workflow_run: Callable[..., Any],
+    *,
+    varying: Collection[str] = (),
+    workflows: Sequence[type[Any]] = (),
+    plugins: Sequence[object] | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    data_converter: DataConverter = DataConverter.default,
+    failure_exception_types: Sequence[type[BaseException]] = (),
+) -> Callable[[History], str | None]:
+    """Return what replays histories of simulations with these options, and tells where commands differ."""
+    definition = workflow_of(workflow_run)
+    parts = configure(
+        workflows=[definition.cls, *(each for each in workflows if each is not definition.cls)],
+        activities=(),
+        interceptors=interceptors,
+        plugins=[SagaPlugin()] if plugins is None else plugins,
+        runner=UnsandboxedWorkflowRunner(),
+        failure_exception_types=failure_exception_types,
+        data_converter=data_converter,
+        task_queue="task-queue",
+        innermost=[CancelScopes()],
+        adapt=with_bugs,
+    )
+    return lambda history: replay_elsewhere(parts, history, varying)
+
+
+def _runner(sandboxed: bool | SandboxRestrictions) -> WorkflowRunner:
+    if isinstance(sandboxed, SandboxRestrictions):
+        return SandboxedWorkflowRunner(restrictions=sandboxed)
+    return SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner()
 
 
 async def _play(client: Callable[[Any], Awaitable[object]], handle: SimulatedHandle[Any]) -> object:

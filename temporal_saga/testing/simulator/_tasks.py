@@ -6,6 +6,7 @@ same workflow task: an activity that is cancelled in the task that scheduled it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from temporalio.api.failure.v1 import Failure
@@ -16,6 +17,9 @@ from ._faults import ActivationFault
 from ._jobs import Job
 from ._messages import Messages
 from ._run_state import RunState
+
+_IN = re.compile(r", in (\w+)")
+_BYTES_OF_EVENT = 100  # about what an event takes beside its payloads
 
 
 class WorkflowTasks:
@@ -32,6 +36,7 @@ class WorkflowTasks:
         self._messages = messages
         self._take_command = take
         self._began = False
+        self._slow: ActivationFault | None = None
         self._pumping = False
         self._failures: list[str] = []
         self._failing: list[Job] = []
@@ -55,7 +60,10 @@ class WorkflowTasks:
 
     def _pump(self) -> None:
         self._pumping = False
-        jobs = self._state.inbox.take()
+        if self._is_held():
+            return
+        jobs = self._state.inbox.take_all() if self._slow else self._state.inbox.take()
+        self._slow = None
         if not jobs:
             return
         if not self._cached.activations:  # a fault in front of the first activation comes in it
@@ -63,6 +71,26 @@ class WorkflowTasks:
         jobs += self._messages.of_faults(self._take_faults(inside=True))
         self._deliver(jobs)
         if self._state.inbox:
+            self.wake()
+
+    def _is_held(self) -> bool:
+        """Tell whether a slow worker has not come to what there is."""
+        state, world = self._state, self._world
+        if not state.is_main or not state.inbox or not self._cached.activations:
+            return False
+        if self._slow is None:
+            self._slow = world.faults.take_slow(world.journal.activation + 1)
+            if self._slow is None:
+                return False
+            state.record("slow_worker", "worker")
+            world.held.append(self._hold_no_longer)
+        return not state.inbox.has_several
+
+    def _hold_no_longer(self) -> None:
+        """Nothing else is to come: the fault has changed nothing."""
+        if self._slow is not None and not self._state.inbox.has_several:
+            self._world.faults.put_back(self._slow)
+            self._slow = None
             self.wake()
 
     def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:
@@ -100,14 +128,17 @@ class WorkflowTasks:
             if job.kind:
                 state.record(job.kind, job.label)
         state.events += 2  # the workflow task scheduled and started
+        length = state.events  # the same in all activations of a workflow task: the library goes by that
+        state.events += 1  # the workflow task completed; its commands come behind that
         pending = jobs
         while pending and state.is_open:
-            failed = self._activate(pending)
+            failed = self._activate(pending, length)
             for job in pending:
                 if job.delivered:
                     job.delivered()
                     job.delivered = None
             if failed:
+                state.events = length
                 self._cached.forget(state.task)
                 self._task_failed(jobs, failed)
                 return
@@ -120,24 +151,30 @@ class WorkflowTasks:
             # Behind the begin of what has been scheduled, before any of it runs.
             self._world.loop.call_soon(self._inject_if_due)
 
-    def _activate(self, jobs: Sequence[Job]) -> Failure | None:
+    def _activate(self, jobs: Sequence[Job], length: int) -> Failure | None:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
         state, world = self._state, self._world
         world.count_activation(of_main=state.is_main)
+        for job in jobs:
+            state.size += job.proto.ByteSize()
         completion = self._cached.activate(
-            [job.proto for job in jobs], task=state.task, events=state.events, nanoseconds=world.nanoseconds()
+            [job.proto for job in jobs],
+            task=state.task,
+            events=length,
+            size=state.size + length * _BYTES_OF_EVENT,
+            nanoseconds=world.nanoseconds(),
         )
         if completion.HasField("failed"):
             return completion.failed.failure
-        state.events += 1  # the workflow task completed
         for command in completion.successful.commands:
+            state.size += command.ByteSize()
             if not state.is_open:
                 break
             self._take_command(command)
         return None
 
     def _task_failed(self, jobs: Sequence[Job], failure: Failure) -> None:
-        message = f"{failure.application_failure_info.type}: {failure.message}"
+        message = f"{failure.application_failure_info.type}: {failure.message}{_hint(failure)}"
         self._failures.append(message)
         self._world.journal.task_failures.append(message)
         self._state.record("task_failed", self._state.start.workflow_type, message)
@@ -155,3 +192,12 @@ class WorkflowTasks:
     def _try_again(self) -> None:
         if self._failing and self._state.is_open:
             self._deliver([])
+
+
+def _hint(failure: Failure) -> str:
+    """Return what to do about an error of asyncio's that says nothing itself."""
+    if failure.application_failure_info.type != "NotImplementedError" or failure.message:
+        return ""
+    called = _IN.findall(failure.stack_trace)
+    what = f"asyncio's {called[-1]}()" if called else "this"
+    return f"{what} does not work in workflow code, which has no threads, files or sockets: call it in an activity"

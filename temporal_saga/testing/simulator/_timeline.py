@@ -3,7 +3,7 @@
          time  task
                   1  started
                   1  withdraw               applied
-    +30s          2  deposit                x timed out: StartToClose timeout
+    +30s          2  deposit                x timed out (its function had not returned): StartToClose timeout
     +30s          3  withdraw:undo          undone
     +30s          4  closed                 failed: ActivityError
     +30s          4  deposit                ! came late: its function ran
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
-from ._trace import Call, TraceEvent
+from ._trace import FAILURE_TYPE, Attempt, Call, TraceEvent
 
 # Left out: what says nothing that its neighbours do not. A schedule shows up as its attempt.
 _QUIET = frozenset({"scheduled", "timer_cancelled", "child_scheduled"})
@@ -38,6 +39,7 @@ _WORDS = {
     "cancel_with": "the workflow's cancel is requested, and comes with what has ended",
     "cancel_scope": "the scope is cancelled",
     "restart": "the worker restarts: replayed from the history",
+    "slow_worker": "the worker is slow: what comes next comes in one activation with this",
     "task_failed": "the workflow task failed",
     "late": "came late",
     "again": "delivered again",
@@ -45,60 +47,96 @@ _WORDS = {
     "continued": "continued as new",
 }
 
-_FAULTS = frozenset({"cancel", "cancel_with", "cancel_scope", "restart", "task_failed", "late", "again", "bug"})
+_FAULTS = frozenset(
+    {"cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "task_failed", "late", "again", "bug"}
+)
 _BAD = frozenset({"failed", "timed_out", "retrying", "cancelled"})
 
 
-def timeline(trace: Sequence[TraceEvent], calls: Sequence[Call], ending: str = "") -> str:
-    """Return what happened in a run, one line for each event that a person wants to see, and one for how it ended."""
-    ends = {
-        (call.label, attempt.number): call.phase
-        for call in calls
-        for attempt in call.attempts
-        if attempt.ran and not attempt.late
+class Row(NamedTuple):
+    """One line of a timeline.
+
+    Attributes:
+        when: Its time, on the virtual clock.
+        task: How many activations the workflow had had.
+        label: Of which call, child, timer, signal, ...
+        said: What happened.
+        number: The number of its event in the trace; None if it stands for events that are left out.
+    """
+
+    when: str
+    task: str
+    label: str
+    said: str
+    number: int | None = None
+
+
+def rows_of(trace: Sequence[TraceEvent], calls: Sequence[Call]) -> list[Row]:
+    """Return what happened in a run, a row for each event that a person wants to see."""
+    tried = {
+        (call.label, attempt.number): (call, attempt) for call in calls for attempt in call.attempts if not attempt.late
     }
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[Row] = []
     attempts = {call.label: call.attempts[-1].number for call in calls if call.attempts}
-    last = ""
-    for event in trace:
+    for number, event in enumerate(trace):
         if event.kind in _QUIET or event.kind == "attempt":
             continue
-        said, left_out = _said(event, ends), attempts.get(event.label, 0) - _FIRST - _LAST
+        said, left_out = _said(event, tried), attempts.get(event.label, 0) - _FIRST - _LAST
         if event.kind in ("retrying", "timed_out") and _FIRST < (event.attempt or 1) <= _FIRST + left_out:
             if event.kind == "timed_out" or event.attempt != _FIRST + 1:
                 continue
             said = f"  ... {left_out} more attempts ..."
-        when = _time(event.time)
-        rows.append((when if when != last else "", str(event.activation), event.label, said))
-        last = when
+        rows.append(Row(_time(event.time), str(event.activation), event.label, said, number))
     if len(rows) > _MOST_LINES:
         cut = len(rows) - _MOST_LINES
-        rows[_MOST_LINES // 2 : -_MOST_LINES // 2] = [("", "", "", f"... {cut} more ...")]
-    wide = max((len(row[0]) for row in rows), default=4)
-    label = max((len(row[2]) for row in rows), default=8)
+        rows[_MOST_LINES // 2 : -_MOST_LINES // 2] = [Row("", "", "", f"... {cut} more ...")]
+    return rows
+
+
+def timeline(trace: Sequence[TraceEvent], calls: Sequence[Call], ending: str = "") -> str:
+    """Return what happened in a run, one line for each event that a person wants to see, and one for how it ended."""
+    rows = rows_of(trace, calls)
+    wide = max((len(row.when) for row in rows), default=4)
+    label = max((len(row.label) for row in rows), default=8)
     lines = [f"{'time':>{max(wide, 4)}}  task"]
-    lines += [f"{when:>{max(wide, 4)}}  {task:>4}  {name:<{label}}  {said}".rstrip() for when, task, name, said in rows]
+    last = ""
+    for row in rows:
+        when = row.when if row.when != last else ""
+        lines.append(f"{when:>{max(wide, 4)}}  {row.task:>4}  {row.label:<{label}}  {row.said}".rstrip())
+        last = row.when
     if ending:
         lines.append(ending)
     return "\n".join(lines)
 
 
-def _said(event: TraceEvent, ends: Mapping[tuple[str, int], str | None]) -> str:
+def _said(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt]]) -> str:
     word = _WORDS.get(event.kind, event.kind)
     if event.kind == "completed":
-        word = {"do": "+ applied", "undo": "- undone", "push": "- undone"}.get(
-            ends.get((event.label, event.attempt or 1)) or "", "  done"
-        )
+        call, attempt = tried.get((event.label, event.attempt or 1), (None, None))
+        phase = call.phase if call is not None and attempt is not None and attempt.ran else None
+        word = {"do": "+ applied", "undo": "- undone", "push": "- undone"}.get(phase or "", "  done")
     elif event.kind in _FAULTS:
         word = f"! {word}"
     elif event.kind in _BAD:
-        word = f"x {word}"
+        word = f"x {word}{_whether_it_ran(event, tried)}"
     else:
         word = f"  {word}"
-    if event.kind in ("cancel", "cancel_with", "cancel_scope", "restart"):
+    if event.kind in ("cancel", "cancel_with", "cancel_scope", "restart", "slow_worker"):
         word += f" (at={event.activation + 1})"
-    attempt = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
-    return f"{word}{attempt}: {event.detail}" if event.detail else f"{word}{attempt}"
+    again = f" (attempt {event.attempt})" if (event.attempt or 1) > 1 and event.kind != "retrying" else ""
+    return f"{word}{again}: {event.detail}" if event.detail else f"{word}{again}"
+
+
+def _whether_it_ran(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt]]) -> str:
+    """Say it where the error does not: a function that raised by itself has told."""
+    _, attempt = tried.get((event.label, event.attempt or 1), (None, None))
+    if attempt is None:
+        return ""
+    if attempt.ran:
+        return " (its function had run)"
+    if attempt.outcome.startswith(f"failed: {FAILURE_TYPE}"):
+        return " (its function had not run)"
+    return " (its function had not returned)" if event.kind == "timed_out" else ""
 
 
 def _time(time: timedelta) -> str:

@@ -19,6 +19,7 @@ from ._run_state import RunState
 class _Timer:
     delay: float
     handle: asyncio.TimerHandle
+    task: int
     job: Job | None = None
 
     def __str__(self) -> str:
@@ -42,7 +43,7 @@ class Timers:
         self._run.events += 1
         delay = seconds(command.start_to_fire_timeout)
         handle = self._run.world.loop.call_later(delay, self._fire, command.seq)
-        timer = self._pending[command.seq] = _Timer(delay, handle)
+        timer = self._pending[command.seq] = _Timer(delay, handle, self._run.task)
         self._run.record("timer_started", str(timer))
 
     def cancel(self, command: Any) -> None:
@@ -50,7 +51,7 @@ class Timers:
         timer = self._pending.pop(command.seq, None)
         if timer is None:
             return
-        self._run.events += 1
+        self._run.events += -1 if timer.task == self._run.task else 1  # core drops both commands
         self._run.record("timer_cancelled", str(timer))
         timer.handle.cancel()
         if timer.job:

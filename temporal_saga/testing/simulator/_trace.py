@@ -12,6 +12,9 @@ __all__ = ["Attempt", "Call", "TraceEvent"]
 CallState = Literal["pending", "completed", "failed", "timed out", "cancelled"]
 Phase = Literal["do", "undo", "push"]
 
+FAILURE_TYPE = "SimulatedFailure"
+"""The type of the error that a fault makes a call fail with."""
+
 
 class TraceEvent(NamedTuple):
     """One thing that happened.
@@ -80,6 +83,10 @@ class Call:
         forward_key: As `current_step().forward_key`.
         state: How it ended for the workflow.
         attempts: Its attempts, those that came late included.
+        workflow_id: The workflow that scheduled it.
+        nth_in_workflow: Which call of that workflow with that label.
+        asks_provider: Whether its function has passed a `provider_call`.
+        is_plain_in_scope: Whether it is no step, and its workflow was in the scope of a saga that did not unwind.
     """
 
     label: str
@@ -96,6 +103,15 @@ class Call:
     forward_key: str | None = None
     state: CallState = "pending"
     attempts: list[Attempt] = field(default_factory=list[Attempt])
+    workflow_id: str = ""
+    nth_in_workflow: int = 1
+    asks_provider: bool = False
+    is_plain_in_scope: bool = False
+
+    @property
+    def label_in_workflow(self) -> str:
+        """Its name in a fault that names the workflow too."""
+        return f"{self.label}@{self.workflow_id}"
 
 
 class StepOf(NamedTuple):

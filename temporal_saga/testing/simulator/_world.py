@@ -14,7 +14,7 @@ from ._errors import SimulationError
 from ._journal import Journal
 from ._pending import PendingFaults
 from ._sagas import run_id_and_seed
-from ._sdk import WorkerParts
+from ._sdk import WorkerParts, run_worker
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -39,6 +39,10 @@ class World:
         self.journal: Journal = Journal(loop.time)
         self.late: list[Callable[[], None]] = []
         """These run when nothing else is left to happen."""
+        self.held: list[Callable[[], None]] = []
+        """These run when nothing else is left to happen, before `late`: they let go what was held."""
+        self.completed_by_client: list[Any] = []
+        """Attempts that a client is to complete."""
         self.error: BaseException | None = None
         """What stopped the simulation."""
         self.is_stopping: bool = False
@@ -49,6 +53,8 @@ class World:
         self._run_numbers: dict[str, int] = {}
         self._functions: set[asyncio.Task[Any]] = set()
         self._context = copy_context()
+        self._worker: asyncio.Task[None] | None = None
+        self._worker_over: asyncio.Future[None]
 
     # --- time ---
 
@@ -113,6 +119,31 @@ class World:
             task.exception()
         if self.loop.refused is not None and not self.is_stopping:
             self.fail(self.loop.refused)
+
+    # --- the worker ---
+
+    def begin_worker(self) -> None:
+        """Enter what the plugins run around the worker."""
+        if not self.parts.around:
+            return
+        inside, self._worker_over = self.loop.create_future(), self.loop.create_future()
+
+        async def run() -> None:
+            self._context = copy_context()  # as on a worker, activities see what is set there
+            inside.set_result(None)
+            await self._worker_over
+
+        self._worker = self.loop.create_task(run_worker(self.parts, run))
+        self.loop.run_until_complete(asyncio.wait([inside, self._worker], return_when=asyncio.FIRST_COMPLETED))
+        if not inside.done():
+            self._worker.result()
+            raise SimulationError("run_worker of a plugin has ended without running the worker")
+
+    def end_worker(self) -> None:
+        """Leave what the plugins run around the worker."""
+        if self._worker is not None and not self._worker.done():
+            self._worker_over.set_result(None)
+            self.loop.run_until_complete(self._worker)
 
     # --- the end ---
 
