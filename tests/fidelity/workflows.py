@@ -655,7 +655,8 @@ class TalksToNobody:
     async def run(self) -> list[Any]:
         nobody = workflow.get_external_workflow_handle(f"{workflow.info().workflow_id}/nobody")
         seen: list[Any] = []
-        for call in (lambda: nobody.signal("tell", "x"), nobody.cancel):
+        calls: list[Any] = [lambda: nobody.signal("tell", "x"), nobody.cancel]
+        for call in calls:
             try:
                 await call()
             except FailureError as error:
