@@ -39,7 +39,7 @@ def test_the_textbook_transfer_falls_short() -> None:
     """Three of the four hazards of the textbook; nothing in it runs in parallel."""
     assert ways_to_fail("textbook_transfer") >= {
         ("not undone", "[cancel(at=4)]"),  # in the wait for the review: `except Exception` sees no CancelledError
-        ("half undone", "[fails_before('record'), cancel(at=8)]"),  # a cancel while compensations run loses the rest
+        ("half undone", "[fails_before('deposit'), cancel(at=6)]"),  # a cancel while compensations run loses the rest
         ("a bug unwinds", "[bug_after('withdraw')]"),  # a TypeError refunds the customer
     }
 

@@ -88,7 +88,12 @@ class Runner(Generic[W, R]):
         try:
             simulation = self._simulate(world, plan, raised)
             ended = [] if plan else self.check_end(simulation)
-            objections = [*raised, *ended, *check_run(simulation, plan, self.known), *check_inputs(simulation)]
+            objections = [
+                *raised,
+                *ended,
+                *check_run(simulation, plan, self.known),
+                *check_inputs(simulation, self.known),
+            ]
             if self._check is not None and not undo_failed(simulation):
                 objections += self._users(world, simulation)
         finally:
