@@ -24,14 +24,14 @@ class ExportWorkflow:
     async def run(self, export: Export) -> str:
         """Returns the folder."""
         async with Saga("export", activity_options=presets.standard()) as saga:
-            # One attempt may take a day, and all of them a week. A lost worker is noticed by its heartbeat.
+            # One attempt may take 8 hours, and all of them a day. A lost worker is noticed by its heartbeat.
             folder = await saga.execute_activity_method(
                 Exporter.write_pages,
                 export,
                 compensation=Exporter.remove_pages,
                 heartbeat_timeout=HEARTBEAT,
                 **presets.standard(
-                    start_to_close_timeout=timedelta(days=1), schedule_to_close_timeout=timedelta(days=7)
+                    start_to_close_timeout=timedelta(hours=8), schedule_to_close_timeout=timedelta(hours=24)
                 ),
             )
             saga.pivot()

@@ -28,6 +28,7 @@ async def stall(address: str, plugin: str) -> None:
     async with Worker(client, task_queue=queue, workflows=[Stalls]):
         print(await client.execute_workflow(Stalls.run, id=queue, task_queue=queue), flush=True)
     print("shut down", flush=True)
+    os._exit(0)  # an interpreter that ends right after a worker may crash (sdk-python #300)
 
 
 async def replay(path: str) -> None:

@@ -488,7 +488,8 @@ async def test_rule_11_names_keys_and_states_alone(runs: Runs, caplog: pytest.Lo
             after = await run.report()
     assert isinstance(failure, ApplicationError)
     assert [step["undo_state"] for step in during[0]["steps"]] == ["RUNNING", "FAILED"]
-    assert "| b | UNKNOWN | whisper | FAILED |" in str(details)
+    assert "**b** (UNKNOWN)" in str(details)
+    assert "whisper: **FAILED**" in str(details)
     summaries = [
         event.user_metadata.summary.data.decode() for event in (await run.history()).of("ACTIVITY_TASK_SCHEDULED")
     ]
