@@ -78,8 +78,7 @@ def test_a_late_repeat_of_what_was_undone_without_a_trace() -> None:
     assert explore(Transfer.run, 30, setup=TracelessBank, check=conserved, faults=1).violations == []
     exploration = explore(Transfer.run, 30, setup=TracelessBank, check=conserved, faults=2, fail=False)
     plans = [violation.plan for violation in exploration.violations]
-    assert plans[0] == (fails_before("deposit"), delivered_late("withdraw"))
-    assert (cancel(at=2), delivered_late("withdraw")) in plans
+    assert (fails_before("deposit"), delivered_late("withdraw")) in plans
     assert {plan[-1].kind for plan in plans} == {"delivered_late"}
     assert {violation.kind for violation in exploration.violations} == {"the check objects"}, "to us it is a repeat"
 
