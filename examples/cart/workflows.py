@@ -80,7 +80,7 @@ class Cart:
     def _validate_remove(self, line_id: str) -> None:
         self._refuse_if_closed()
         if line_id not in self._lines:
-            raise ValueError(f"there is no line {line_id}")
+            raise ValueError(f"the cart has no line {line_id}")
 
     @workflow.update
     async def check_out(self, card: str) -> int:

@@ -23,7 +23,7 @@ __all__ = ["SagaExplore", "saga_explore"]
 
 def _number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of faults: give 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of faults: give 0 or more")
     return int(text)
 
 

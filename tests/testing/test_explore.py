@@ -216,9 +216,9 @@ def generator(*_: Any) -> Any:
         (TypeError, "explore has no option 'activities': they are those of the world", {"activities": []}),
         (TypeError, "explore has no option 'xyz': see explore and simulate", {"xyz": 1}),
         (TypeError, r"give a list, plan=\[fails_after\('deposit'\)\]", {"plan": fails_after("deposit")}),
-        (TypeError, "faults='2' is no number: .* faults=2", {"faults": "2"}),
-        (TypeError, r"faults=\[\] is no number: .* \(plan=", {"faults": []}),
-        (TypeError, r"within=5 is no timedelta: within=timedelta\(seconds=5\)", {"within": 5}),
+        (TypeError, "faults='2' is not a number: .* faults=2", {"faults": "2"}),
+        (TypeError, r"faults=\[\] is not a number: .* \(plan=", {"faults": []}),
+        (TypeError, r"within=5 is not a timedelta: within=timedelta\(seconds=5\)", {"within": 5}),
     ],
 )
 def test_a_wrong_argument_is_an_error_that_names_the_fix(error: Any, match: str, options: Any) -> None:

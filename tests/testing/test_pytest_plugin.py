@@ -67,7 +67,7 @@ def test_the_option_makes_no_test_shallower(pytester: pytest.Pytester) -> None:
 def test_the_option_takes_no_negative_number(pytester: pytest.Pytester) -> None:
     result = run(pytester, "--saga-faults=-3", bank="Bank", tried="> 0")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--saga-faults: '-3' is no number of faults: give 0 or more*"])
+    result.stderr.fnmatch_lines(["*--saga-faults: '-3' is not a number of faults: give 0 or more*"])
 
 
 def test_a_failure_shows_the_plan_and_the_timeline(pytester: pytest.Pytester) -> None:

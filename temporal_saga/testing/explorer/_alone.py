@@ -51,7 +51,7 @@ class Choice(NamedTuple):
 
 
 def check_processes(processes: object) -> None:
-    """Raise if it is no number of processes."""
+    """Raise if it is not a number of processes."""
     if processes is not None and (not isinstance(processes, int) or isinstance(processes, bool)):
         raise TypeError(f"processes={processes!r} is not a number: how many processes, processes=1 for this one alone")
     if processes is not None and processes < 1:

@@ -278,9 +278,9 @@ def in_any_order(plan: Plan) -> tuple[str, ...]:
 def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:
     """Raise if the number of faults is negative, a kind does not exist, or the bound is not a timedelta."""
     if not isinstance(faults, int):
-        raise TypeError(f"faults={faults!r} is no number: how many at once, faults=2 say (plan=[...] says which)")
+        raise TypeError(f"faults={faults!r} is not a number: how many at once, faults=2 say (plan=[...] says which)")
     if within is not None and not isinstance(within, timedelta):
-        raise TypeError(f"within={within!r} is no timedelta: within=timedelta(seconds={within!r})")
+        raise TypeError(f"within={within!r} is not a timedelta: within=timedelta(seconds={within!r})")
     if faults < 0:
         raise ValueError(f"faults={faults}: give 0 for the run without any, or more")
     if isinstance(kinds, str):
