@@ -560,7 +560,7 @@ CANCEL_CASES = [
 TIME_CASES = [
     Case("locks, semaphores, events and queues", ["waiting for conditions", "timers"], w.Locks.run),
     Case("waits that give up", ["waiting for conditions", "cancellation in activities"], w.GivesUp.run),
-    Case("one of three that are gathered fails", ["activities at a time", "timers"], w.OneFails.run),
+    Case("one of three that are gathered fails", ["activities at a time", "timers"], w.OneFails.run, is_long=True),
     Case("a workflow cancelled twice", ["cancelling workflows"], w.CleansUp.run, ["return"], cancel_twice),
     Case("sleeps", ["timers", "workflow.now()"], w.Sleeps.run, [[60, 3600, 86400]], is_long=True),
     Case("no sleep at all", ["timers"], w.Sleeps.run, [[0, 0]]),

@@ -467,12 +467,12 @@ class OneFails:
                 log.append(f"{name} failed")
                 raise error.cause or error from None
 
-        parts = part("a", 1, echo, 1), part("b", 0.1, fail, "typed", 9), part("c", 2, echo, 2)
+        parts = part("a", 600, echo, 1), part("b", 1, fail, "typed", 9), part("c", 1200, echo, 2)
         try:
             await asyncio.gather(*parts)
         except ApplicationError as error:
             log.append(f"gathered {error.type}")
-        await asyncio.sleep(4)
+        await asyncio.sleep(2400)
         return log
 
 
