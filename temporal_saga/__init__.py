@@ -7,15 +7,15 @@
 PYTEST_DONT_REWRITE
 """
 
-# PYTEST_DONT_REWRITE is for pytest. It rewrites the asserts of a package that has a pytest plugin, as this one has, and
-# a rewritten module imports pytest. The sandbox runs this module in each run, so each run would import pytest anew.
+# PYTEST_DONT_REWRITE is for pytest. Pytest rewrites the asserts of a package that has a pytest plugin, as this one has,
+# and a rewritten module imports pytest. The sandbox executes this module in each run, so each run would import pytest.
 
 import sys
 
 from temporalio import workflow
 
-# One module in one statement: each import that passes through costs a run time, and `from temporal_saga import errors`
-# here does not pass through at all.
+# One module in one statement: each import that passes through costs time in each run, and
+# `from temporal_saga import errors` here would not pass through at all.
 with workflow.unsafe.imports_passed_through():
     from temporal_saga._api import (
         Compensation,
@@ -41,8 +41,8 @@ with workflow.unsafe.imports_passed_through():
         presets,
     )
 
-# The sandbox imports anew what it has not seen: without this, `from temporal_saga.errors import Declined` in a workflow
-# gave a class that is not the library's.
+# The sandbox imports again each module that it has not seen. Without this line, `from temporal_saga.errors import
+# Declined` in a workflow would give a class that is not the library's.
 sys.modules.update(loaded)
 del loaded
 

@@ -1,8 +1,8 @@
-"""The public names in one module, for the façade to import with one statement: a name `as` itself is public."""
+"""The public names in one module, which the façade imports with one statement. A name `as` itself is public."""
 
 import sys as _sys
 
-# A type checker reads `from temporal_saga import errors` as the façade's name, which comes from here: a circle.
+# Not `from temporal_saga import errors`: a type checker takes that for the façade's name, which comes from here.
 import temporal_saga.errors
 import temporal_saga.presets
 from temporal_saga._identity import Step as Step
@@ -27,5 +27,5 @@ from temporal_saga.errors import SagaStateTooLarge as SagaStateTooLarge
 errors = temporal_saga.errors
 presets = temporal_saga.presets
 
-# The package's modules so far, without the package itself: the sandbox has a package of its own in each run.
+# The modules imported so far, without the package itself: the sandbox imports the package anew in each run.
 loaded = {name: module for name, module in _sys.modules.items() if name.startswith("temporal_saga.")}

@@ -11,17 +11,20 @@ asyncio raises the same `CancelledError` whoever cancelled. Only this module tel
 
 Once an unwind has begun, no cancel interrupts it. The scope keeps the cancel, and gives it back at the end.
 
-How each is known:
+How each one is known:
 
 * The worker's: `raise_if_evicted`, before anything else.
-* The workflow's: with `SagaPlugin` it arrives at one place, the run's `Gate`. The gate holds it while a saga of the
-  main method is past its pivot. So a `CancelledError` in the body is never a workflow's cancel that has to wait.
-  Without the plugin it arrives in the main method's task like any other, and `Pivot.holds` and `Pivot.hands_on` guess:
-  the first cancel of that task since the workflow was cancelled. A timeout that expires with it is taken for it.
-* The deadline's: by count, as in `asyncio.timeout`. Each `Task.cancel()` counts in `Task.cancelling()`, and whoever
-  sent it takes it back with `Task.uncancel()`. The deadline takes its own back: if others are left, then somebody else
-  has cancelled too, and the `CancelledError` goes on to them. Python 3.10 does not count: there only the workflow's
-  cancel is told from the deadline's.
+* The workflow's, with `SagaPlugin`: it arrives at one place, the run's `Gate`. The gate holds the cancel while a saga
+  of the main method is past its pivot. So a `CancelledError` in the body is never a workflow's cancel that has to wait.
+* The workflow's, without the plugin: it arrives in the main method's task like any other cancel.
+  `Pivot.hold_if_workflows` and `Pivot.is_relayed` guess: the first cancel of that task since the workflow was cancelled
+  is the workflow's. A timeout that expires in the same moment is taken for the workflow's cancel.
+* The deadline's: by count, as in `asyncio.timeout`. `Task.cancelling()` counts each `Task.cancel()`, and the sender
+  takes its cancel back with `Task.uncancel()`. The deadline takes its own back. If others are left, somebody else has
+  cancelled too, and the `CancelledError` goes on to them. Python 3.10 does not count: there only the workflow's cancel
+  is told from the deadline's.
+
+The clock of this module is the length of the history, which is the same for all code of one activation.
 """
 
 from __future__ import annotations
@@ -40,9 +43,9 @@ _GIVEN_BACK = "given back after an unwind"
 
 
 def after(cancel: asyncio.CancelledError, first: BaseException | None) -> asyncio.CancelledError:
-    """Return a cancel that has come while another one waited to be raised, which becomes its context.
+    """Return a cancel that came while a first one waited to be raised. The first one becomes its context.
 
-    One `CancelledError` will be raised for both, and each sender must be told from it (`Cancels.others`).
+    One `CancelledError` is raised for both. `Cancels.take_back_deadline` finds both in it.
     """
     if first is not None and first is not cancel:
         cancel.__context__ = first
@@ -50,7 +53,7 @@ def after(cancel: asyncio.CancelledError, first: BaseException | None) -> asynci
 
 
 class Gate:
-    """Where the workflow's cancel arrives. One per run, the plugin's."""
+    """The place where the workflow's cancel arrives. The plugin makes one for each run."""
 
     def __init__(self) -> None:
         self.came_at: int | None = None  # the length of the history when the workflow's cancel came
@@ -64,18 +67,18 @@ class Gate:
         return bool(self._waiting)
 
     def begin(self, main: asyncio.Task[Any]) -> None:
-        """Let the cancels in that came before the main method began, once it has taken its first step.
+        """Hand on the cancels that came before the main method began, once it has begun.
 
-        A task that is cancelled before it begins never does.
+        A task that is cancelled before it begins never runs.
         """
         self._main = main
         asyncio.get_running_loop().call_soon(self.hand_on)
 
     def arrive(self, msg: Any) -> None:
-        """Take the workflow's cancel, and hand it on within the call unless a saga holds it.
+        """Take the workflow's cancel. Unless a saga holds it, hand it on before this call returns.
 
-        A turn of the loop later, what came in the same activation would overtake the cancel, and a run that began
-        without the plugin would not replay with it.
+        If it were handed on a turn of the loop later, other jobs of the activation would overtake it. A run that began
+        without the plugin would then not replay with the plugin.
         """
         if self.came_at is None:
             self.came_at = workflow.info().get_current_history_length()
@@ -87,12 +90,12 @@ class Gate:
         self._holders += 1
 
     def release(self) -> asyncio.Task[Any] | None:
-        """Stop holding for a saga; return the task that gets the cancel which had to wait for it, if any."""
+        """Stop holding for one saga. If a cancel waits and no other saga holds it, return the task that gets it."""
         self._holders -= 1
         return self._main if self.is_closed and not self._holders else None
 
     def hand_on(self) -> None:
-        """Cancel the main method, unless a saga holds that."""
+        """Cancel the main method, unless a saga holds the cancel."""
         if self._main is None or self._holders:
             return
         waiting, self._waiting = self._waiting, []
@@ -105,11 +108,12 @@ gates: ContextVar[Gate | None] = ContextVar("temporal_saga_gate", default=None)
 
 
 class Arrivals:
-    """The cancels of one run: when the workflow's came, and which are on their way back to their task."""
+    """The cancels of one run: when the workflow's came, and which are being given back to a task."""
 
-    owed: Mapping[asyncio.Task[Any], int] = {}  # by the task that gets one in this turn: what it had counted before
-    came_again_at: Mapping[asyncio.Task[Any], int] = {}  # by the task that has got one back: as `came_at`
-    _seen_at: int | None = None  # without the plugin
+    # The tasks that are about to get a cancel back in this turn of the loop, each with its count before that cancel.
+    owed: Mapping[asyncio.Task[Any], int] = {}
+    came_again_at: Mapping[asyncio.Task[Any], int] = {}  # when a task got the cancel back
+    _seen_at: int | None = None  # without the plugin: when this class first saw that the workflow was cancelled
     _watcher: asyncio.Task[None] | None = None
 
     def __init__(self) -> None:
@@ -125,7 +129,7 @@ class Arrivals:
             self._watcher = asyncio.create_task(look())
 
     def owe(self, task: asyncio.Task[Any], count: int) -> None:
-        """Note that a task is about to get a cancel, which is not among the `count` that it has had."""
+        """Note that a task is about to get a cancel, in addition to the `count` that it has had."""
 
         def forget() -> None:
             self.owed = {other: had for other, had in self.owed.items() if other is not task}
@@ -134,7 +138,7 @@ class Arrivals:
         asyncio.get_running_loop().call_soon(forget)
 
     def came_at(self) -> int | None:
-        """Return the length of the history when the workflow's cancel came; without the plugin, when it was seen."""
+        """Return when the workflow's cancel came; without the plugin, when this method first saw it."""
         if self.gate is not None:
             return self.gate.came_at
         if self._seen_at is None and workflow.cancellation_reason() is not None:
@@ -143,29 +147,32 @@ class Arrivals:
 
 
 class Pivot:
-    """The point of no return of one saga, and what becomes of the workflow's cancel behind it.
+    """The point of no return of one saga, and what happens to the workflow's cancel after it.
 
     Args:
         arrivals: The cancels of the run.
-        main_task: The task that entered the saga, if it may be told from a handler's, which the workflow's cancel never
-            reaches. Without the plugin only the main method's own task may.
+        main_task: The task that entered the saga, if the workflow's cancel may have to wait for the saga. With the
+            plugin that is any task of the main method's; without the plugin, only the main method's own task.
     """
 
-    __slots__ = ("_arrivals", "_cancelled_before", "_gate", "_main_task", "_went_no_further", "held", "is_passed")
+    __slots__ = ("_arrivals", "_cancelled_before", "_gate", "_main_task", "_stopped_at_main", "held", "is_passed")
 
     def __init__(self, arrivals: Arrivals, main_task: asyncio.Task[Any] | None) -> None:
         self._arrivals = arrivals
         self._gate = arrivals.gate if main_task is not None else None
         self._main_task = main_task
         self.is_passed = False
-        self.held: BaseException | None = None  # the workflow's cancel, to be raised when the saga has ended
+        self.held: BaseException | None = (
+            None  # the workflow's cancel, if not the gate holds it: raised when the saga ends
+        )
         self._cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
-        # True iff the cancel was held before a task that the main method waits for could get it
-        self._went_no_further = False
+        # Without the plugin: True iff the main method's own task has held the cancel in a step. Then no gather or
+        # TaskGroup relays the cancel to other tasks.
+        self._stopped_at_main = False
 
     @property
     def is_barred(self) -> bool:
-        """True iff the workflow's cancel waits for another saga, so that this one must not pass its pivot."""
+        """True iff the workflow's cancel waits for another saga. Then this one must not pass its pivot."""
         return self._gate is not None and self._gate.is_closed and not self.is_passed
 
     def pass_(self) -> None:
@@ -180,21 +187,25 @@ class Pivot:
         return self.is_passed and (self.held is not None or (self._gate is not None and self._gate.is_closed))
 
     def end(self) -> bool:
-        """Note that the saga has ended; return whether the workflow's cancel had waited for it."""
+        """Note that the saga has ended. Return whether the workflow's cancel has waited for it."""
         main = self._gate.release() if self._gate is not None and self.is_passed else None
         if self._gate is None or main is None:
             return False
-        # The main method's task may run now. The cancel is in its count at once, and reaches it at its next await.
+        # The main method's task may be the running one. Its count rises at once, and it gets the cancel at its next
+        # await.
         self._arrivals.owe(main, _count(main))
         self._gate.hand_on()
         return True
 
-    def holds(self, cancel: BaseException) -> bool:
-        """Hold the workflow's own cancel, if this is it and it came after the pivot. Only without the plugin."""
+    def hold_if_workflows(self, cancel: BaseException) -> bool:
+        """If this is the workflow's cancel and it came after the pivot, hold it. Return whether it is held.
+
+        Only without the plugin. With the plugin the gate holds the cancel.
+        """
         if (
             not self._may_be_the_workflows(cancel)
             or asyncio.current_task() is not self._main_task
-            or self.held not in (None, cancel)  # the workflow's cancel comes once: this is another
+            or self.held not in (None, cancel)  # the workflow's cancel arrives once, so a second one is another's
         ):
             return False
         if self.held is None and sys.version_info >= (3, 11) and self._main_task is not None:
@@ -202,22 +213,22 @@ class Pivot:
         self.held = cancel
         return True
 
-    def holds_in_a_step(self, cancel: BaseException) -> bool:
-        """Hold it, as `holds` does, in a step that the main method's task itself waits for."""
-        held = self.holds(cancel)
-        self._went_no_further |= held
+    def hold_in_a_step(self, cancel: BaseException) -> bool:
+        """Do as `hold_if_workflows`, for a cancel of a step that the current task waits for."""
+        held = self.hold_if_workflows(cancel)
+        self._stopped_at_main |= held
         return held
 
-    def hands_on(self, cancel: BaseException) -> bool:
-        """Tell whether a gather, a TaskGroup or wait_for passes the workflow's cancel on to this task.
+    def is_relayed(self, cancel: BaseException) -> bool:
+        """Tell whether this is the workflow's cancel, relayed to this task by a gather, a TaskGroup or wait_for.
 
-        The main method gets it as well, and holds it. Only without the plugin.
+        The main method gets the cancel as well, and holds it. Only without the plugin.
         """
         return (
             self._may_be_the_workflows(cancel)
             and asyncio.current_task() is not self._main_task
             and self._main_task is not None
-            and not self._went_no_further
+            and not self._stopped_at_main
         )
 
     def _may_be_the_workflows(self, cancel: BaseException) -> bool:
@@ -226,7 +237,7 @@ class Pivot:
             and self.is_passed
             and not self._cancelled_before
             and workflow.cancellation_reason() is not None
-            and is_cancelled_exception(cancel)  # a plain activity in the body makes an ActivityError of it
+            and is_cancelled_exception(cancel)  # a plain activity in the body turns the cancel into an ActivityError
         )
 
 
@@ -235,26 +246,26 @@ class Cancels:
 
     Args:
         owner: The task that entered the scope.
-        arrivals: The cancels of the run. It is asked at each turn, since without the plugin nobody else looks.
+        arrivals: The cancels of the run. Each method asks `came_at()`, since without the plugin nobody else looks.
         is_main: Whether the owner is one of the main method's tasks, which the workflow's cancel reaches.
     """
 
     expired = False  # True iff the deadline has passed, and its cancel has been sent
-    kept: asyncio.CancelledError | None = None  # the last cancel that came during an unwind
+    kept: asyncio.CancelledError | None = None  # the last cancel that came during the unwind
     expires_at: float | None = None  # on the event loop's clock; None without a deadline, or if it was stopped in time
     _timer: asyncio.TimerHandle | None = None
-    _handled: BaseException | None = None  # what was being handled around the scope when it was entered
+    _handled: BaseException | None = None  # the exception that was being handled when the scope was entered
     _expired_at = 0  # the length of the history when the deadline passed
     _unwound_at = 0  # the length of the history when the unwind began; 0 before that
     _count_at_unwind = 0
-    _others: bool | None = None  # of an expired deadline: whether somebody else has cancelled too
+    _others_cancelled: bool | None = None  # the answer of `take_back_deadline`; None until it was called
 
     def __init__(self, owner: asyncio.Task[Any], arrivals: Arrivals, *, is_main: bool) -> None:
         self._owner = owner
         self._arrivals = arrivals
         self.is_main = is_main
         self._came_before = arrivals.came_at() is not None
-        self._count = _count(owner)  # those of the time before the scope
+        self._count = _count(owner)  # the cancels from before the scope
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 
@@ -279,34 +290,34 @@ class Cancels:
         self._arrivals.came_at()
         self._owner.cancel(_DEADLINE)
 
-    def others(self, cancel: BaseException | None = None) -> bool:
-        """After an expiry: take the deadline's cancel back, and tell whether somebody else has cancelled as well.
+    def take_back_deadline(self, cancel: BaseException | None = None) -> bool:
+        """After an expiry: take the deadline's cancel back, once. Return whether somebody else has cancelled too.
 
         Args:
-            cancel: What leaves the body, if a cancel does.
+            cancel: The cancel that leaves the body, if one does.
         """
-        if self._others is None:
+        if self._others_cancelled is None:
             if sys.version_info >= (3, 11):
-                # Two concern no deadline: those from before the scope, and the workflow's if the body swallowed it
-                # before the expiry.
+                # Two kinds do not count as somebody else's: cancels from before the scope, and the workflow's cancel
+                # if the body swallowed it before the expiry.
                 swallowed = self._came_at() is not None and not self._has_workflows(cancel)
-                self._others = self._owner.uncancel() > self._count + swallowed
+                self._others_cancelled = self._owner.uncancel() > self._count + swallowed
             else:
-                self._others = self._has_workflows(cancel)
-        return self._others
+                self._others_cancelled = self._has_workflows(cancel)
+        return self._others_cancelled
 
     # --- the unwind --------------------------------------------------------------------------------------------------
 
     def begin_unwind(self) -> None:
-        """Note that from here on cancels are kept. All that came before has reached the body."""
+        """Note that cancels are kept from here on. All earlier ones have reached the body."""
         self.stop_deadline()
         if self.expired:
-            self.others()
+            self.take_back_deadline()
         if self._unwound_at:
             return
         self._unwound_at = workflow.info().get_current_history_length()
         self._arrivals.came_at()
-        # A saga inside, whose error began this unwind, may be giving one back just now.
+        # The error that began this unwind may come from a saga inside, which is just giving a cancel back.
         self._count_at_unwind = self._arrivals.owed.get(self._owner, _count(self._owner))
 
     def keep(self, cancel: asyncio.CancelledError) -> None:
@@ -314,16 +325,17 @@ class Cancels:
         self.kept = after(cancel, self.kept)
 
     def give_back(self) -> None:
-        """Deliver what was kept at the owner's next await, if its sender still counts on it.
+        """Deliver the kept cancel at the owner's next await, if its sender still counts on it.
 
-        The next turn of the loop tells: if the scope's error went straight on to the timeout that sent the cancel, then
-        the timeout has taken its cancel back.
+        Look in the next turn of the loop. If the scope's error went straight on to the timeout that sent the cancel,
+        the timeout has taken its cancel back by then, and nothing is delivered.
         """
         if sys.version_info >= (3, 11):
             owner, count, arrivals = self._owner, self._count_at_unwind, self._arrivals
             came_at = self._came_at()
             if came_at is not None and came_at > self._unwound_at:
-                count = 0  # the workflow's: nobody takes that back, and a timeout before it may have its own
+                # Nobody takes the workflow's cancel back. A timeout that came before it may have taken its own back.
+                count = 0
 
             def deliver() -> None:
                 if not owner.done() and owner.cancelling() > count:
@@ -341,9 +353,9 @@ class Cancels:
             self._owner.cancel(_GIVEN_BACK)
 
     def is_on_its_way(self) -> bool:
-        """Tell whether the workflow's cancel has come in this activation, and has not got to the owner yet.
+        """Tell whether the workflow's cancel has come in this activation, and has not reached the owner yet.
 
-        Each group, and each task around the owner, takes a turn of the loop to hand it on.
+        Each group, and each task around the owner, takes a turn of the loop to relay the cancel.
         """
         return (
             sys.version_info >= (3, 11)
@@ -355,13 +367,13 @@ class Cancels:
         )
 
     def deliver(self) -> None:
-        """Deliver the workflow's cancel, which `Pivot` had held, at the owner's next await."""
+        """Deliver the workflow's cancel, which `Pivot` has held, at the owner's next await."""
         self._owner.cancel(_GIVEN_BACK)
 
     def _has_workflows(self, cancel: BaseException | None) -> bool:
-        """Tell whether the workflow's cancel was on its way when the deadline passed, or has come since then.
+        """Tell whether the workflow's cancel was leaving the body when the deadline passed, or has come since then.
 
-        A body that was still on its way out has not swallowed it: Python chains what is raised meanwhile.
+        A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it.
         """
         came_at = self._came_at()
         if came_at is None:
@@ -374,7 +386,7 @@ class Cancels:
         return came_at >= self._expired_at
 
     def _came_at(self) -> int | None:
-        """Return the length of the history when the workflow's cancel came to the owner, inside of the scope."""
+        """Return when the workflow's cancel came to the owner inside the scope; None if it did not."""
         gate = self._arrivals.gate
         if not self.is_main or self._came_before or (gate is not None and gate.is_closed):
             return None

@@ -44,8 +44,8 @@ class Call:
         return registered_name(self._target)
 
     def start(self, activity_options: dict[str, Any], id: str, summary: str) -> Awaitable[Any]:
-        """Start it. The call is the user's own, through their interceptors."""
-        sdk: Any = workflow  # whose overloads cannot tell what the target is
+        """Start the call. It goes through the user's interceptors."""
+        sdk: Any = workflow  # the SDK's overloads do not fit a target of either kind
         if self.kind == "child":
             options: dict[str, Any] = {
                 "id": id,
@@ -60,7 +60,7 @@ class Call:
         return cast("Awaitable[Any]", call(self._target, args=[*self._args], **options))
 
     def payloads(self, activity_options: dict[str, Any], id: str) -> Sequence[Payload]:
-        """Return the arguments as the SDK will send them: by the converter bound to the receiver of the call."""
+        """Return the arguments as the SDK will send them, made by the converter bound to the receiver of the call."""
         converter: Any = workflow.payload_converter()
         if isinstance(converter, WithSerializationContext):
             info = workflow.info()
@@ -102,7 +102,7 @@ class Callback:
 
 
 def arguments(arg: Any, args: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the arguments of a call; raise TypeError if both ways to give them are used."""
+    """Return the arguments of a call. Raise TypeError if they were given both as `arg` and as `args`."""
     if arg is UNSET:
         return tuple(args)
     if args:
@@ -116,7 +116,7 @@ def kind_of(target: Callable[..., Any] | str) -> Kind:
 
 
 def registered_name(target: Any) -> str:
-    """Return the name that an activity or workflow is registered by, without the cost of the SDK's own lookup.
+    """Return the registered name of an activity or workflow, without the cost of the SDK's own lookup.
 
     Raises:
         TypeError: If it is neither a name nor decorated.
@@ -138,12 +138,12 @@ def registered_name(target: Any) -> str:
 
 
 def check_arguments(target: Any, args: Sequence[Any], *, of_step: bool = False) -> None:
-    """Raise TypeError if a decorated function cannot take the arguments: found now, not when the undo is needed.
+    """Raise TypeError if a decorated function cannot take the arguments, now and not when the undo is needed.
 
     Args:
         target: The activity or workflow.
         args: Its arguments.
-        of_step: Whether these are the arguments of the step that it undoes.
+        of_step: Whether these are the arguments of the step that `target` undoes.
     """
     definition = getattr(target, "__temporal_activity_definition", None)
     if definition is not None and definition.arg_types and len(definition.arg_types) == len(args):
@@ -170,7 +170,7 @@ def check_arguments(target: Any, args: Sequence[Any], *, of_step: bool = False) 
 
 def _arity(target: Any) -> tuple[int, float]:
     parameters = list(inspect.signature(target).parameters.values())
-    # An unbound method is called with its instance on the worker; a function of a class body has a dotted name.
+    # On the worker an unbound method is called with its instance. A function in a class body has a dotted name.
     if inspect.isfunction(target) and "." in target.__qualname__.rsplit("<locals>.", 1)[-1]:
         parameters = parameters[1:]
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):

@@ -44,11 +44,11 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
 
 
 def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
-    """Return the current task, if the workflow's cancel may have to wait for a saga that it enters.
+    """Return the current task, if the workflow's cancel may have to wait for a saga that the task enters.
 
-    The plugin knows. Without the plugin only the main method's own task may be told to get that cancel. The SDK names
-    that task "run (...)", and the tasks of handlers "signal: ..." and "update: ..." (`_apply_do_update`,
-    `_process_signal_job`).
+    With the plugin that is any task of the main method. Without the plugin only the main method's own task is known to
+    get that cancel. The SDK names that task "run (...)", and the tasks of handlers "signal: ..." and "update: ..."
+    (`_apply_do_update`, `_process_signal_job`).
     """
     task = asyncio.current_task()
     assert task is not None

@@ -1,4 +1,4 @@
-"""Running a step in its scope: arm it, give its command, wait, settle it."""
+"""Running a step in its scope: arm the step, give its command, wait, settle."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def execute(scope: Scope, step: Step, kind: Kind, target: Any, options: di
         cancel = await _wait_on(scope, step, task, error)
     if step.outcome is None:
         stack.settle(step)
-    if (scope.state is not _OPEN or scope.parent is not None) and await scope.outlasts_unwind():
-        raise unwound() from step.error  # no code goes on whose effects are being undone
+    if (scope.state is not _OPEN or scope.parent is not None) and await scope.waited_for_unwind():
+        raise unwound() from step.error  # the body must not go on: its effects have been undone
     if cancel is not None:
         raise cancel from step.error
     if step.error is not None:
@@ -47,19 +47,19 @@ async def execute(scope: Scope, step: Step, kind: Kind, target: Any, options: di
 async def _wait_on(
     scope: Scope, step: Step, task: asyncio.Task[Any], error: asyncio.CancelledError
 ) -> asyncio.CancelledError | None:
-    """Wait for a step whose caller was cancelled; return the cancel to raise."""
+    """Wait for a step whose caller was cancelled. Return the cancel to raise; None if the workflow's is held."""
     pivot = scope.shared.pivot
     cancel: asyncio.CancelledError | None = None
     while True:
         raise_if_evicted()
-        if not pivot.holds_in_a_step(error):
+        if not pivot.hold_in_a_step(error):
             cancel = error
-            if not pivot.hands_on(error):
+            if not pivot.is_relayed(error):
                 scope.stack.mark_raised(step)
                 if pivot.is_passed:
                     step.stop_waiting()
             if not pivot.is_passed:
-                # When nothing else is left to run: a result that came in the same activation wins.
+                # Wait until nothing else is left to run: a result that came in the same activation wins.
                 scope.shared.run.when_idle((0, scope.entry, step.began), step.request_cancel)
         if task.done():
             return cancel
@@ -70,7 +70,7 @@ async def _wait_on(
 
 
 def called(scope: Scope, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
-    """Return a coroutine that runs something, and that has to be awaited before the scope ends well."""
+    """Return a coroutine that calls `run`. It must be awaited before the scope ends well."""
     call = Called(what)
 
     async def begin() -> T:
@@ -82,12 +82,12 @@ def called(scope: Scope, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -
 
 
 async def undo_step(scope: Scope, name: str, key: str | None) -> None:
-    """Undo the newest armed step of a name, or the one with that key, while the scope stays open."""
+    """Undo the newest armed step of this name, or the one with that key, while the scope stays open."""
     await scope.admit(f"undo() of {name!r}")
     step = _to_undo(scope, name, key)
     scope.stack.armed.remove(step)
     cancel = await undo_one(scope, step)
-    if await scope.outlasts_unwind():
+    if await scope.waited_for_unwind():
         raise unwound() from step.undo_error
     error = None if step.undo_error is None else scope.compensation_error([step], step.undo_error)
     if cancel is not None:

@@ -1,10 +1,10 @@
 """Ids and keys of steps: the same for each attempt, after a crash, a reset and continue-as-new.
 
 A key is the uuid5 of an anchor and a path. The anchor is the run's `original_execution_run_id`: a reset keeps it, and
-`SagaState` carries it through continue-as-new. Namespace, workflow id, run id and clock do not enter: the SDK's
-Replayer changes the first two, and Temporal's core compares activity ids on replay.
+`SagaState` carries it through continue-as-new. The namespace, workflow id, run id and clock are not part of a key: the
+SDK's Replayer changes the first two, and Temporal's core compares activity ids on replay.
 
-The derivation is frozen: a change of it breaks every open run.
+The derivation is frozen: a change would break every open run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _BUSINESS = UUID("6b2f3a52-9f4e-5d0c-8a51-0f3a7c1d9e64")
 
 
 class Keys:
-    """Derives the keys of one saga: the uuid5, in the run's anchor, of a path as compact JSON.
+    """Derives the keys of one saga: the uuid5 of a path as compact JSON, with the anchor as the namespace.
 
-    The nth use is written out, since `uuid.uuid5` and `json.dumps` of the whole path are slow: each step needs a key.
+    Each step needs a key, and `uuid.uuid5` and `json.dumps` of the whole path are slow. So `of_use` does by hand what
+    they do.
     """
 
     __slots__ = ("_prefix",)
@@ -38,7 +39,7 @@ class Keys:
         self._prefix.update(f"[{_as_json(saga)},{ordinal},".encode())
 
     def of_use(self, step: str, number: int) -> str:
-        """Return the key of the nth use of a step."""
+        """Return the key of the nth call of a step."""
         hash = self._prefix.copy()
         hash.update(f"{_as_json(step)},{number}]".encode())
         digits = hash.hexdigest()
@@ -46,11 +47,11 @@ class Keys:
         return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
 
     def of_key(self, step: str, key: str) -> str:
-        """Return the key of the use of a step that `key=` names."""
+        """Return the key of the call of a step that `key=` names."""
         return self._uuid5(f"{_as_json(step)},{_as_json(key)}]")
 
     def of_parts(self, parts: list[str | int]) -> str:
-        """Return the key of a user's own effect: a list in the place of a step's name, so never that of a step."""
+        """Return the key of a user's own effect. Its path has a list in place of a step's name, so no step has it."""
         return self._uuid5(f"{json.dumps(parts, separators=(',', ':'))}]")
 
     def _uuid5(self, path: str) -> str:
@@ -60,42 +61,42 @@ class Keys:
 
 
 def checked_name(what: str, name: object, fix: str) -> str:
-    """Return what becomes part of a key, if it is a string that is not empty; else raise TypeError.
+    """Return a part of a key, if it is a string that is not empty; else raise TypeError.
 
     Args:
-        what: How the user gave it, such as "key=".
+        what: The part, as the user wrote it, such as "key=".
         name: The value.
         fix: What to write instead.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"{what} must be a string that is not empty; got {name!r}. Write {fix}")
-    return str.__str__(name)  # an Enum of strings reads otherwise in one Python than in another
+    return str.__str__(name)  # str() of an Enum of strings differs between Python versions
 
 
 def step_id(name: str, phase: Phase, key: str) -> str:
-    """Return the activity id (or child workflow id) of a step; `key` is the forward key, a push has its own."""
+    """Return the activity id or child workflow id of a step. `key` is the forward key; a push has its own key."""
     return f"{name}:{phase}:{key}"
 
 
 def check_parts(parts: tuple[str | int, ...]) -> list[str | int]:
-    """Return the parts of a key as a list; raise ValueError for none, TypeError for a part that is no str or int."""
+    """Return the parts of a key as a list. Raise ValueError for no parts, TypeError for one that is not str or int."""
     if not parts:
         raise ValueError("a key needs at least one part")
     for part in parts:
-        # A float or a datetime has more than one spelling, and bool is an int that no one means.
+        # A float or a datetime has more than one spelling. A bool is an int, but nobody means it as one.
         if type(part) not in (str, int):
             raise TypeError(f"a part of a key is a str or an int, not {type(part).__name__}")
     return list(parts)
 
 
 def business_key(*parts: str | int) -> str:
-    """Return a key made of business data alone: the same in every run and process.
+    """Return a key made only from business data: the same in every run and process.
 
-    Use it where the data name the effect once and for all (`business_key("invoice", invoice_id)`); elsewhere the key of
-    `current_step()` is the safer one, since a new run of the workflow gets a new key.
+    Use it for an effect that must happen at most once, ever (`business_key("invoice", invoice_id)`). Elsewhere the key
+    of `current_step()` is safer, since a new run of the workflow gets a new key.
 
     Args:
-        parts: What names the effect; at least one.
+        parts: The data that names the effect; at least one part.
 
     Returns:
         A UUID, as 36 characters.
@@ -109,14 +110,14 @@ def business_key(*parts: str | int) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """What an activity knows of the step it runs for.
+    """The step that an activity runs for.
 
     Attributes:
-        name: The step's name; that of the step it undoes in a compensation.
+        name: The step's name; in a compensation, the name of the step that it undoes.
         phase: `do` for a step, `undo` for its compensation, `push` for one pushed by `add_compensation`.
-        key: The idempotency key, 36 characters; a compensation has a key of its own.
-        forward_key: The key of the step; in an undo, of the step it undoes; None in a push.
-        attempt: The activity's attempt, from 1. Never part of a key.
+        key: The idempotency key, 36 characters; a compensation has its own key.
+        forward_key: The key of the step; in an undo, the key of the step that it undoes; None in a push.
+        attempt: The activity's attempt, from 1. It is never part of a key.
     """
 
     name: str
@@ -127,7 +128,7 @@ class Step:
 
     @property
     def is_compensation(self) -> bool:
-        """Whether this undoes something."""
+        """Whether the activity undoes something."""
         return self.phase != "do"
 
 
@@ -135,7 +136,7 @@ def current_step() -> Step:
     """Return the step that the running activity belongs to.
 
     Raises:
-        RuntimeError: Outside an activity, or in one that no saga started (its activity id is not one of ours).
+        RuntimeError: Outside an activity, or in an activity that no saga started (its id is not one of a saga's).
     """
     if not activity.in_activity():
         raise RuntimeError(
@@ -143,7 +144,7 @@ def current_step() -> Step:
             "a test has temporal_saga.testing.step_environment(...)"
         )
     info = activity.info()
-    # Read from the right: a step's name may hold colons.
+    # Read from the right: a step's name may contain colons.
     with suppress(ValueError):
         name, phase, key = info.activity_id.rsplit(":", 2)
         forward = UUID(key)

@@ -1,6 +1,7 @@
-"""Leaving a scope: well, once its steps in flight have ended; or badly, unwinding it. Or giving it away as data.
+"""The ends of a scope.
 
-`detach()` gives a saga away through continue-as-new, or from a child workflow into its parent.
+A scope ends well once its steps in flight have ended. It ends badly by unwinding. Or `detach()` gives a saga away as
+data: through continue-as-new, or from a child workflow into its parent.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from .errors import SagaDeadlineExceeded, SagaStateTooLarge
 
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
-    """Leave the scope with what left its body; return what goes on: the same, another error, or None."""
+    """End the scope with the error that left its body, if any. Return the error that goes on; None if none does."""
     if not workflow.in_workflow() or scope.owner.get_loop() is not asyncio.get_running_loop():
-        return error  # the garbage collector closes what is left of another run
+        return error  # the garbage collector closes a coroutine of another run
     if asyncio.current_task() is not scope.owner:
         raise_if_evicted()
         if scope.has_ended:
@@ -54,13 +55,13 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
     if failure is not None and is_cancelled_exception(failure):
         failure = _deadline_error(scope, failure) or failure
     pivot = scope.shared.pivot
-    if failure is None or pivot.holds(failure) or pivot.hands_on(failure):
+    if failure is None or pivot.hold_if_workflows(failure) or pivot.is_relayed(failure):
         return await _end_well(scope)
     return await _end_badly(scope, failure, is_cancel=_is_cancel(failure))
 
 
 async def _pass_on(scope: Scope, error: BaseException) -> BaseException:
-    """Close a scope that holds nothing for control flow that leaves it: else it would hold the workflow's cancel on."""
+    """If control flow leaves a scope with nothing to undo, close the scope, so that it no longer holds a cancel."""
     if scope.has_ended or scope.savepoints or not isinstance(error, (workflow.ContinueAsNewError, GeneratorExit)):
         return error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
@@ -70,7 +71,7 @@ async def _pass_on(scope: Scope, error: BaseException) -> BaseException:
 
 
 async def _end_well(scope: Scope) -> BaseException | None:
-    """Close the scope, or unwind it if it has to end badly after all; return what it raises."""
+    """Close the scope, or unwind it if it has to end badly after all. Return the error that it raises, if any."""
     cancel = await _wait_for_steps(scope)
     if cancel is not None:
         return await _end_badly(scope, _deadline_error(scope, cancel) or cancel, is_cancel=True)
@@ -82,28 +83,28 @@ async def _end_well(scope: Scope) -> BaseException | None:
         return await _end_badly(scope, _deadline_error(scope, None))
     if swallowed := stack.give_swallowed():
         failed = await Unwind(scope, swallowed).run(cause=swallowed[-1].error)
-        # Ending well has failed: what the scope did goes the way of every saga that ends badly.
+        # The good end has failed, so the scope ends badly: everything else is undone too.
         if failed:
             return await _end_badly(scope, failed[0].error or swallowed[-1].error)
         if scope.cancels.kept is not None:
             return await _end_badly(scope, scope.cancels.kept, is_cancel=True)
     if scope.parent is None and stack.failed:
-        return await _end_badly(scope, scope.failed_for)  # of a savepoint, whoever caught its error
+        return await _end_badly(scope, scope.failed_for)  # an undo of a savepoint failed, and the body caught the error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
     return None if scope.parent is not None else await _held_cancel(scope)
 
 
 async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
-    """Wait until nothing of the scope is in flight; return a cancel that ends the waiting."""
+    """Wait until nothing of the scope is in flight. Return a cancel that ends the waiting, if one comes."""
     stack = scope.stack
     while scope.in_progress() or stack.called:
         try:
             if in_progress := scope.in_progress():
                 await until_first_done(in_progress)
-            await until_idle()  # callers may go on to another step, and a step that a task was given begins
+            await until_idle()  # callers may go on to another step, and a step that was given to a task begins
         except asyncio.CancelledError as cancel:
             raise_if_evicted()
-            if not scope.shared.pivot.holds(cancel):
+            if not scope.shared.pivot.hold_if_workflows(cancel):
                 return cancel
         if await scope.is_taken_over():
             raise unwound()
@@ -114,12 +115,12 @@ async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
 
 
 async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: bool = False) -> BaseException:
-    """Unwind; return what the scope raises.
+    """Unwind. Return the error that the scope raises.
 
     Args:
         scope: The scope.
-        failure: The reason, which goes on unless an undo fails for good.
-        is_cancel: Whether it is a cancel that nobody has had yet.
+        failure: The reason for the unwind. It goes on unless an undo fails for good.
+        is_cancel: Whether the reason is a cancel that has not been raised outside the scope.
     """
     await _unwind_all(scope, failure)
     error = scope.compensation_error(scope.stack.failed, failure) if scope.stack.failed else failure
@@ -135,8 +136,8 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
         return error
     cancel: BaseException | None = cancels.kept
     if cancel is None and error is not failure and is_cancel:
-        # A cancel must not end in an `except CompensationError` around the savepoint. A new object: the old one is the
-        # cause of that error.
+        # An `except CompensationError` around the savepoint must not swallow a cancel. Raise a new object, since the
+        # old one is the cause of the CompensationError.
         cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))
     if cancel is None:
         return error
@@ -169,7 +170,7 @@ async def compensate(scope: Scope) -> None:
 
 
 def pass_pivot(scope: Scope) -> None:
-    """Pass the point of no return, of this scope and those around it."""
+    """Pass the point of no return of this scope and of those around it."""
     scopes = [scope]
     while (parent := scopes[-1].parent) is not None:
         scopes.append(parent)
@@ -181,12 +182,12 @@ def pass_pivot(scope: Scope) -> None:
         each.stack.forget_what_succeeded()
         each.cancels.stop_deadline()
         if each.cancels.expired:
-            each.cancels.others()
+            each.cancels.take_back_deadline()
     scope.shared.pivot.pass_()
 
 
 def detach(scope: Scope, max_bytes: int) -> SagaState:
-    """Return what is armed in a saga as data, and give it up here."""
+    """Return the armed steps of a saga as data, and close the saga here."""
     shared = scope.shared
     if scope.parent is not None or scope.savepoints:
         raise shared.refuse("detach() in a savepoint: leave the savepoint first, so that it ends well or badly")
@@ -217,7 +218,7 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
     if shared.pivot.held is not None:
         scope.cancels.deliver()
     if scope.cancels.expired:
-        scope.cancels.others()
+        scope.cancels.take_back_deadline()
     scope.stack.give()
     scope.close(State.DETACHED)
     return state
@@ -246,9 +247,9 @@ def _state_of(scope: Scope) -> SagaState:
 
 
 async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException | None:
-    """Fail the workflow task for a bug or misuse that leaves the scope; return None for control flow that may.
+    """Fail the workflow task for a bug or misuse that leaves the scope. Return None for control flow, which may leave.
 
-    Returns the misuse if the user lets such an exception fail the workflow: then the scope unwinds.
+    If the user's `failure_exception_types` name such an exception, return it: then the scope unwinds.
     """
     failure: Exception | None
     if isinstance(error, workflow.ContinueAsNewError) and scope.holds_compensations():
@@ -269,26 +270,26 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
             scope.shared.name,
             type(error).__name__,
         )
-    await fail_task(failure)  # whoever catches it, the effects of this scope would stand
+    await fail_task(failure)  # if code around the scope caught it, the effects of the scope would stand
     return failure
 
 
 def _deadline_error(scope: Scope, cancel: BaseException | None) -> SagaDeadlineExceeded | None:
-    """Return the deadline's error, if it has passed; not for a cancel that is somebody else's as well."""
-    if not scope.cancels.expired or (scope.cancels.others(cancel) and cancel is not None):
+    """Return the deadline's error if the deadline has passed; None if the cancel is somebody else's as well."""
+    if not scope.cancels.expired or (scope.cancels.take_back_deadline(cancel) and cancel is not None):
         return None
     return SagaDeadlineExceeded(f"saga {scope.shared.name!r} passed its deadline")
 
 
 def _is_cancel(failure: BaseException) -> bool:
-    """Tell a cancel from a failure; a plain activity in the body makes an ActivityError of the workflow's."""
+    """Tell a cancel from a failure. A plain activity in the body turns the workflow's cancel into an ActivityError."""
     if isinstance(failure, asyncio.CancelledError):
         return True
     return is_cancelled_exception(failure) and workflow.cancellation_reason() is not None
 
 
 async def _held_cancel(scope: Scope) -> BaseException | None:
-    """Return the workflow's cancel, if it had to wait for this saga and this task gets it."""
+    """Return the workflow's cancel, if it has waited for this saga and this task gets it."""
     if scope.shared.pivot.held is not None or not scope.cancel_waited:
         return scope.shared.pivot.held
     try:

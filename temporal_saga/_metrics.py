@@ -1,4 +1,4 @@
-"""Metrics, as the worker exports them. The SDK keeps quiet while it replays."""
+"""Metrics, which the worker exports. The SDK records none while it replays."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["count", "record_seconds"]
 
 
 def count(name: str, text: str, **labels: str) -> None:
-    """Count one more of something."""
+    """Add one to a counter."""
     workflow.metric_meter().create_counter(f"temporal_saga_{name}", text).add(1, labels)
 
 
 def record_seconds(name: str, text: str, seconds: float, **labels: str) -> None:
-    """Record how long something took."""
+    """Record a duration in a histogram."""
     workflow.metric_meter().create_histogram_float(f"temporal_saga_{name}", text, "s").record(seconds, labels)

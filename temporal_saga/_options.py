@@ -1,7 +1,7 @@
 """The options of a call, checked where they are written.
 
-The SDK checks them when the call starts. For an undo that is too late: it would fail the workflow task of the saga's
-first unwind, again and again.
+The SDK checks them when the call starts. For an undo that is too late: the workflow task of the saga's first unwind
+would fail, again and again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _types(config: Any) -> dict[str, type | None]:
     }
 
 
-# The type of each option whose wrong type would fail far from where it is written; None for the other options.
+# The type of each option that would otherwise fail far from where it is written; None for the other options.
 _TYPES: Mapping[Kind, Mapping[str, type | None]] = {
     "activity": _types(workflow.ActivityConfig),
     "child": _types(workflow.ChildWorkflowConfig),
@@ -38,10 +38,10 @@ _POLICY = [field.name for field in fields(RetryPolicy)]
 
 
 def check_options(options: Mapping[str, object], kind: Kind) -> None:
-    """Raise if the SDK would refuse the options of a call of that kind.
+    """Raise if the SDK would refuse the options of a call of this kind.
 
     Raises:
-        TypeError: If a name is not an option, or a value has another type; the message says what to write.
+        TypeError: If a name is not an option, or a value has the wrong type. The message says what to write.
         ValueError: If a retry policy contradicts itself.
     """
     check_types(options, kind)
@@ -51,7 +51,7 @@ def check_options(options: Mapping[str, object], kind: Kind) -> None:
 
 
 def check_types(options: Mapping[str, object], kind: Kind) -> None:
-    """Raise TypeError if a name is not an option, or a value has another type; the message says what to write."""
+    """Raise TypeError if a name is not an option, or a value has the wrong type. The message says what to write."""
     types = _TYPES[kind]
     for name, value in options.items():
         if name not in types:
@@ -66,7 +66,7 @@ def check_types(options: Mapping[str, object], kind: Kind) -> None:
 
 
 def check_option_names(options: Mapping[str, object], kind: Kind) -> None:
-    """Raise TypeError for a keyword of a step that does not exist; it says what to write."""
+    """Raise TypeError for a keyword that a step does not have. The message says what to write."""
     if options.keys() <= _TYPES[kind].keys():
         return
     for name, value in options.items():

@@ -1,4 +1,4 @@
-"""What became of a step, and what an error means to a saga."""
+"""The outcome of a step, and the meaning of an error to a saga."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from ._proof import mark_in, says_no_effect
 
 
 class Outcome(str, Enum):
-    """What is known of a step's effect."""
+    """What is known about a step's effect."""
 
     APPLIED = "APPLIED"
     """It took effect: the step returned."""
     NOT_APPLIED = "NOT_APPLIED"
-    """Proven never to have taken effect."""
+    """It provably had no effect."""
     UNKNOWN = "UNKNOWN"
-    """It may have: a timeout, a lost worker, a cancel, an error that proves nothing."""
+    """It may have taken effect: a timeout, a lost worker, a cancel, an error that proves nothing."""
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Return what a step's error proves about its effect; UNKNOWN where it proves nothing.
+    """Return what a step's error proves about its effect; UNKNOWN if it proves nothing.
 
-    Proof is our mark as the last detail of what the activity raised, or a schedule-to-start timeout without a cause: no
-    attempt was ever started. `ActivityError.started_event_id == 0` is none, since an attempt in backoff has it too
-    (measured on server 1.32). A child workflow's error is none: it may have done more than its last activity.
+    Two things prove that the step had no effect: our mark as the last detail of the activity's error; or a
+    schedule-to-start timeout without a cause, since then no attempt was ever started. `started_event_id == 0` of an
+    `ActivityError` is not a proof, since an attempt in backoff has it too (measured on server 1.32). A child workflow's
+    error is not a proof: the child may have done more than its last activity.
     """
     if isinstance(error, ActivityError):
         cause = error.cause
@@ -51,7 +52,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Tell whether an error is an answer, or a cancel: nothing that a person could make another try of."""
+    """Tell whether an error is a refusal or a cancel. A person cannot help such a step, so the step does not park."""
     while error is not None:
         mark = mark_in(error.details) if isinstance(error, ApplicationError) else None
         if isinstance(error, (CancelledError, asyncio.CancelledError)):
@@ -68,7 +69,7 @@ ResultT = TypeVar("ResultT", covariant=True, default=Any)
 
 @dataclass(frozen=True)
 class StepOutcome(Generic[InputT, ResultT]):
-    """What a `compensation_from=` function is given, once, when the outcome of its step is known.
+    """The argument of a `compensation_from=` function, which is called once, when the outcome of its step is known.
 
     Attributes:
         state: APPLIED or UNKNOWN; the function is not called for NOT_APPLIED.
@@ -93,7 +94,7 @@ def _leaves(error: Any) -> list[BaseException]:
 
 
 def bug_in(error: BaseException) -> Exception | None:
-    """Return the first leaf of an error that is neither a failure nor a cancellation: a bug. Control flow is none."""
+    """Return the first leaf that is a bug: an Exception that is not a failure to Temporal. None if there is none."""
     for leaf in _leaves(error):
         if isinstance(leaf, Exception) and not workflow.is_failure_exception(leaf):
             return leaf
@@ -101,10 +102,11 @@ def bug_in(error: BaseException) -> Exception | None:
 
 
 def saga_failure(error: BaseException) -> BaseException | None:
-    """Return the exception for which a saga unwinds, or None if `error` is not one.
+    """Return the exception that makes a saga unwind; None if `error` does not make it unwind.
 
-    What fails a workflow unwinds, and so does cancellation. A group counts as its leaves: it unwinds if each does, and
-    what goes on is its first leaf that is no cancellation. Anything else is a bug, or the SDK's own control flow.
+    An exception that fails a workflow makes the saga unwind, and so does a cancellation. A group makes the saga unwind
+    if each of its leaves does; then its first leaf that is not a cancellation goes on. Anything else is a bug, or the
+    SDK's own control flow.
     """
     leaves = _leaves(error)
     cancels = [leaf for leaf in leaves if isinstance(leaf, asyncio.CancelledError)]
@@ -116,7 +118,7 @@ def saga_failure(error: BaseException) -> BaseException | None:
 
 
 def type_name(error: BaseException | None) -> str:
-    """Return the name of an error's type, the only part of an error that a log may carry."""
+    """Return the name of an error's type, the only part of an error that may appear in a log."""
     if isinstance(error, (ActivityError, ChildWorkflowError)) and error.cause is not None:
         return type_name(error.cause)
     if isinstance(error, ApplicationError) and error.type:

@@ -1,4 +1,4 @@
-"""What waits for a person: a step, or an undo, that has failed for good; and the update that settles it.
+"""Waiting for a person: a step or an undo that has failed for good, and the update that settles it.
 
 fails for good ── park ──> waits ── saga_resolve ──> retry           it runs again, under the same key and id
 done_by_hand    an undo: counts as done
@@ -25,20 +25,20 @@ __all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminde
 UPDATE = "saga_resolve"
 MEMO = "saga_parked"
 
-# What may be decided of each. A step has a result, which nobody can type in by hand.
+# The possible decisions. A step has a result, and nobody can type in a result by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
 
 
 @dataclass(frozen=True)
 class Parked:
-    """What waits for a person. A `park_reminder=` activity is called with it.
+    """A step or an undo that waits for a person. A `park_reminder=` activity gets it as its argument.
 
     Attributes:
         saga: The saga's name.
         step: The step's name.
         key: The step's key, which `saga_resolve` takes.
         what: "step" if the step itself has failed, "undo" if its compensation has.
-        error: The name of the type of the error that it failed with.
+        error: The type of the error that it failed with.
         reminder: Which reminder this is, from 1.
     """
 
@@ -51,7 +51,7 @@ class Parked:
 
 
 class Resolution(NamedTuple):
-    """What a person has decided."""
+    """A person's decision."""
 
     action: str
     who: str
@@ -59,20 +59,20 @@ class Resolution(NamedTuple):
 
 
 class Ticket:
-    """One thing that waits."""
+    """One step or undo that waits."""
 
     def __init__(self, parked: Parked) -> None:
         self.parked = parked
         self.decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
 
     def settle(self, resolution: Resolution | None) -> None:
-        """Say what was decided, or None to withdraw it: a cancel ends the waiting of a step."""
+        """Settle the ticket with a decision, or with None if a cancel ends the waiting of a step."""
         if not self.decision.done():
             self.decision.set_result(resolution)
 
 
 class Parking:
-    """What waits for a person in one workflow run. It handles the update, which exists once something has waited."""
+    """The steps and undos of one run that wait for a person. The first of them registers the update handler."""
 
     def __init__(self) -> None:
         self._tickets: dict[str, Ticket] = {}
@@ -83,7 +83,7 @@ class Parking:
         return bool(self._tickets)
 
     def check_name_is_free(self) -> None:
-        """Raise if the workflow has an update handler of that name of its own."""
+        """Raise if the workflow has its own update handler named `saga_resolve`."""
         if not self._is_registered and cast(Any, workflow).get_update_handler(UPDATE) is not None:
             raise RuntimeError(
                 f"the workflow has an update handler named {UPDATE!r} of its own: rename the handler, a saga takes the "
@@ -113,9 +113,9 @@ class Parking:
     def note(self) -> None:
         """Note in the run's memo which steps have something parked.
 
-        The memo is seen in the list of workflows. And the command ends the workflow task: of a task without a command
-        and of the update that comes next, the SDK's core (1.35) makes one when another worker replays them, in which
-        the update comes first. A decision would then be rejected for ever, or fail to replay.
+        The list of workflows shows the memo. The command is also needed to end the workflow task. If a task has no
+        command and an update comes next, another worker's core (1.35) merges the two on replay, and the update comes
+        first. A decision would then be rejected forever, or fail to replay.
         """
         names = [ticket.parked.step for ticket in self._tickets.values()]
         if names != self._noted:
@@ -123,7 +123,7 @@ class Parking:
             cast(Any, workflow).upsert_memo({MEMO: names or None})
 
     async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
-        """Wait for the decision; None if it was withdrawn."""
+        """Wait for the decision. Return None if a cancel ended the waiting."""
         reminding = None if reminder is None else asyncio.create_task(_remind(ticket, reminder))
         try:
             return await ticket.decision
@@ -133,7 +133,7 @@ class Parking:
                 reminding.cancel()
 
     def check(self, key: str, action: str, who: str, why: str) -> None:
-        """Reject what cannot be done; the message says what would be right."""
+        """Reject a decision that is not possible. The message names the possible ones."""
         ticket = self._tickets.get(key)
         if ticket is None or ticket.decision.done():
             waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
@@ -147,14 +147,14 @@ class Parking:
                 raise _rejected(f"say {name}: it goes on record, in the history and in the saga's report")
 
     def resolve(self, key: str, action: str, who: str, why: str) -> None:
-        """Do what a person has decided."""
+        """Carry out a person's decision."""
         ticket = self._tickets[key]
         count("resolved", "Decisions on what was parked.", saga=ticket.parked.saga, action=action)
         ticket.settle(Resolution(action, who, why))
 
 
 def check_reminder(reminder: object) -> None:
-    """Raise if it is not an activity that takes one argument, and an interval."""
+    """Raise unless it is a pair of an activity that takes one argument, and an interval."""
     pair: Any = reminder
     if not isinstance(reminder, tuple) or len(pair) != 2 or not isinstance(pair[1], timedelta):
         raise TypeError(

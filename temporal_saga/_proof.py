@@ -1,7 +1,7 @@
 """The library's mark: the last detail of a failure, and of a heartbeat.
 
-A workflow sees only the last failure of an activity. What is known of the attempts before it travels from attempt to
-attempt in the heartbeat details, which the server keeps: "attempts 1 to n ended, and took no effect". Attempt n + 1
+A workflow sees only the last failure of an activity. What is known about the attempts before it travels from attempt to
+attempt in the heartbeat details, which the server keeps: "attempts 1 to n ended without an effect". Attempt n + 1
 trusts a mark only if its number is n. So a lost attempt breaks the chain: it leaves the older number behind.
 """
 
@@ -19,7 +19,7 @@ Effect = Literal["none", "unknown"]
 
 
 def failure_mark(kind: str, effect: Effect) -> dict[str, Any]:
-    """Return the mark of a failure: its kind, and what is known of the step's effect, all attempts taken together."""
+    """Return the mark of a failure: its kind, and what is known about the effect of all attempts together."""
     return {MARK: {"v": 1, "kind": kind, "effect": effect}}
 
 
@@ -29,7 +29,7 @@ def heartbeat_mark(definite_through: int) -> dict[str, Any]:
 
 
 def mark_in(details: Sequence[Any]) -> dict[str, Any] | None:
-    """Return what the mark at the end of some details says; None without a mark."""
+    """Return the content of the mark at the end of some details; None if there is no mark."""
     last: object = details[-1] if details else None
     if not isinstance(last, dict) or len(cast("dict[str, object]", last)) != 1:
         return None
@@ -54,7 +54,8 @@ def earlier_attempts_are_definite(info: activity.Info) -> bool:
     if without_mark(info.heartbeat_details):
         return False  # progress: an earlier attempt has done something
     if info.attempt == 1:
-        # After an operator's reset, an activity begins at 1 anew; this time shows it (measured on server 1.32).
+        # After an operator's reset, an activity starts again at attempt 1. Only this time differs then (measured on
+        # server 1.32).
         return info.current_attempt_scheduled_time <= info.scheduled_time
     mark = mark_in(info.heartbeat_details)
     return mark is not None and mark.get("definite_through") == info.attempt - 1

@@ -1,4 +1,4 @@
-"""What people see of a saga: names, keys and states. Never arguments, results or error details."""
+"""A saga as people see it: names, keys and states. Never arguments, results or error details."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class StepReport:
         name: The step's name.
         key: Its key.
         state: RUNNING, PARKED (it waits for a person), or its outcome: APPLIED, NOT_APPLIED, UNKNOWN.
-        undo: The name of what undoes it; None if nothing is armed.
+        undo: The name of its compensation; None if nothing is armed.
         undo_state: PENDING, RUNNING, DONE, FAILED, PARKED (it waits for a person), BY_HAND or GIVEN_UP (as a person
             has decided); None if nothing is armed.
-        who: Who has decided about the step, or about its undo.
-        why: Why, in their words.
+        who: The person who has decided about the step or its undo.
+        why: The reason, in that person's words.
     """
 
     name: str
@@ -52,9 +52,9 @@ class SagaReport:
 
 
 def show(name: str, steps: Sequence[StepReport]) -> None:
-    """Show a saga in the Web UI that unwinds, or in which something is parked: newest step first, as they are undone.
+    """Show a saga in the Web UI while it unwinds or something is parked. The newest step comes first, as in the undo.
 
-    A list: the Web UI (2.54.1) drops the borders and the spaces of a table.
+    Not a table: the Web UI (2.54.1) drops the borders and the spaces of a table.
     """
     armed = [step for step in steps if step.undo_state is not None or step.state == "PARKED"]
     counted = {word: sum(step.undo_state in states for step in armed) for word, states in _COUNTED}

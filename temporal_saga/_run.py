@@ -1,6 +1,7 @@
 """The sagas of one workflow run: their ordinals, their order, their room, and the query that shows them."""
 
-# No `from __future__ import annotations`: the SDK evaluates those of a query handler in each run, which is slow.
+# No `from __future__ import annotations`: the SDK would evaluate the annotations of a query handler in each run, which
+# is slow.
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -22,45 +23,45 @@ QUERY = "saga_report"
 
 _MOST_BYTES = 1024 * 1024  # the server ends a run whose workflow task exceeds 4 MB (GrpcMessageTooLarge, measured)
 
-# The server fails a workflow task that would leave more than 2,000 activities pending (limit.numPendingActivities);
-# the rest of the run needs some of them.
+# The server fails a workflow task that would leave more than 2,000 activities pending (limit.numPendingActivities).
+# The rest of the run needs some of them.
 _MOST_AT_ONCE = 500
 
 search_attribute: ContextVar[str | None] = ContextVar("temporal_saga_search_attribute", default=None)
-"""The search attribute that shows the state of a run's sagas, as the plugin was told; None for none."""
+"""The search attribute that shows the state of a run's sagas, as given to the plugin; None if none was given."""
 
 in_main_method: ContextVar[bool] = ContextVar("temporal_saga_in_main_method", default=False)
-"""Whether the current code is the main method's, or of a task of it; a handler's is not.
+"""Whether the current code belongs to the main method or to one of its tasks, and not to a handler.
 
-The plugin knows. Without the plugin it is set where a saga is entered, for the code of that task and its tasks.
+The plugin sets it. Without the plugin, entering a saga sets it, for the current task and the tasks that it starts.
 """
 
 
 class OpenSaga(Protocol):
-    """What a run knows of a saga."""
+    """A saga, as its run knows it."""
 
     owner: asyncio.Task[Any]
-    """The task that entered it."""
+    """The task that entered the saga."""
     cancels: Cancels
-    """The cancels of its owner."""
+    """The cancels of the owner."""
     incomplete: CompensationError | None
-    """What it has raised, if an undo failed for good."""
+    """The error that the saga has raised, if an undo failed for good."""
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
+        """Whether the plugin must not cancel the saga: it unwinds, an unwind runs it, or it is past its pivot."""
         ...
 
     def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
-        """Tell whether it has, or had, the steps of a saga: of its name, its number among them, and its anchor."""
+        """Tell whether the saga has, or had, the steps of the saga with this name, ordinal and anchor."""
         ...
 
     def holds_compensations(self) -> bool:
-        """Tell whether something is armed in it."""
+        """Tell whether something is armed in the saga."""
         ...
 
     def report(self) -> SagaReport:
-        """Return what people see of it."""
+        """Return the saga as people see it."""
         ...
 
 
@@ -70,10 +71,10 @@ class Room:
     def __init__(self) -> None:
         self._running = 0
         self._bytes = 0
-        self._task = 0  # the workflow task that these bytes belong to, as the length of the history
+        self._task = 0  # the workflow task that sent `_bytes`, as the length of the history
 
     def has(self, size: int) -> bool:
-        """Tell whether one more undo fits, whose arguments have `size` bytes. The first of a task always does."""
+        """Tell whether one more undo with `size` bytes of arguments fits. The first of a workflow task always fits."""
         spent = self._bytes if self._task == workflow.info().get_current_history_length() else 0
         return self._running < _MOST_AT_ONCE and (not spent or spent + size <= _MOST_BYTES)
 
@@ -89,7 +90,7 @@ class Room:
         self._running += 1
 
     def leave(self) -> None:
-        """Give back the place of one undo; its bytes are spent, unless nothing else runs that brings another task."""
+        """Give back the place of one undo. Its bytes stay spent, unless no undo is left to bring the next task."""
         self._running -= 1
         if not self._running:
             self._bytes = 0
@@ -100,14 +101,14 @@ class Run(Arrivals):
 
     Attributes:
         unwinding: How many scopes unwind.
-        details: What the UI showed before a saga was shown there, to show it again.
+        details: The text that the UI showed before it showed a saga. It is restored later.
         is_incomplete: Whether a saga has ended with an undo that failed for good.
     """
 
     unwinding = 0
     details = ""
     is_incomplete = False
-    _shown: str | None = None  # by the search attribute
+    _shown: str | None = None  # the value of the search attribute
 
     joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
     _open: Sequence[OpenSaga] = ()
@@ -130,12 +131,12 @@ class Run(Arrivals):
         return Parking()
 
     def keep_details(self) -> None:
-        """Keep what the UI shows, unless that is a saga."""
+        """Keep the text that the UI shows, unless the UI shows a saga."""
         if not (self.parking or self.unwinding):
             self.details = workflow.get_current_details()
 
     def show_state(self) -> None:
-        """Show in the list of workflows that something unwinds, is parked, or has stayed behind."""
+        """Set the search attribute: something unwinds, is parked, or could not be undone."""
         name = search_attribute.get()
         if name is None:
             return
@@ -149,13 +150,13 @@ class Run(Arrivals):
 
     @staticmethod
     def find() -> "Run | None":
-        """Return the current run's, or None if no saga was entered yet."""
+        """Return the current run's `Run`; None if no saga was entered yet."""
         handler: object = cast(Any, workflow).get_query_handler(QUERY)
         return handler if isinstance(handler, Run) else None
 
     @classmethod
     def current(cls) -> "Run":
-        """Return the current run's; the first saga makes it."""
+        """Return the current run's `Run`. The first saga makes it."""
         run = cls.find()
         if run is not None:
             return run
@@ -169,12 +170,12 @@ class Run(Arrivals):
         return run
 
     def next_ordinal(self, name: str) -> int:
-        """Return which saga of this name it is in the run, from 1."""
+        """Return the number of the next saga of this name in the run, from 1."""
         self._ordinals[name] = ordinal = self._ordinals.get(name, 0) + 1
         return ordinal
 
     def next_entry(self) -> int:
-        """Return which scope it is in the run, in order of entry, from 1."""
+        """Return the number of the next scope in the run, from 1."""
         self._entries += 1
         return self._entries
 
@@ -192,7 +193,7 @@ class Run(Arrivals):
         return self._open
 
     def in_use(self, name: str, identity: tuple[str, int, str]) -> str | None:
-        """Return what is wrong with the state of a saga whose steps a saga of this run has, or had."""
+        """If a saga of this run has, or had, the steps of that saga's state, return the message that refuses it."""
         if identity not in self.joined and not any(saga.has_steps_of(identity) for saga in self.sagas):
             return None
         return (
@@ -201,10 +202,10 @@ class Run(Arrivals):
         )
 
     def when_idle(self, rank: tuple[Any, ...], do: Callable[[], object]) -> None:
-        """Call `do` when nothing else of this activation is left to run; of several, in the order of their rank.
+        """Call `do` when nothing else of this activation is left to run. Several calls run in the order of their rank.
 
-        A `TaskGroup` cancels its tasks in the order of a set, which differs from one process to the next. What comes of
-        that must not depend on the order.
+        A `TaskGroup` cancels its tasks in the order of a set, which differs from one process to the next. The commands
+        that follow must not depend on that order.
         """
         if self._when_idle is None:
             self._when_idle = []
@@ -218,7 +219,7 @@ class Run(Arrivals):
             do()
 
     async def turn(self, rank: tuple[Any, ...]) -> None:
-        """Wait for one's turn among all that this activation has set off."""
+        """Wait until nothing else of this activation is left to run, and then for the turn of this rank."""
         turn = asyncio.get_running_loop().create_future()
         self.when_idle(rank, lambda: turn.set_result(None))
         await turn
@@ -227,6 +228,6 @@ class Run(Arrivals):
         """Answer the query."""
         return [saga.report() for saga in self.sagas]
 
-    # What the SDK would find out in each run anew, at a cost of half of all that a saga costs.
+    # The SDK would work these out again in each run, at half of the cost of a whole saga.
     cast(Any, __call__).__signature__ = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)])
     cast(Any, __call__).__no_type_check__ = True

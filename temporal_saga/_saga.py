@@ -1,4 +1,4 @@
-"""`Saga`: what users hold. It checks what it is given, and hands it to its scope."""
+"""`Saga`, the object that users hold. It checks its arguments, and calls its scope."""
 
 from __future__ import annotations
 
@@ -33,43 +33,44 @@ _PARALLEL = "; for several at once, asyncio.gather(...) or a TaskGroup"
 
 
 class Saga(Steps):
-    """A scope in which every step that may have taken effect is undone, if the scope ends badly.
+    """A scope that, if it ends badly, undoes every step that may have taken effect.
 
-    Use it as `async with Saga() as saga`, once. It unwinds for what fails a workflow and for cancellation, wherever it
-    lands. A programming error fails the workflow task instead, so that a fixed deployment carries on.
+    Use it once, as `async with Saga() as saga`. The saga unwinds if an exception that fails a workflow leaves the body,
+    or a cancellation, wherever it lands. A programming error fails the workflow task instead, so that a fixed
+    deployment can carry on.
 
     Args:
-        name: A stable name. It is part of every key: persistent data.
-        activity_options: Options for each step that is an activity; those of the call win, key by key.
+        name: A stable name. It is part of every key, so treat it as persistent data.
+        activity_options: Options for each step that is an activity. The options of a call win, one by one.
         compensation_options: Options for each compensation that is an activity; `presets.compensation()` if None.
-        order: "reverse" undoes one after another, newest first. "concurrent" undoes two at the same time if their steps
-            overlapped.
-        on_step_failure: "park" lets a step wait for a person that has failed for good and was not refused (`Declined`,
-            `Rejected`), in place of raising. A cancel or the deadline ends the waiting: the step is undone then.
-        on_compensation_failure: "park" lets a compensation wait for a person that has failed for good; "continue" goes
-            on with the others, and ends INCOMPLETE. What waits is settled by the update `saga_resolve(key, action, who,
-            why)`, or by the command `temporal-saga resolve`.
+        order: "reverse" undoes one step after another, newest first. "concurrent" undoes two steps at the same time if
+            they overlapped.
+        on_step_failure: With "park", a step that has failed for good waits for a person instead of raising, unless it
+            was refused (`Declined`, `Rejected`). A cancel or the deadline ends the waiting; then the step is undone.
+        on_compensation_failure: With "park", a compensation that has failed for good waits for a person. With
+            "continue", the other compensations run, and the saga ends INCOMPLETE. The update `saga_resolve(key, action,
+            who, why)` settles what waits, and so does the command `temporal-saga resolve`.
         park_reminder: An activity and an interval. The activity is called with a `Parked` when something is parked, and
-            again each time the interval has passed since. Each call adds events to the history: choose hours.
-        deadline: The longest time for the body, from entry; None is no limit. It costs a timer. Unlike the server's
+            again after each interval. Each call adds events to the history, so choose hours.
+        deadline: The longest time for the body, from entry; None means no limit. It costs a timer. Unlike the server's
             timeouts, it lets the saga unwind.
-        state: The saga to carry on with, from `detach()`: it keeps its name, keys, pivot and what is left of its
-            deadline, whatever `deadline` says.
+        state: A saga's state from `detach()`, to continue that saga. It keeps its name, keys, pivot and the rest of its
+            deadline; `deadline` is ignored then.
 
     Attributes:
         name: The saga's name.
 
     Raises:
-        TypeError: If `name` is not a string or is empty; for an option that does not exist, or has another type.
-        ValueError: If `order`, `on_step_failure` or `on_compensation_failure` is something else; if the interval of
-            `park_reminder` is not positive; for a retry policy that contradicts itself.
-        RuntimeError: If `state` has a format that this release cannot read, or is another saga's than `name`.
+        TypeError: If `name` is not a string or is empty; if an option does not exist, or has the wrong type.
+        ValueError: If `order`, `on_step_failure` or `on_compensation_failure` is not one of its choices; if the
+            interval of `park_reminder` is not positive; if a retry policy contradicts itself.
+        RuntimeError: If this release cannot read the format of `state`, or `state` belongs to a saga of another name.
         CompensationError: On leaving, if a compensation failed for good. Its cause is the error that left the body.
         SagaDeadlineExceeded: On leaving, if the deadline passed.
     """
 
-    _scope: Scope | None = None  # once it has been entered
-    _parent: Scope | None = None  # of a savepoint
+    _scope: Scope | None = None  # None until it is entered
+    _parent: Scope | None = None  # the scope around a savepoint
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class Saga(Steps):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the scope: well, once its steps in flight have ended; or badly, unwinding it."""
+        """Leave the scope. If it ends well, wait for its steps in flight; if it ends badly, unwind it."""
         assert self._scope is not None
         error = await leave(self._scope, exc)
         if error is not None and error is not exc:
@@ -132,15 +133,15 @@ class Saga(Steps):
             try:
                 raise error
             finally:
-                # Python makes what it replaces its context, which the SDK sends as a cause: the group of a leaf, the
-                # cancel of a deadline.
+                # Python sets the exception that this one replaces as its context (the group of a leaf, the cancel of a
+                # deadline), and the SDK would send the context as a cause.
                 error.__context__ = context
 
     def savepoint(self) -> Saga:
         """Return a nested saga: `async with saga.savepoint() as attempt`.
 
-        It has the same methods. If it ends badly it unwinds itself and raises, so that the workflow can try another
-        way. If it ends well, what it armed joins this saga.
+        A savepoint has the same methods. If it ends badly, it unwinds itself and raises, so the workflow can try
+        something else. If it ends well, its armed steps join this saga.
         """
         savepoint = object.__new__(Saga)
         savepoint.name = self.name
@@ -161,8 +162,8 @@ class Saga(Steps):
         key: str | None,
         options: dict[str, Any],
     ) -> Coroutine[Any, Any, Any]:
-        # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
-        # first runs, whose order a `gather` would leave to the loop.
+        # A plain function, so that the call is numbered now, in the order of the calls. A `gather` would leave the
+        # order in which coroutines first run to the loop.
         scope = self._scope or self._entered()
         make = scope.new_step
         if options:
@@ -207,16 +208,16 @@ class Saga(Steps):
         scope.push(Step(pushed.name, scope.shared.callback_key(pushed.name), pushed))
 
     def undo(self, step: Callable[..., Any] | str, *, key: str | None = None) -> Coroutine[Any, Any, None]:
-        """Undo one earlier step now, and take it off the stack: an item that is taken out of a cart.
+        """Undo one earlier step now, and take it off the stack. Example: an item is removed from a cart.
 
-        No cancel interrupts it. The scope stays open.
+        No cancel interrupts the undo. The scope stays open.
 
         Args:
-            step: The step's name, or the activity that it is named after.
-            key: The `key=` of the step; by default its newest use that is still armed.
+            step: The step's name, or the activity that the step is named after.
+            key: The `key=` of the step; by default the newest call that is still armed.
 
         Raises:
-            CompensationError: The compensation failed for good. The saga ends incomplete, whoever catches this.
+            CompensationError: The compensation failed for good. The saga ends INCOMPLETE even if the body catches this.
             asyncio.CancelledError: A cancel came meanwhile, or the scope is unwinding.
             ApplicationError: In a handler, if no such step is armed; its type is "StepNotArmed".
             SagaClosed: The scope has ended or was detached.
@@ -233,13 +234,13 @@ class Saga(Steps):
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def compensate(self) -> Coroutine[Any, Any, SagaReport]:
-        """Unwind now, without an error: a rejected review is no exception. The scope is closed then.
+        """Unwind now, without an error, for instance after a rejected review. Then the scope is closed.
 
         Returns:
-            The report: what was undone.
+            The report, which shows what was undone.
 
         Raises:
-            CompensationError: If a compensation failed for good. Its cause is the newest error of a step, if any.
+            CompensationError: If a compensation failed for good. Its cause is the error of the step that failed last.
             asyncio.CancelledError: If a cancel came meanwhile; everything has been undone.
             SagaClosed: If the saga has ended.
             RuntimeError: From a task that did not enter the scope.
@@ -254,25 +255,25 @@ class Saga(Steps):
         return called(scope, "compensate()", run)
 
     def pivot(self) -> None:
-        """Pass the point of no return: what succeeded is kept for good, in this scope and those around it.
+        """Pass the point of no return: steps that succeeded are kept for good, in this scope and in those around it.
 
         The deadline stops. From here on the workflow's cancel waits until the saga ends: in a step, and with
-        `SagaPlugin` wherever the body waits. A cancel of a scope inside lets a step run to its end. A failed step whose
-        error was swallowed is still undone. Later compensations work as before.
+        `SagaPlugin` wherever the body waits. A cancel of a part (a timeout) lets a step run to its end. A failed step
+        is still undone if the body swallowed its error. Later compensations work as before.
 
         Raises:
-            asyncio.CancelledError: If a cancel is on its way to the saga, which is not past the point of no return yet.
+            asyncio.CancelledError: If a cancel is on its way to the saga. The saga has not passed the pivot then.
             SagaClosed: If the saga has ended.
             RuntimeError: With a step in flight, or from a task that did not enter the scope.
         """
         pass_pivot(self._open("pivot()"))
 
     def detach(self, *, max_bytes: int = MAX_BYTES) -> SagaState:
-        """Return the armed compensations as data, and give them up here: for `Saga(state=...)` elsewhere.
+        """Return the armed compensations as data, for `Saga(state=...)` elsewhere, and give them up here.
 
         Args:
             max_bytes: The largest state to return, in bytes of JSON. The default is 1.5 MiB, since the server refuses
-                2 MB (limit.blobSize.error). From 512 KiB on a warning is logged.
+                2 MB (limit.blobSize.error). From 512 KiB on, a warning is logged.
 
         Raises:
             SagaStateTooLarge: If the state is larger than `max_bytes`. The saga stays as it is.
@@ -286,14 +287,14 @@ class Saga(Steps):
     # --- what it tells -----------------------------------------------------------------------------------------------
 
     def report(self) -> SagaReport:
-        """Return what people see of the saga: names, keys and states. A savepoint reports its whole saga."""
+        """Return the saga as people see it: names, keys and states. A savepoint reports its whole saga."""
         return self._entered().report()
 
     def idempotency_key(self, *parts: str | int) -> str:
-        """Return a key for an effect of the workflow's own: as stable as a step's, and different from each of them.
+        """Return a key for an effect of the workflow itself, as stable as a step's key and different from all of them.
 
         Args:
-            parts: What names the effect within this saga; at least one.
+            parts: The data that names the effect within this saga; at least one part.
 
         Returns:
             A UUID, as 36 characters.
@@ -326,7 +327,7 @@ class Saga(Steps):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Say what to write instead of a name that `workflow` has and a saga has not."""
+            """Say what to write instead of a method that `workflow` has and a saga does not."""
             if name.startswith(("execute_", "start_")) and hasattr(workflow, name):
                 step = name.replace("start_", "execute_").replace("_class", "")
                 step = f"await saga.{step}(...)" + (_PARALLEL if name.startswith("start_") else "")

@@ -1,13 +1,13 @@
-"""The scope of a saga, or of a savepoint in it: whether it is open, what is in it, who may enter.
+"""The scope of a saga or of a savepoint: its state, its contents, and which calls it admits.
 
     async with Saga() as saga:                                             # OPEN
         await saga.execute_activity(withdraw, transfer, compensation=...)  # _execute.py: arm, start, wait, settle
         ...                                                                # _leave.py:
-                                                                           # leaves well: COMPLETED
-                                                                           # leaves badly: UNWINDING, then COMPENSATED
-                                                                           #               or INCOMPLETE
+                                                                           # body ends well: COMPLETED
+                                                                           # body ends badly: UNWINDING, then
+                                                                           #     COMPENSATED or INCOMPLETE
 
-Once a scope unwinds (`_unwind.py`), no step starts in it. Its callers are held until the unwind has ended.
+Once a scope unwinds (`_unwind.py`), no step starts in it. A call of a step is held until the unwind has ended.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
 
 UNWOUND = "the saga has been unwound"
-"""The message of the CancelledError that the caller of a step gets when its saga has been unwound."""
+"""The message of the `CancelledError` that a held caller gets."""
 
 
 def unwound() -> asyncio.CancelledError:
-    """Return what the caller of a step gets when its saga has been unwound."""
-    # Not a class of its own: asyncio compares by `is` up to Python 3.12 (`TaskGroup.__aexit__`, `Timeout.__aexit__`).
+    """Return what a held caller of a step gets once its saga has been unwound."""
+    # Not a subclass: `TaskGroup.__aexit__` and `Timeout.__aexit__` compare the type with `is` up to Python 3.12.
     return asyncio.CancelledError(UNWOUND)
 
 
 class State(Enum):
-    """Where a scope is."""
+    """The state of a scope."""
 
     OPEN = "OPEN"
     UNWINDING = "UNWINDING"
@@ -56,7 +56,7 @@ class State(Enum):
     INCOMPLETE = "INCOMPLETE"
     DETACHED = "DETACHED"
     MERGED = "MERGED"
-    """A savepoint that has ended, and whose steps are its parent's."""
+    """A savepoint that has ended. Its steps belong to its parent."""
 
 
 _OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", State.INCOMPLETE: "incomplete"}
@@ -64,7 +64,7 @@ _OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", Sta
 
 @dataclass(eq=False)
 class Undoing:
-    """An unwind, or the undo of one step, as the code sees it that runs in it."""
+    """An unwind, or the undo of one step, as seen by the code that it runs."""
 
     scope: Scope
     is_over: bool = False
@@ -72,7 +72,7 @@ class Undoing:
 
 @contextmanager
 def undoing_in(scope: Scope) -> Generator[None, None, None]:
-    """Note that the code of this task undoes."""
+    """Note that the code of this task is part of an undo."""
     this = Undoing(scope)
     undoing.set((*undoing.get(), this))
     try:
@@ -82,7 +82,7 @@ def undoing_in(scope: Scope) -> Generator[None, None, None]:
 
 
 undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
-"""What undoes by means of the current code: a callback must not wait for that."""
+"""The unwinds and undos that run the current code (a callback). Such code must not wait for them."""
 
 
 class Scope:
@@ -94,28 +94,30 @@ class Scope:
         options: The saga's options.
 
     Attributes:
-        owner: The task that entered it.
-        stack: Its steps.
-        cancels: The cancels of its owner.
-        entry: Which scope of the run it is, in order of entry.
-        undos: The tasks that undo single steps while it is open.
-        savepoints: Those in it that are open.
-        ended: Done when a savepoint has ended.
+        owner: The task that entered the scope.
+        stack: The scope's steps.
+        cancels: The cancels of the owner.
+        entry: The scope's number in the run, in order of entry.
+        undos: The tasks that undo single steps while the scope is open.
+        savepoints: The open savepoints directly inside the scope.
+        ended: Only a savepoint has it. Done when the savepoint has ended.
     """
 
     state = State.OPEN
-    has_ended = False  # True iff nothing may begin in it any more: it is neither OPEN nor UNWINDING
+    has_ended = False  # True iff nothing may begin in the scope any more: it is neither OPEN nor UNWINDING
     has_left = False  # True iff its `async with` block has been left
     undos: Sequence[asyncio.Task[None]] = ()
     savepoints: Sequence[Scope] = ()
     ended: asyncio.Future[None]
-    is_in_unwind = False  # True iff a callback of an unwind has entered it
-    incomplete: CompensationError | None = None  # what it has raised, if an undo failed for good
-    failed_for: BaseException | None = None  # the error for which the first of the failed undos ran
+    is_in_unwind = False  # True iff a callback of another scope's unwind has entered this scope
+    incomplete: CompensationError | None = None  # the error that the scope has raised, if an undo failed for good
+    failed_for: BaseException | None = None  # the error that caused the first failed undo to run
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
-    on_push: Callable[[], None] | None = None  # of an unwind: takes what is armed meanwhile
+    on_push: Callable[[], None] | None = None  # set by an unwind, which takes what is armed while it runs
     new_step: Callable[..., Step] = Step
-    released: asyncio.Future[None] | None = None  # done when the unwind has ended: callers are held until then
+    released: asyncio.Future[None] | None = (
+        None  # set by an unwind, done when the unwind has ended: callers wait for it
+    )
 
     def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
         owner = asyncio.current_task()
@@ -141,15 +143,16 @@ class Scope:
     # --- who may enter -----------------------------------------------------------------------------------------------
 
     async def admit(self, what: str) -> None:
-        """Let a step start, or a savepoint open; hold the caller while the scope unwinds."""
-        # In a savepoint's callback too: this scope may start to unwind meanwhile, and would wait for it.
+        """Let a step start or a savepoint open. Hold the caller while the scope unwinds."""
+        # Refuse a callback of a savepoint's unwind too. This scope may start to unwind at any time, and its drain would
+        # wait for the savepoint. Refuse a task that a callback has left behind only while its unwind goes on.
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
                 raise self.shared.refuse(
                     f"code that the unwind of saga {self.shared.name!r} runs called a step of it, which may have to "
                     "wait for itself: call workflow.execute_activity(...) in a callback"
                 )
-        if await self.outlasts_unwind():
+        if await self.waited_for_unwind():
             raise unwound()
         if self.state is not State.OPEN:
             error = self.closed(what)
@@ -158,7 +161,7 @@ class Scope:
             raise error
 
     def closed(self, what: str) -> Exception:
-        """Return what to raise for a call after the end: misuse, if only the programmer can have caused it."""
+        """Return what to raise for a call after the end. It is misuse if only the programmer can have caused it."""
         name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
         ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
@@ -168,8 +171,8 @@ class Scope:
             )
         return SagaClosed(f"{name} has ended")
 
-    async def outlasts_unwind(self) -> bool:
-        """Hold the caller while this scope or one around it unwinds, and tell whether one did."""
+    async def waited_for_unwind(self) -> bool:
+        """Hold the caller while this scope or one around it unwinds. Return whether one did."""
         scope = self.unwinding_scope()
         if scope is None:
             return False
@@ -178,11 +181,11 @@ class Scope:
         return True
 
     async def is_taken_over(self) -> bool:
-        """Tell whether the unwind of a scope around this savepoint undoes its steps; wait for its end."""
-        return await self.outlasts_unwind() or self.state is State.MERGED
+        """Tell whether a scope around this savepoint unwinds, and so undoes its steps. Wait until that has ended."""
+        return await self.waited_for_unwind() or self.state is State.MERGED
 
     def push(self, step: Step) -> None:
-        """Arm a compensation that was pushed by hand, here or in the scope that has taken this one over."""
+        """Arm a compensation that was pushed by hand, in this scope or in the one that it has merged into."""
         scope = self.merged_into()
         if scope.state is not State.UNWINDING and (scope is not self or scope.state is not State.OPEN):
             raise self.closed("add_compensation()")
@@ -193,11 +196,11 @@ class Scope:
     # --- what is in it -----------------------------------------------------------------------------------------------
 
     def merged_into(self) -> Scope:
-        """Return the scope that has the steps of this one: this, or one around it."""
+        """Return the scope that now has this scope's steps: this one, or one around it."""
         return self.parent.merged_into() if self.state is State.MERGED and self.parent is not None else self
 
     def unwinding_scope(self) -> Scope | None:
-        """Return this scope or the nearest around it that unwinds."""
+        """Return the innermost scope that unwinds, from this one outward; None if there is none."""
         scope: Scope | None = self
         while scope is not None and scope.state is not State.UNWINDING:
             scope = scope.parent
@@ -208,30 +211,30 @@ class Scope:
         return [each for savepoint in self.savepoints for each in (savepoint, *savepoint.open_savepoints())]
 
     def in_progress(self) -> list[asyncio.Future[Any]]:
-        """Return what a good end waits for."""
+        """Return what the scope waits for before it ends well."""
         return [*(step.task for step in self.stack.in_flight), *self.undos, *(each.ended for each in self.savepoints)]
 
     @property
     def is_busy(self) -> bool:
-        """Whether a step of it is in flight, or is being undone while the scope is open."""
+        """Whether one of the scope's steps is in flight, or is being undone by `saga.undo(...)`."""
         return bool(self.stack.in_flight) or not all(task.done() for task in self.undos)
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether it must not be cancelled: it unwinds, an unwind runs it, or it is past its pivot."""
+        """Whether the plugin must not cancel the saga: it unwinds, an unwind runs it, or it is past its pivot."""
         return self.state is State.UNWINDING or self.is_in_unwind or self.shared.pivot.is_passed
 
     def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
-        """Tell whether it has, or had, the steps of a saga."""
+        """Tell whether the scope has, or had, the steps of the saga with this identity."""
         return self.shared.identity == identity and self.state is not State.DETACHED
 
     @property
     def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
-        """What lets an undo wait for a person that has failed for good; None if the saga goes on without."""
+        """The function that parks an undo that has failed for good; None if the saga does not park undos."""
         return partial(self.shared.park, "undo", self.options.reminder) if self.options.parks_undos else None
 
     def parking_step(self, *args: Any) -> Step:
-        """Return a step that waits for a person if it fails for good."""
+        """Return a new step that waits for a person if it fails for good."""
         self.shared.run.parking.check_name_is_free()
         step = ParkingStep(*args)
         step.park = partial(self.shared.park, "step", self.options.reminder)
@@ -250,7 +253,7 @@ class Scope:
             return self.parent.report()
         ended_well = self.state is State.COMPLETED
         steps = [step.report() for step in self.shared.steps]
-        if ended_well:  # what is still armed then is kept
+        if ended_well:  # the effects of what is still armed are kept
             steps = [replace(step, undo_state=None) if step.undo_state == "PENDING" else step for step in steps]
         parked = not self.has_ended and any(step.ticket is not None for step in self.shared.steps)
         return SagaReport(self.shared.name, cast(Any, "PARKED" if parked else self.state.value), steps)
@@ -258,6 +261,7 @@ class Scope:
     # --- its end -----------------------------------------------------------------------------------------------------
 
     def close(self, state: State) -> None:
+        """End the scope in this state, and release the callers that it holds."""
         was, self.state, self.has_ended = self.state, state, True
         self.cancels.stop_deadline()
         if was is State.UNWINDING:
@@ -279,7 +283,7 @@ class Scope:
             parent.note_failed(self.stack.failed, self.failed_for)
             parent.savepoints = [each for each in parent.savepoints if each is not self]
             self.ended.set_result(None)
-        # Just before the owner raises: the callers that were held go on after it.
+        # The owner raises right after this, so the held callers go on after the owner.
         if self.released is not None and not self.released.done():
             self.released.set_result(None)
 
@@ -298,12 +302,13 @@ class Scope:
         workflow.logger.error(message, name, failed, extra=extra)
 
     def note_failed(self, failed: Sequence[Step], cause: BaseException | None) -> None:
-        """Note undos that failed for good. They are the whole saga's."""
+        """Note undos that failed for good. `close` passes those of a savepoint on to its parent."""
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
         self.stack.failed = [*self.stack.failed, *failed]
 
     def compensation_error(self, failed: Sequence[Step], cause: BaseException | None) -> CompensationError:
+        """Return the error to raise for undos that failed for good."""
         names = ", ".join(step.name for step in failed)
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause

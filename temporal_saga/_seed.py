@@ -1,9 +1,9 @@
-"""Whether a saga repeats, under the same keys, what an earlier life of it may have done.
+"""Whether a saga may repeat, under the same keys, what it did before a reset.
 
-So it does behind the point that its run was reset to. A refusal now proves nothing of that life. Core tells by the seed
-of `workflow.random()`: a hash of `original_execution_run_id` up to the point, of the new run's id behind it, and the
-same in each replay. `run_id` does not tell: before the point it would change decisions that are in history, and the
-SDK's Replayer has its own.
+After the point of a reset, a run repeats steps that it may have done before. A refusal now says nothing about the
+first time. The seed of `workflow.random()` shows the point: core makes the seed from `original_execution_run_id` before
+the point and from the new run's id after it, the same in each replay. `run_id` cannot show the point. It would change
+decisions before the point that are in history, and the SDK's Replayer has a `run_id` of its own.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ _MASK = 2**64 - 1
 
 
 def is_past_reset() -> bool:
-    """Tell whether this moment of the run lies behind a reset."""
+    """Tell whether this moment of the run comes after the point of a reset."""
     return workflow.random_seed() != seed_of(workflow.info().original_execution_run_id)
 
 
 def is_straight_from(run_id: str) -> bool:
-    """Tell whether this run continues the one that detached a state, or is that one; by its `original` id.
+    """Tell whether this run detached the state itself, or directly continues the run that did.
 
-    A run that was reset in between hands on under its new id. A workflow's retry continues the attempt before it, which
-    has had that state, too. A child may be the second one that gets it. All of these ids are in the run's first event.
+    The ids decide. A run that was reset in between continues under its new id. A workflow's retry continues the attempt
+    before it, which had the state too. A child may be the second one that gets the state. All of these ids are in the
+    run's first event.
     """
     info = workflow.info()
     return run_id in (info.original_execution_run_id, info.continued_run_id)
 
 
 def seed_of(run_id: str) -> int:
-    """Return core's seed for a run id: SipHash-1-3 without a key, of what Rust hashes of a str.
+    """Return core's seed for a run id: SipHash-1-3 without a key, over the bytes that Rust hashes for a str.
 
     Core may not change it (`str_to_randomness_seed`: "This must forever be `SipHasher13`").
     """

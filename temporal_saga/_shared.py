@@ -27,11 +27,11 @@ class Uses:
     """The calls of the steps of one name."""
 
     count: int = 0
-    """Those without `key=`."""
+    """How many calls have no `key=`."""
     keys: dict[str, None] | None = None
-    """The `key=` of the others."""
+    """The `key=` of each other call."""
     caller: asyncio.Task[Any] | None = None
-    """Who calls without `key=`."""
+    """The task that calls without `key=`."""
 
 
 class Shared:
@@ -40,15 +40,15 @@ class Shared:
     Args:
         run: The run.
         name: The saga's name.
-        pivot: Its point of no return.
-        state: What it goes on with.
+        pivot: The saga's point of no return.
+        state: The state that the saga continues from; None for a new saga.
     """
 
     ticks = 0  # of the clock
-    misuse: Exception | None = None  # to be raised at the exit: an error in a task that nobody awaits is only logged
-    has_refused_a_call = False  # True iff a call failed for what a client's data brought
+    misuse: Exception | None = None  # raised at the exit: asyncio only logs an error in a task that nobody awaits
+    has_refused_a_call = False  # True iff a call failed because of a client's data
     _shows_soon = False
-    _repeats = False  # True iff the saga repeats an earlier life from its very beginning in this run
+    _repeats = False  # True iff the whole saga may repeat what another run did, not only its part after a reset
 
     def __init__(self, run: Run, name: str, pivot: Pivot, state: SagaState | None) -> None:
         self.run = run
@@ -71,15 +71,15 @@ class Shared:
 
     @property
     def identity(self) -> tuple[str, int, str]:
-        """Which saga it is."""
+        """The saga's name, its number among the sagas of that name, and its anchor."""
         return (self.name, self.ordinal, self.anchor)
 
     def may_repeat(self) -> bool:
-        """Tell whether a step may repeat what an earlier life of the saga did."""
+        """Tell whether a step may repeat what the saga did before a reset, or in another run."""
         return self._repeats or is_past_reset()
 
     def key(self, step: str, key: str | None) -> str:
-        """Return the key of this use of a step: by `key=`, or else by its number."""
+        """Return the key of this call of a step: by its `key=`, or by its number without one."""
         if key is not None:
             return self._chosen_key(step, key)
         task = asyncio.current_task()
@@ -99,11 +99,11 @@ class Shared:
         return self.uses.setdefault(step, Uses())
 
     def key_of(self, step: str, key: str) -> str:
-        """Return the key of the use of a step that `key=` names."""
+        """Return the key of the call of a step that `key=` names."""
         return self._keys.of_key(step, key)
 
     def checked_key(self, step: str, key: str) -> str:
-        """Return a `key=`, if it is one."""
+        """Return a `key=` if it is a string that is not empty; else raise."""
         if key == "" and not in_main_method.get():  # a client's data
             self.has_refused_a_call = True
             raise ApplicationError(f"step {step!r} was called with an empty key=", type="EmptyKey", non_retryable=True)
@@ -119,7 +119,7 @@ class Shared:
             if in_main_method.get():
                 raise self.refuse(f"{message}. Give each call a key of its own")
             self.has_refused_a_call = True
-            raise DuplicateStep(message)  # a client's data did that, and must not wedge the run
+            raise DuplicateStep(message)  # a client's data did that, and must not block the run
         uses.keys[key] = None
         return self._keys.of_key(step, key)
 
@@ -131,22 +131,22 @@ class Shared:
         return self._keys.of_use(name, uses.count)
 
     def user_key(self, parts: tuple[str | int, ...]) -> str:
-        """Return the key of an effect of the workflow's own."""
+        """Return a key for an effect of the workflow itself."""
         return self._keys.of_parts(check_parts(parts))
 
     def refuse(self, message: str) -> RuntimeError:
-        """Return misuse to raise, and keep it for the exit: an error in a task that nobody awaits is only logged."""
+        """Return an error for misuse, and keep it for the exit: asyncio only logs an error that nobody awaits."""
         self.misuse = error = RuntimeError(message)
         return error
 
     async def park(
         self, what: Literal["step", "undo"], reminder: Reminder | None, step: Step, error: BaseException
     ) -> Resolution | None:
-        """Let a step, or its undo, wait for a person; return the decision, or None if a cancel came first."""
+        """Let a step or its undo wait for a person. Return the decision, or None if a cancel came first."""
         run = self.run
         ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)))
         try:
-            if what == "step":  # what ends the waiting may have come in the same activation: then nobody is asked
+            if what == "step":  # a cancel in the same activation ends the waiting: then nobody is asked
                 await run.turn((2, step.began))
                 if ticket.decision.done():
                     return None
@@ -185,6 +185,6 @@ class Shared:
         show(self.name, [step.report() for step in self.steps])
 
     def newest_error(self) -> BaseException | None:
-        """Return the newest error that a step has raised."""
+        """Return the error of the step that failed last; None if no step failed."""
         raised = [step for step in self.steps if step.error is not None]
         return max(raised, key=lambda step: step.ended).error if raised else None

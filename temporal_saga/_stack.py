@@ -20,10 +20,10 @@ from ._typing import Kind, Moment
 
 @dataclass(eq=False)
 class Called:
-    """A call other than a step's that has to be awaited.
+    """A call that must be awaited and is not a step: `undo()` or `compensate()`.
 
     Attributes:
-        what: What a message calls it.
+        what: The call, as messages name it.
     """
 
     what: str
@@ -32,18 +32,18 @@ class Called:
 class Stack:
     """The steps of one scope.
 
-    A step is armed before its command is given, so that nothing lies between them. Its outcome decides later whether
-    it stays.
+    A step is armed before its command is given, so no error can come between the two. The step's outcome decides later
+    whether the step stays armed.
 
     Args:
         shared: What the scopes of the saga share.
-        activity_options: The saga's options of steps that are activities.
+        activity_options: The saga's options for steps that are activities.
 
     Attributes:
-        called: What has been called and has not begun, each with its coroutine.
+        called: The calls that have not begun, each with its coroutine.
         in_flight: The steps whose call has not ended, in order of their start.
-        armed: The steps that an unwind undoes. In order of their start, but for those of savepoints.
-        failed: Those whose undo failed for good, here or in a savepoint.
+        armed: The steps that an unwind undoes, in order of their start. The steps of savepoints come later.
+        failed: The steps whose undo failed for good, here or in a savepoint.
     """
 
     __slots__ = ("_activity_options", "_given_up", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
@@ -55,7 +55,7 @@ class Stack:
         self.in_flight: list[Step] = []
         self.armed: list[Step] = []
         self.failed: Sequence[Step] = ()
-        self._has_raised = False  # True iff a step may have raised that is armed here
+        self._has_raised = False  # False only if no step that is armed here has raised
         self._given_up: Sequence[Step | Called] = ()
 
     def start(self, step: Step, kind: Kind, target: Any, options: dict[str, Any]) -> asyncio.Task[Any]:
@@ -87,7 +87,7 @@ class Stack:
         self._shared.steps.append(step)
 
     def settle(self, step: Step) -> None:
-        """Note what became of a step whose call has ended."""
+        """Record the outcome of a step whose call has ended."""
         self.in_flight.remove(step)
         shared = self._shared
         task = step.task
@@ -103,7 +103,7 @@ class Stack:
             self.armed.remove(step)
 
     def settle_ended(self) -> None:
-        """Settle the steps whose call has ended, and whose caller has not come to it."""
+        """Settle the steps whose call has ended and whose caller has not settled them yet."""
         for step in [step for step in self.in_flight if step.task.done()]:
             try:
                 self.settle(step)
@@ -141,7 +141,7 @@ class Stack:
             )
 
     def join(self, state: SagaState, within: Moment) -> list[Step]:
-        """Take the entries of a state in, and return them."""
+        """Take in the steps of a state, and return them."""
         joined = steps_of(state.steps, state.options, within)
         failed = steps_of(state.failed, state.options, within)
         for step in failed:
@@ -158,10 +158,10 @@ class Stack:
 
     def _note_raised(self) -> None:
         self._has_raised = True
-        self._given_up = (*self._given_up, *self.called)  # a gather may give up what was called together with the step
+        self._given_up = (*self._given_up, *self.called)  # a gather may give up calls that were made with the step
 
     def take(self, steps: Iterable[Step]) -> None:
-        """Take armed steps in."""
+        """Take in armed steps."""
         for step in steps:
             self.armed.append(step)
             self._has_raised |= step.raised
@@ -172,7 +172,7 @@ class Stack:
         return steps
 
     def give_swallowed(self) -> list[Step]:
-        """Give those away whose error the body has swallowed."""
+        """Give away the armed steps whose error the body has swallowed."""
         if not self._has_raised:
             return []
         steps = [step for step in self.armed if step.raised]
@@ -180,19 +180,19 @@ class Stack:
         return steps
 
     def forget_what_succeeded(self) -> None:
-        """Keep the effects of what succeeded for good."""
+        """Disarm the steps that succeeded: their effects are kept for good."""
         for step in self.armed:
             if not step.raised:
                 step.disarm()
         self.armed = [step for step in self.armed if step.raised]
 
     def newest(self, name: str, key: str | None) -> Step | None:
-        """Return the newest armed step of a name, or the one with that key."""
+        """Return the newest armed step of this name; with a key, the one with that key."""
         found = [step for step in self.armed if step.name == name and key in (None, step.key)]
         return max(found, key=lambda step: step.began, default=None)
 
     def never_awaited(self) -> Sequence[str]:
-        """Return what was called and then forgotten: nobody has begun to await it. Forget it."""
+        """Return the calls that nobody has begun to await, and forget them."""
         never: list[str] = []
         for called, coroutine in self.called.items():
             # A task that is cancelled before it begins closes the coroutine that it was given.
@@ -201,5 +201,5 @@ class Stack:
                     never.append(called.what)
                 coroutine.close()
         self.called.clear()
-        # What was called together with a call that was refused may have been given up.
+        # The body may have given up calls that were made together with a refused one.
         return [] if self._shared.has_refused_a_call else never

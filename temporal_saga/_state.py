@@ -1,7 +1,7 @@
 """`SagaState`: a saga as plain data, through continue-as-new or from a child workflow into its parent.
 
-The format is frozen. Version 2 writes options once that many entries share; version 1 wrote them with each entry, and
-can still be read. A new version adds fields with defaults.
+The format is frozen. Version 2 writes options that many entries share only once. Version 1 wrote them with each entry,
+and can still be read. A new version adds fields with defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ._typing import Kind, Moment
 VERSION = 2
 
 MAX_BYTES = 1_572_864
-"""1.5 MiB. The server refuses a payload over 2 MB (limit.blobSize.error), and the workflow task would fail for ever."""
+"""1.5 MiB. The server refuses a payload over 2 MB (limit.blobSize.error), and the workflow task would fail forever."""
 
 WARN_BYTES = 524_288
 """512 KiB: the server warns from here on (limit.blobSize.warn)."""
@@ -39,7 +39,7 @@ class CompensationState:
         kind: "activity" or "child".
         name: The registered name.
         arguments: Its arguments, each a payload as base64.
-        options: The place of its options in `SagaState.options`; in version 1 the options themselves.
+        options: The index of its options in `SagaState.options`; in version 1 the options themselves.
     """
 
     kind: str
@@ -67,8 +67,8 @@ class SagaState:
     """What `Saga.detach()` returns: the armed compensations of a saga as plain data.
 
     Pass it through continue-as-new to `Saga(state=...)`, or return it from a child workflow to a `compensation_from=`
-    of its parent. Annotate what carries it as `SagaState`, so that the data converter restores the type. Its fields are
-    the library's own; `version` is their format.
+    of the parent. Annotate the parameter or field that carries it as `SagaState`, so that the data converter restores
+    the type. Its fields are private to the library; `version` is their format.
     """
 
     version: int
@@ -89,12 +89,12 @@ class SagaState:
 
     @property
     def size(self) -> int:
-        """Its size in bytes, as JSON. A data converter of your own may make it larger or smaller."""
+        """The size of the state in bytes, as JSON. Your own data converter may make it larger or smaller."""
         return len(json.dumps(asdict(self), separators=(",", ":")))
 
     @property
     def identity(self) -> tuple[str, int, str]:
-        """Which saga it is the state of."""
+        """The name, ordinal and anchor of the saga."""
         return (self.name, self.ordinal, self.anchor)
 
 
@@ -103,13 +103,13 @@ def write_steps(
 ) -> list[StepState]:
     """Return steps as data.
 
-    The arguments of a compensation are the payloads that its receiver will get: any converter works, and nothing
-    changes its type.
+    The arguments of a compensation are written as the payloads that its receiver will get, so any converter works and
+    no value changes its type.
 
     Args:
-        steps: Steps that have settled; none holds a callback.
-        activity_options: The saga's own options of compensations that are activities.
-        options: The options that entries share; new ones are added.
+        steps: Steps that have settled, none of them a callback.
+        activity_options: The saga's options for compensations that are activities.
+        options: The options that entries share. New ones are added.
 
     Raises:
         ValueError: If an option of a compensation cannot be written down.
@@ -144,7 +144,7 @@ def write_steps(
 
 
 def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within: Moment) -> list[Step]:
-    """Return steps that were written down; those of a child's saga lie within the moment at which its step began."""
+    """Return steps that were written down. Those of a child's saga get moments within the start of the child's step."""
     steps: list[Step] = []
     for written in states:
         compensation = _read(written.compensation, options)
@@ -205,7 +205,7 @@ def _decode(name: str, value: Any) -> Any:
 
 
 def name_of(state: SagaState, name: str) -> str:
-    """Return the name of the saga that goes on with a state.
+    """Return the name of the saga that continues from a state.
 
     Raises:
         RuntimeError: If this release cannot read the state, or the user gave another name than the state's.

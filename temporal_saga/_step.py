@@ -16,7 +16,7 @@ from ._report import StepReport
 from ._typing import Kind, Moment
 from ._waiting import UntilDone, raise_if_evicted
 
-# An undo must not overtake its own step: a cancelled step is awaited until it has ended.
+# An undo must not overtake its own step, so a cancelled step is awaited until it has ended.
 ACTIVITY_OPTIONS: dict[str, Any] = {"cancellation_type": workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED}
 _CHILD_OPTIONS: dict[str, Any] = {
     "cancellation_type": workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -28,34 +28,34 @@ UndoState = Literal["PENDING", "RUNNING", "DONE", "FAILED", "PARKED", "BY_HAND",
 
 
 class Step:
-    """One step, from its call to its undo; or a compensation pushed by hand, which has only the undo.
+    """One step, from its call to its undo. A compensation pushed by hand is a step with only the undo.
 
     Args:
         name: The step's name.
         key: The step's key.
         compensation: What undoes the step. A bare activity, workflow or name is called with `inputs`.
-        compensation_from: What chooses the compensation, once the outcome is known.
+        compensation_from: The function that chooses the compensation once the outcome is known.
         inputs: The step's arguments.
     """
 
-    phase: Phase = "undo"  # that of its undo: "push" without a step
+    phase: Phase = "undo"  # the phase of the undo; "push" for a compensation pushed by hand
     compensation_from: Callable[[Any], Any] | None = None
     began: Moment = ()
     ended: Moment = ()
     outcome: Outcome | None = None  # None while the step runs
     error: BaseException | None = None
-    raised = False  # True iff the body got an error or a cancel in place of a result; the body may have swallowed that
+    raised = False  # True iff the body got an error or a cancel instead of a result; the body may have swallowed it
     undo_state: UndoState | None = None  # None if nothing is armed
     undo_error: BaseException | None = None
     ticket: Ticket | None = None  # while the step, or its undo, waits for a person
-    resolution: Resolution | None = None  # what a person has decided last
+    resolution: Resolution | None = None  # the last decision of a person
     inputs: tuple[Any, ...] = ()  # held while something is armed
-    is_told = False  # True iff its failed undo is in the log
+    is_told = False  # True iff the failure of its undo is in the log
     task: asyncio.Task[Any]  # of the call, while the step is in flight
     _child: _Child | None = None  # while a step that is a child workflow is in flight
     _history_at_start = 0
-    _never_sent = False
-    _joined: Sequence[Step] = ()  # the entries of a child's saga, which took the place of this step
+    _never_sent = False  # True iff the command was cancelled before it left this worker
+    _joined: Sequence[Step] = ()  # the steps of a child's saga, which took the place of this step
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Step:
         self.inputs = inputs
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
-        """Give the command. Returns the task of the call, which ends when the call has ended."""
-        id = f"{self.name}:do:{self.key}"  # `step_id`, without the call: each step passes here
+        """Give the command. Return the task of the call, which ends when the call has ended."""
+        id = f"{self.name}:do:{self.key}"  # `step_id`, inlined for speed
         if kind == "child":
             raise_if_evicted()
             self._child = _Child(target, {"id": id, **_CHILD_OPTIONS, **options})
@@ -89,12 +89,12 @@ class Step:
         return self.task
 
     def request_cancel(self) -> None:
-        """Ask the call to end; its task is done when the call has ended."""
+        """Ask the call to end. The task is done when the call has ended."""
         if self.outcome is None and not self.task.done():
             self._cancel(self.task)
 
     def stop_waiting(self) -> None:
-        """Wait for no person, now or later; what runs goes on."""
+        """Do not wait for a person, now or later. A plain step never does."""
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         # The history has not grown since the command was given, so the command never left this worker. The SDK's core
@@ -104,12 +104,12 @@ class Step:
         (self._child or task).cancel()
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
-        """Read what became of the call, whose task is done.
+        """Record the outcome of the call, whose task is done.
 
-        If the step may repeat what an earlier life of the saga did, nothing proves that the step had no effect.
+        If the step may repeat what the saga did before a reset, nothing proves that the step had no effect.
         """
         task = self.task
-        del self.task  # a run may hold thousands of steps, and need not hold their results
+        del self.task  # a run may have thousands of steps: do not hold their results
         if self._child is not None:
             del self._child
         self.ended = ended
@@ -127,7 +127,7 @@ class Step:
                 self.disarm()
 
     def join(self, steps: Sequence[Step]) -> None:
-        """Let the entries of a child's saga take the place of this step, which has nothing to undo itself."""
+        """Let the steps of a child's saga take the place of this step, which then has nothing to undo itself."""
         self.disarm()
         self._joined = steps
         if self.raised:
@@ -146,47 +146,47 @@ class Step:
 
     @property
     def what(self) -> str:
-        """What a message calls it."""
+        """The step, as messages name it."""
         return f"step {self.name!r}"
 
     @property
     def undo(self) -> Call | Callback | None:
-        """What undoes the step; None if that is not known."""
+        """The call that undoes the step; None if it is not known."""
         if self.compensation is None or isinstance(self.compensation, (Call, Callback)):
             return self.compensation
         return Call(kind_of(self.compensation), self.compensation, self.inputs, {})
 
     @property
     def undo_name(self) -> str | None:
-        """The name of what undoes the step; None if nothing is armed."""
+        """The name of the call that undoes the step; None if nothing is armed."""
         undo = self.compensation
         if undo is None:
             return getattr(self.compensation_from, "__name__", None)
         return undo.name if isinstance(undo, (Call, Callback)) else registered_name(undo)
 
     def report(self) -> StepReport:
-        """Return what people see of the step."""
+        """Return the step as people see it."""
         state = self.outcome.value if self.outcome else "RUNNING" if self.ticket is None else "PARKED"
         who, why = (None, None) if self.resolution is None else (self.resolution.who, self.resolution.why)
         return StepReport(self.name, self.key, state, self.undo_name, self.undo_state, who, why)
 
 
 class ParkingStep(Step):
-    """A step that waits for a person when it has failed for good, in place of raising.
+    """A step that, when it has failed for good, waits for a person instead of raising.
 
-    To the rest it is in flight meanwhile. A cancel ends the waiting.
+    While the step waits, it counts as in flight. A cancel ends the waiting.
 
     Attributes:
-        park: Waits for the decision of a person; None if a cancel comes first.
+        park: Waits for the decision of a person. Returns None if a cancel comes first.
     """
 
     park: Callable[[Step, BaseException], Awaitable[Resolution | None]]
-    _attempt: asyncio.Task[Any]  # of the call; `task` ends when nobody has to decide anything any more
+    _attempt: asyncio.Task[Any]  # the task of the call; `task` ends later, when nobody has to decide any more
     _waits_no_more = False
     _is_unknown = False  # True iff an attempt before the last one may have had an effect, or nobody decided
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
-        """Give the command. Returns a task that ends when the call has ended, and nobody has to decide anything."""
+        """Give the command. Return a task that ends when the call has ended and nobody has to decide any more."""
 
         def attempt() -> None:
             self._attempt = super(ParkingStep, self).start(kind, target, options, info)
@@ -212,29 +212,29 @@ class ParkingStep(Step):
             attempt()
 
     def request_cancel(self) -> None:
-        """Ask the call to end, or the waiting."""
+        """Ask the call to end, and end the waiting."""
         self.stop_waiting()
         if self.outcome is None and not self._attempt.done():
             self._cancel(self._attempt)
 
     def stop_waiting(self) -> None:
-        """Wait for no person, now or later; what runs goes on."""
+        """Do not wait for a person, now or later. A running call goes on."""
         self._waits_no_more = True
         if self.ticket is not None:
             self.ticket.settle(None)
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:
-        """Read what became of the call: only if the first attempt was the last can it prove anything."""
+        """Record the outcome of the call. Its failure is proof only if the first attempt was the last."""
         del self._attempt
         super().settle(ended, lambda: self._is_unknown or may_repeat())
 
 
 class _Child:
-    """A child workflow as a step: in a task of the saga's own, which nobody cancels.
+    """A child workflow as a step, in a task of the saga's own, which nobody cancels.
 
-    The SDK gives a start up when the workflow is cancelled meanwhile (`reraise_on_workflow_cancellation`), and the
-    child would run on unseen. So a cancel waits until the child has started. The cancel is sent once: the SDK would
-    repeat it.
+    If the workflow is cancelled while a child starts, the SDK gives the start up
+    (`reraise_on_workflow_cancellation`), and the child would run on unseen. So a cancel waits until the child has
+    started. It is sent only once, since the SDK would send each repetition too.
     """
 
     def __init__(self, target: Any, options: dict[str, Any]) -> None:

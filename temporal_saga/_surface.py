@@ -1,4 +1,4 @@
-"""The typed surface of a saga: what users call, in the types of their own activities.
+"""The typed surface of a saga: the methods that users call, with the types of their own activities.
 
 All behavior is in `Call`, and in the three methods at the end, which `Saga` defines.
 """
@@ -28,13 +28,13 @@ class Compensation(Call):
         activity_or_workflow: The activity, its name, or the `@workflow.run` method of a child workflow.
         arg: Its argument.
         args: Its arguments, if there are several; not with `arg`.
-        options: Options of the call, laid over the saga's `compensation_options` for an activity: those of
-            `workflow.execute_activity` or `workflow.execute_child_workflow`, but for the activity's id.
+        options: Options of the call: those of `workflow.execute_activity` (except the activity's id) or of
+            `workflow.execute_child_workflow`. For an activity they override the saga's `compensation_options`.
 
     Raises:
-        TypeError: If the arguments do not fit the activity, or it is not decorated; for an option that there is not, or
-            of another type.
-        ValueError: For a retry policy that contradicts itself.
+        TypeError: If the arguments do not fit the activity, or the activity is not decorated; if an option does not
+            exist, or has the wrong type.
+        ValueError: If a retry policy contradicts itself.
     """
 
     @overload
@@ -107,10 +107,10 @@ class Compensation(Call):
     def child_workflow(
         cls, workflow: Callable[..., Any] | str, arg: Any = UNSET, *, args: Sequence[Any] = (), **options: Any
     ) -> Compensation:
-        """Return a compensation that is a child workflow, by its name or its `@workflow.run` method.
+        """Return a compensation that is a child workflow, given by its name or its `@workflow.run` method.
 
         Args:
-            workflow: The name or the method; a bare name given to `Compensation(...)` is an activity's.
+            workflow: The name or the method. `Compensation(...)` takes a bare name for the name of an activity.
             arg: Its argument.
             args: Its arguments, if there are several; not with `arg`.
             options: Options of `workflow.execute_child_workflow`.
@@ -121,25 +121,25 @@ class Compensation(Call):
 
 
 if TYPE_CHECKING:
-    # What undoes a step: a function of the step's input, an unbound method (a workflow's run method
-    # is one), data, or a name. Checkers list the alternatives in this order: the likeliest first.
+    # What may undo a step: a function of the step's input, an unbound method (such as a workflow's
+    # run method), data, or a name. Checkers list the alternatives in this order, so the likeliest
+    # comes first.
     Value: TypeAlias = Compensation | str | None
     Undo: TypeAlias = Callable[[P], Any] | Callable[[Any, P], Any] | Value
     UndoN: TypeAlias = Callable[..., Any] | Value
     Undo0: TypeAlias = Callable[[], Any] | Value
-    # Only where the step is a method as well: `Callable[[Any], Any]` is also a function that waits
-    # for an input.
+    # Only if the step is a method as well: `Callable[[Any], Any]` also matches a function that
+    # takes an input.
     MethodUndo0: TypeAlias = Callable[[Any], Any] | Undo0
     FromOutcome: TypeAlias = Callable[[StepOutcome[P, R]], Compensation | SagaState | None] | None
 
 
 class Steps:
-    """The calls that add to a saga: three that run a step, two that push a compensation.
+    """The methods that add to a saga: three run a step, two push a compensation.
 
-    The overloads say `async def` and the bodies `def`: to a caller both return a coroutine, but
-    a `def` runs when it is called, which is when a step takes its number. With
-    `asyncio.gather(...)` over a list the keys are then in the list's order, whichever task runs
-    first.
+    The overloads say `async def` and the bodies `def`. For a caller both return a coroutine. But a
+    `def` runs at the call, and so a step gets its number at the call. With `asyncio.gather(...)`
+    over a list, the keys then have the list's order, whichever task runs first.
     """
 
     @overload
@@ -233,41 +233,40 @@ class Steps:
     ) -> Coroutine[Any, Any, Any]:
         """Execute an activity as a step of this saga and wait for its result.
 
-        Takes what `workflow.execute_activity` takes. The step's compensation is
-        armed before the activity starts and runs if the saga unwinds, unless the activity is
-        proven never to have taken effect.
+        Takes what `workflow.execute_activity` takes. The step's compensation is armed before the
+        activity starts. It runs if the saga unwinds, unless the activity provably had no effect.
 
         Args:
             activity: Activity function, callable instance or activity name.
             arg: Single argument to the activity.
             args: Several arguments to the activity. Cannot be set if `arg` is.
-            compensation: What undoes the step: an activity, a child workflow's run method or the
-                name of an activity, each called with the step's own input, or a
-                `Compensation` with an input and options of its own.
-            compensation_from: What undoes the step if that depends on what became of it: a function
-                of the `StepOutcome` to a `Compensation`, to a
-                `SagaState` (the detached saga of a child, whose compensations take the
-                step's place) or to None. Called once, when the outcome is known and is not
-                `NOT_APPLIED`. Cannot be set if `compensation` is.
+            compensation: The call that undoes the step: an activity, a child workflow's run method
+                or the name of an activity, each called with the step's own input; or a
+                `Compensation` with its own input and options.
+            compensation_from: A function that chooses the compensation from the step's outcome. It
+                gets the `StepOutcome` and returns a `Compensation`, a `SagaState` (the detached
+                saga of a child, whose compensations take the step's place) or None. It is called
+                once, when the outcome is known and is not `NOT_APPLIED`. Cannot be set if
+                `compensation` is.
             step: Name of the step in ids and reports, by default the activity's registered name.
-                It goes into history: treat it as persistent data.
-            key: What tells this step from others of its name, by default their order of call. Must
-                be set where tasks call steps of one name in an order that can change.
-            result_type: Type of the result, where the activity is given by name.
-            **options: Options of the activity, over those of the saga.
+                It goes into history, so treat it as persistent data.
+            key: Tells this call from other steps of the same name; by default their order does. Set
+                it if tasks call steps of one name in an order that can change.
+            result_type: Type of the result, if the activity is given by name.
+            **options: Options of the activity. They override those of the saga.
 
         Returns:
             The activity's result.
 
         Raises:
             ActivityError: The activity failed.
-            asyncio.CancelledError: The step was cancelled, or its scope is unwinding: the call then
-                waits until the unwind has ended.
+            asyncio.CancelledError: The step was cancelled, or its scope is unwinding. In that case
+                the call waits until the unwind has ended.
             SagaClosed: The scope has ended or was detached.
-            TypeError: `compensation` and `compensation_from` are both set; or `activity_id`
-                is, which carries the step's key: use `key`.
+            TypeError: `compensation` and `compensation_from` are both set; or `activity_id` is set.
+                The activity id carries the step's key: use `key`.
             RuntimeError: Misuse of the scope. It fails the workflow task, so that a fixed
-                deployment carries on; the message names the fix.
+                deployment can carry on. The message names the fix.
         """
         return self._step("activity", activity, arg, args, compensation, compensation_from, step, key, options)
 
@@ -347,10 +346,10 @@ class Steps:
         key: str | None = None,
         **options: Any,
     ) -> Coroutine[Any, Any, Any]:
-        """Execute an activity, named by its unbound method, as a step of this saga.
+        """Execute an activity, given as its unbound method, as a step of this saga.
 
-        For activities that are methods: the workflow has the class, the worker its instance. The
-        `self` of the method is not counted among its arguments.
+        For activities that are methods: the workflow knows the class, and the worker has its
+        instance. The `self` of the method does not count as an argument.
 
         Args:
             activity: Unbound method, such as `Bank.withdraw`.
@@ -360,7 +359,7 @@ class Steps:
             compensation_from: As in `execute_activity`.
             step: As in `execute_activity`.
             key: As in `execute_activity`.
-            **options: Options of the activity, over those of the saga.
+            **options: Options of the activity. They override those of the saga.
 
         Returns:
             The activity's result.
@@ -432,29 +431,29 @@ class Steps:
     ) -> Coroutine[Any, Any, Any]:
         """Execute a child workflow as a step of this saga and wait for its result.
 
-        Takes what `workflow.execute_child_workflow` takes. The id is by default
-        made of the step's name and key, and the parent close policy is `REQUEST_CANCEL`: a child
-        that is cancelled can still unwind, one that is terminated cannot.
+        Takes what `workflow.execute_child_workflow` takes. By default the id is made from the
+        step's name and key, and the parent close policy is `REQUEST_CANCEL`: a child that is
+        cancelled can still unwind, and a child that is terminated cannot.
 
         Args:
             workflow: Run method of the workflow, such as `Ship.run`, or workflow name.
             arg: Single argument to the workflow.
             args: Several arguments to the workflow. Cannot be set if `arg` is.
-            compensation: As in `execute_activity`. A name is an activity's: for a workflow
-                by name use `Compensation.child_workflow`.
+            compensation: As in `execute_activity`. A bare name is the name of an activity; for a
+                workflow given by name use `Compensation.child_workflow`.
             compensation_from: As in `execute_activity`.
             step: Name of the step, by default the workflow's registered name.
             key: As in `execute_activity`.
-            result_type: Type of the result, where the workflow is given by name.
-            **options: Options of the child workflow. Those of the saga are for activities only.
+            result_type: Type of the result, if the workflow is given by name.
+            **options: Options of the child workflow. The saga's options are for activities only.
 
         Returns:
             The workflow's result.
 
         Raises:
             ChildWorkflowError: The workflow failed.
-            temporalio.exceptions.WorkflowAlreadyStartedError: A workflow of this id is open or,
-                under the id reuse policy, was.
+            temporalio.exceptions.WorkflowAlreadyStartedError: A workflow with this id is open, or
+                has run and the id reuse policy does not allow another.
             asyncio.CancelledError: As in `execute_activity`.
             SagaClosed: The scope has ended or was detached.
             TypeError: `compensation` and `compensation_from` are both set.
@@ -495,9 +494,9 @@ class Steps:
         key: str | None = None,
         **options: Any,
     ) -> None:
-        """Push a compensation by hand, for an effect that no step of this saga has made.
+        """Push a compensation by hand, for an effect that no step of this saga makes.
 
-        It takes its place in the order of undoing at the moment of this call.
+        The moment of this call is its place in the order of the undos.
 
         Args:
             activity: Activity function, unbound method, a workflow's run method, activity name, or
@@ -507,22 +506,23 @@ class Steps:
                 be set if `arg` is.
             step: As in `execute_activity`.
             key: As in `execute_activity`.
-            **options: Options of the activity, over the saga's `compensation_options`.
+            **options: Options of the activity. They override the saga's `compensation_options`.
 
         Raises:
             SagaClosed: The scope has ended or was detached.
-            TypeError: `activity_id` is set, which carries the compensation's key: use `key`.
+            TypeError: `activity_id` is set. The activity id carries the compensation's key: use
+                `key`.
         """
         self._push(activity, arg, args, step, key, options)
 
     def add_callback(self, callback: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> None:
         """Push workflow code to run as a compensation.
 
-        A callback lives in this run only: a saga that holds one cannot be detached. It must not
-        call a step of a scope that unwinds.
+        A callback exists only in this run, so a saga that has one cannot be detached. A callback
+        must not call a step of a scope that unwinds.
 
         Args:
-            callback: Function, sync or async, called in the unwind.
+            callback: Function, sync or async, that the unwind calls.
             *args: Its positional arguments.
             **kwargs: Its keyword arguments.
 

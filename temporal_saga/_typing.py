@@ -1,4 +1,4 @@
-"""The words of a call's types: what a step is, and which options it takes."""
+"""The types that the signatures share: kinds of steps, and the options that a call takes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Options(NamedTuple):
     """The options of a saga.
 
     Attributes:
-        order: How steps are undone.
+        order: The order of the undos.
         activity: Options of steps that are activities.
         compensation: Options of compensations that are activities.
         parks_steps: Whether a step that has failed for good waits for a person.
-        parks_undos: Whether a compensation that has failed for good does.
-        reminder: What tells somebody meanwhile.
+        parks_undos: Whether a compensation that has failed for good waits for a person.
+        reminder: The activity that reminds somebody of what waits, and its interval.
     """
 
     order: Order
@@ -39,7 +39,7 @@ class Options(NamedTuple):
 
 
 class Unset:
-    """The type of `UNSET`, which stands for an argument not given: None is an argument like any other."""
+    """The type of `UNSET`, the default of an argument that was not given. None is an argument like any other."""
 
     def __repr__(self) -> str:
         """Return the name by which `help()` shows the default of `arg`."""

@@ -1,4 +1,4 @@
-"""Undoing steps, in order. This module knows steps, and no scope.
+"""Undoing steps, in order. This module knows steps, and does not know scopes.
 
 undo
 ├── reverse      one after another, newest first
@@ -25,17 +25,17 @@ from ._waiting import raise_if_evicted
 
 
 class Todo:
-    """The steps that are still to be undone, in the order in which they began. It may grow while they are undone."""
+    """The steps that are still to be undone, in the order in which they began. Steps may be added during the undo."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
-        self._reach: list[Moment] = []  # the latest end among the steps up to each; may be shorter than the steps
+        self._reach: list[Moment] = []  # for each step, the latest end among the steps up to it; filled in by `ready`
 
     def __bool__(self) -> bool:
         return bool(self._steps)
 
     def add(self, steps: Iterable[Step]) -> None:
-        """Add steps, each at its place."""
+        """Add steps, each at its place in the order."""
         added = sorted(steps, key=_began)
         if not added:
             return
@@ -51,24 +51,25 @@ class Todo:
     def ready(self, running: Moment, first_ended: Moment | None) -> Iterator[Step]:
         """Yield the steps that may be undone now, newest first.
 
-        A step may be undone once nothing is left that began after the step had ended.
+        A step may be undone once each step that began after its end has been undone.
 
         Args:
-            running: When the newest step began whose undo is running; () if there is none.
-            first_ended: When the first step had ended whose undo is running: what began later must wait for it.
+            running: Of the steps whose undo is running, when the newest began; () if there is none.
+            first_ended: Of the steps whose undo is running, when the first one ended. A step that began later must
+                wait for that undo. None if no undo is running.
         """
         for step in self._steps[len(self._reach) :]:
             self._reach.append(max(step.ended, self._reach[-1]) if self._reach else step.ended)
         newest = max(running, self._steps[-1].began) if self._steps else running
         for at in reversed(range(len(self._steps))):
             if self._reach[at] < newest:
-                break  # no step up to here lasted that long
+                break  # no step up to here ended late enough
             step = self._steps[at]
             if step.ended >= newest and (first_ended is None or step.began <= first_ended):
                 yield step
 
     def take(self, step: Step) -> None:
-        """Take a step off."""
+        """Remove a step."""
         at = bisect_left(self._steps, step.began, key=_began)
         del self._steps[at]
         del self._reach[at:]
@@ -76,13 +77,13 @@ class Todo:
 
 @dataclass
 class How:
-    """How steps are undone, and what became of that.
+    """How steps are undone, and which undos failed.
 
     Attributes:
         options: The saga's options.
-        room: What the whole run may ask of the server at once.
-        on_change: Called when an undo begins, when it has failed for good, and when it is parked.
-        park: Waits for the decision of a person about an undo that has failed for good; None if nobody is asked.
+        room: The undos that the whole run may have in progress at once.
+        on_change: Called when an undo begins, when it fails for good, and when a person has done it by hand.
+        park: Waits for a person to decide about an undo that has failed for good; None if nobody is asked.
         failed: The steps whose undo failed for good.
     """
 
@@ -103,15 +104,15 @@ async def undo(todo: Todo, how: How) -> None:
         size = _size(step, how)
         if not how.room.has(size):
             await how.room.wait(size)
-            continue  # the wait may have brought a newer one
+            continue  # a newer step may have been added during the wait
         how.room.take(size)
         todo.take(step)
         await _undo(step, how)
 
 
 async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
-    began: list[Moment] = []  # of the steps whose undos are running, sorted
-    ended: list[Moment] = []
+    began: list[Moment] = []  # when the steps began whose undos are running, sorted
+    ended: list[Moment] = []  # when the same steps ended, sorted
     finished: list[tuple[Step, asyncio.Task[None]]] = []
     woken = asyncio.Event()
 
@@ -137,7 +138,7 @@ async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
         for step in chosen:
             start(step)
         if not began:
-            await how.room.wait(size)  # the undos of other sagas fill it
+            await how.room.wait(size)  # the undos of other sagas fill the room
             continue
         await woken.wait()
         woken.clear()
@@ -149,8 +150,8 @@ async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
 
 
 async def _undo(step: Step, how: How) -> None:
-    """Run one compensation, to success or to its failure for good, or until a person has decided."""
-    if step.undo is None:  # its compensation_from= failed, and fails the workflow
+    """Run one compensation until it succeeds, fails for good, or a person has decided about it."""
+    if step.undo is None:  # its compensation_from= failed, which fails the workflow
         how.room.leave()
         step.undo_state = "FAILED"
         how.failed.append(step)
@@ -165,7 +166,7 @@ async def _undo(step: Step, how: How) -> None:
             break
         step.undo_state = "PARKED"
         resolution = await how.park(step, error)
-        assert resolution is not None  # no cancel gets here
+        assert resolution is not None  # nothing cancels the waiting of an undo
         if resolution.action == "done_by_hand":
             step.undo_state = "BY_HAND"
             how.on_change(step)
@@ -182,14 +183,14 @@ async def _undo(step: Step, how: How) -> None:
 
 
 async def _attempt(step: Step, how: How) -> BaseException | None:
-    """Run one compensation; return the error with which it has failed for good."""
+    """Run one compensation. Return the error if it fails for good, None if it succeeds."""
     step.undo_state = "RUNNING"
     how.on_change(step)
     compensation = step.undo
     assert compensation is not None
     takes_room = not isinstance(compensation, Callback)
     if not takes_room:
-        how.room.leave()  # it asks nothing of the server itself, and may wait for undos that do
+        how.room.leave()  # a callback itself asks nothing of the server, and may wait for undos that do
     try:
         if isinstance(compensation, Callback):
             try:
@@ -200,7 +201,8 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
             id = step_id(step.name, step.phase, step.key)
             await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
     except (Exception, asyncio.CancelledError) as error:
-        # One that ends cancelled has failed: an operator cancelled it, or a callback awaited something cancelled.
+        # A compensation that ends cancelled has failed: an operator cancelled it, or its callback awaited a cancelled
+        # task.
         if isinstance(error, asyncio.CancelledError):
             raise_if_evicted()
         if saga_failure(error) is None:
@@ -213,7 +215,7 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
 
 
 def _size(step: Step, how: How) -> int:
-    """Return how many bytes the arguments of a compensation have. What cannot be converted fails where it starts."""
+    """Return the size of a compensation's arguments in bytes; 0 if they cannot be converted, which fails its start."""
     compensation = step.undo
     if compensation is None or isinstance(compensation, Callback):
         return 0

@@ -4,8 +4,8 @@
     ├── drain     cancel the steps in flight, wait until each has ended, note what became of it
     └── undo      run the compensations (`_undo.py`)
 
-It runs in a task of its own, which nobody else can cancel. The scope's owner waits for that task, and keeps the cancels
-that come meanwhile.
+The unwind runs in a task of its own, which nobody else can cancel. The scope's owner waits for that task, and keeps
+the cancels that come meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._step import Step
 from ._undo import How, Todo, undo
 from ._waiting import fail_task, until_all_done, wait_through_cancels
 
-_MOST_SHOWN = 50  # from here on the list in the UI is not redrawn for each undo
+_MOST_SHOWN = 50  # with more steps, the list in the UI is not redrawn for each undo
 
 
 class Unwind:
@@ -30,8 +30,8 @@ class Unwind:
 
     Args:
         scope: The scope.
-        swallowed: The steps that a good end undoes, since the body has swallowed their error. None if the scope ends
-            badly: then all that is armed is undone.
+        swallowed: If the scope ends well, the steps whose error the body has swallowed: only these are undone. None if
+            the scope ends badly: then everything that is armed is undone.
     """
 
     def __init__(self, scope: Scope, swallowed: list[Step] | None) -> None:
@@ -44,10 +44,10 @@ class Unwind:
         scope.on_push = self._take_late
 
     async def run(self, cause: BaseException | None) -> list[Step]:
-        """Undo, whatever happens meanwhile; return the steps whose undo failed for good.
+        """Undo, whatever happens meanwhile. Return the steps whose undo failed for good.
 
         Args:
-            cause: The error for which the scope unwinds.
+            cause: The error that makes the scope unwind.
         """
         scope, shared = self._scope, self._scope.shared
         scope.cancels.begin_unwind()
@@ -66,7 +66,7 @@ class Unwind:
             await _fail_for_bug(task)
             if shared.misuse is not None:
                 await fail_task(shared.misuse)
-            if not self._todo:  # nothing was registered since its last look
+            if not self._todo:  # nothing was pushed after the task's last look
                 break
         scope.on_push = None
         _note_failed(scope, self._how.failed, cause)
@@ -85,10 +85,10 @@ class Unwind:
             self._scope.shared.show()
 
     async def _drain(self) -> None:
-        """Wait until nothing of the scope and its open savepoints is in flight, then take the savepoints' steps over.
+        """Wait until nothing of the scope and its open savepoints is in flight, then take over the savepoints' steps.
 
-        It lasts at most the start-to-close timeout of the slowest step. After the pivot no step is cancelled; what
-        waits for a person is given up all the same.
+        This takes at most the start-to-close timeout of the slowest step. After the pivot no step is cancelled, but a
+        step that waits for a person stops waiting.
         """
         while True:
             scopes = [self._scope, *self._scope.open_savepoints()]
@@ -98,7 +98,7 @@ class Unwind:
                 end()
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
-            # Not the task of a savepoint's unwind: what its owner does after that comes first.
+            # Not the task of a savepoint's unwind: its owner has more to do after that task, and does it first.
             waits += [scope.released for scope in scopes[1:] if scope.released is not None]
             pending = [wait for wait in waits if not wait.done()]
             if not pending:
@@ -106,22 +106,22 @@ class Unwind:
             await until_all_done(pending)
         for scope in scopes:
             scope.stack.settle_ended()
-        for scope in reversed(scopes[1:]):  # the inner ones first: through their parent
+        for scope in reversed(scopes[1:]):  # the inner ones first: each hands its steps to its parent
             scope.close(State.MERGED)
 
     def _keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that comes meanwhile."""
-        if not self._scope.shared.pivot.holds(cancel):
+        if not self._scope.shared.pivot.hold_if_workflows(cancel):
             self._scope.cancels.keep(cancel)
             self._take_all()
 
     def _take_all(self) -> None:
-        """Undo the rest as well, each at its place in the order: the scope cannot end well any more."""
+        """Undo everything else as well, each step at its place in the order: the scope cannot end well any more."""
         self._takes_all = True
         self._take_late()
 
     def _take_late(self) -> None:
-        if self._takes_all and self._is_drained:  # a step in flight may prove that it had no effect
+        if self._takes_all and self._is_drained:  # not earlier: a step in flight may yet prove that it had no effect
             self._todo.add(self._scope.stack.give())
 
     def _on_change(self, step: Step) -> None:
@@ -132,7 +132,7 @@ class Unwind:
 
 
 async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
-    """Undo one step while its scope stays open, whatever happens meanwhile; return a cancel that came."""
+    """Undo one step while its scope stays open, whatever happens meanwhile. Return a cancel that came, if any."""
     todo = Todo()
     todo.add([step])
     how = How(scope.options, scope.shared.run.room, lambda _: None, scope.park_undo)
@@ -145,7 +145,7 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
 
     def keep(cancel: asyncio.CancelledError) -> None:
         nonlocal kept
-        if not scope.shared.pivot.holds(cancel):
+        if not scope.shared.pivot.hold_if_workflows(cancel):
             kept = after(cancel, kept)
 
     task = asyncio.create_task(protected())

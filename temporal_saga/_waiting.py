@@ -1,9 +1,9 @@
 """Waiting in a workflow that may be evicted.
 
-A worker evicts a run from its cache by cancelling each of its tasks with a plain `CancelledError`. A saga that took an
-eviction for a cancel would unwind here while it lives on elsewhere. A task that goes on waiting during an eviction
-keeps the worker from ever finishing it ("Eviction processed, but 1 tasks remain"). So everything that waits in a saga
-waits here, and looks for the eviction first.
+A worker evicts a run from its cache by cancelling each of its tasks with a plain `CancelledError`. If a saga took an
+eviction for a cancel, it would unwind here while it lives on elsewhere. If a task went on waiting during an eviction,
+the eviction would never finish ("Eviction processed, but 1 tasks remain"). So everything that waits in a saga waits
+here, and checks for an eviction first.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def raise_if_evicted() -> None:
 
 
 class UntilDone:
-    """`await UntilDone(task)` waits until a task has ended, and leaves the task alone.
+    """`await UntilDone(task)` waits until a task has ended, and never cancels it.
 
-    `await task` would hand a cancel on to the task, and an activity's handle swallows the cancel, so that the waiting
-    task would not learn of it. `asyncio.wait([task])` wakes two turns of the event loop late. An object that is like a
+    `await task` would pass a cancel on to the task. An activity's handle swallows that cancel, so the waiting task
+    would not learn of it. `asyncio.wait([task])` wakes two turns of the event loop late. An object that is like a
     future (`asyncio.isfuture`) wakes the waiting task in the same turn as `await task`.
     """
 
@@ -48,7 +48,7 @@ class UntilDone:
         return self._task.get_loop()
 
     def add_done_callback(self, wake: Callable[[Any], object], *, context: Context) -> None:
-        """Take what wakes the waiting task."""
+        """Take the callback that wakes the waiting task."""
         self._wake, self._context = wake, context
         self._task.add_done_callback(self._end, context=context)
 
@@ -56,7 +56,7 @@ class UntilDone:
         self._wake(self)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Wake the waiting task, which then gets the cancel; the task that it waits for does not."""
+        """Wake the waiting task, which then gets the cancel. The task that it waits for does not get it."""
         if self._task.remove_done_callback(self._end):
             self.get_loop().call_soon(self._wake, self, context=self._context)
         return False
@@ -66,7 +66,7 @@ class UntilDone:
 
 
 async def until_first_done(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Wait until one of the futures is done. A cancel goes to the caller, and not to the futures."""
+    """Wait until one of the futures is done. A cancel reaches the caller, and not the futures."""
     raise_if_evicted()
     try:
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +84,7 @@ async def until_all_done(futures: Collection[asyncio.Future[Any]]) -> None:
 async def wait_through_cancels(
     future: asyncio.Future[Any], keep: Callable[[asyncio.CancelledError], object] | None = None
 ) -> None:
-    """Wait until `future` is done, whatever cancels the waiting task; give each cancel to `keep`.
+    """Wait until `future` is done, even if the waiting task is cancelled. Give each cancel to `keep`.
 
     Not `asyncio.shield`: it orphans the inner task and logs its error.
     """
@@ -107,10 +107,10 @@ async def until_idle() -> None:
 
 
 async def fail_task(bug: Exception) -> None:
-    """Fail the workflow task, whatever would catch `bug` on its way out.
+    """Fail the workflow task with `bug`, so that no code around the caller can catch it.
 
     The SDK evaluates a condition outside of all workflow code, and a condition that raises fails the activation.
-    Returns if the user lets such an exception fail the workflow (`failure_exception_types`): then the saga unwinds.
+    If the user's `failure_exception_types` name such an exception, return: then the saga unwinds.
     """
     if workflow.is_failure_exception(bug):
         return

@@ -1,29 +1,29 @@
-"""The errors of the library, and what each says of a step.
+"""The errors of the library, and what each says about a step.
 
 Every error that may cross a process is an `ApplicationError`: the SDK's failure converter sends only its type and
 details. The type is the bare class name, and code on the other side matches on that.
 
     ApplicationError
     ├── CompensationError       a compensation failed for good
-    ├── SagaClosed              a step, or a registration, after the scope has ended
+    ├── SagaClosed              a step or a registration after the scope has ended
     ├── SagaDeadlineExceeded    the `deadline=` of a saga passed
     ├── SagaStateTooLarge       `detach()` would return more than the server takes
     ├── DuplicateStep           a handler called the same step with the same `key=` twice
-    │   raise in an activity, which is tried again:
+    │   raise in an activity; it is retried:
     ├── NotSent                 the request never left
-    ├── Throttled               refused: later
+    ├── Throttled               refused for now
     ├── Conflict                rolled back by a conflict
     ├── InProgress              another attempt is still running
     ├── Ambiguous               it may have taken effect
-    │   raise in an activity, which is not tried again:
-    ├── Declined                the answer is no, as business
+    │   raise in an activity; it is not retried:
+    ├── Declined                a business refusal
     ├── Rejected                the request cannot succeed
     ├── AuthenticationError     not allowed: credentials, permissions
     ├── KeyMisuse               the key was used with another payload
     └── Fenced                  the step was undone before this attempt came
 
 Misuse that only the programmer can cause is a plain `RuntimeError`, `TypeError` or `ValueError`. It fails the workflow
-task, which is retried until a fixed deployment carries on: nothing is lost, and a bug refunds nothing.
+task, which is retried until a fixed deployment carries on. So nothing is lost, and a bug does not refund anything.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ __all__ = [
 
 
 class FailureKind(str, Enum):
-    """What the failure of an activity's attempt means: whether to try again, and what it says of the effect."""
+    """The meaning of a failed attempt of an activity: whether to retry, and what it says about the effect."""
 
     NOT_SENT = "NOT_SENT"
     """The request never left: refused connection, name not found."""
     THROTTLED = "THROTTLED"
-    """Refused, to be tried later: 429, a quota."""
+    """Refused for now: 429, a quota."""
     CONFLICT = "CONFLICT"
     """Rolled back by a conflict: deadlock, serialization failure."""
     IN_PROGRESS = "IN_PROGRESS"
     """A request with the same key is still running: another attempt may yet take effect."""
     AMBIGUOUS = "AMBIGUOUS"
-    """The request was sent, and no answer says what became of it: a read timeout, a 500."""
+    """The request was sent, and no answer says whether it took effect: a read timeout, a 500."""
     REJECTED = "REJECTED"
     """Refused, and would be again: bad input."""
     DECLINED = "DECLINED"
-    """Refused as business: a declined card."""
+    """Refused for a business reason: a declined card."""
     AUTH = "AUTH"
     """Not allowed: credentials, permissions."""
     KEY_MISUSE = "KEY_MISUSE"
@@ -95,12 +95,12 @@ class FailureKind(str, Enum):
 
     @property
     def retryable(self) -> bool:
-        """Whether trying again can help."""
+        """Whether a retry can help."""
         return self in _RETRYABLE
 
     @property
     def effect(self) -> Literal["none", "unknown"]:
-        """What a failure of this kind says of its own attempt's effect; it says nothing of earlier attempts."""
+        """What a failure of this kind says about its own attempt's effect. It says nothing about earlier attempts."""
         return "none" if self in _WITHOUT_EFFECT else "unknown"
 
 
@@ -145,7 +145,7 @@ class _SagaError(ApplicationError):
             category=category,
         )
 
-    # A process pool pickles what an activity raises. The default would call `__init__` with the one string in `args`
+    # A process pool pickles the error of an activity. The default would call `__init__` with the one string in `args`
     # ("type: message"), and lose the details.
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         return type(self).__new__, (type(self), *self.args), self.__dict__
@@ -154,7 +154,7 @@ class _SagaError(ApplicationError):
 class FenceMisuse(_SagaError, RuntimeError):
     """The effect of `fence.once` ended its transaction. This proves nothing, and is not retried.
 
-    A step whose record was committed is undone. A compensation has failed, and a person has to look.
+    If the record of a step was committed, the step is undone. A compensation has failed, and a person has to look.
     """
 
 
@@ -173,27 +173,30 @@ class SagaClosed(_SagaError):
 
 
 class SagaDeadlineExceeded(_SagaError):
-    """The `deadline=` of a saga passed; the saga has been unwound."""
+    """The `deadline=` of a saga passed. The saga has been unwound."""
 
 
 class SagaStateTooLarge(_SagaError):
-    """`detach()` would return more than the server takes. The saga stays as it is; uncaught, this error unwinds it."""
+    """`detach()` would return more than the server takes. The saga stays as it is.
+
+    If nobody catches this error, the saga unwinds.
+    """
 
 
 class DuplicateStep(_SagaError):
     """A handler called the same step with the same `key=` twice. The second call had no effect.
 
-    In the main method the same is misuse, and fails the workflow task: there only the programmer can have caused it.
+    In the main method this is misuse and fails the workflow task, since only the programmer can have caused it there.
     """
 
 
 class ActivityFailure(_SagaError):
-    """What the errors to raise in an activity share. Raise one of its subclasses."""
+    """The base of the errors to raise in an activity. Raise one of its subclasses."""
 
     kind: ClassVar[FailureKind]
-    """What the failure means; the mark carries the kind."""
+    """The meaning of the failure. The mark carries the kind."""
     is_doubtful: bool = False
-    """Whether another request of the same call may have had an effect, so that the kind is no proof. The library's."""
+    """Whether another request of the same call may have had an effect, so that the kind is not a proof. Internal."""
     _benign: ClassVar[bool] = False
     _default: ClassVar[str]
 
@@ -218,8 +221,8 @@ class _Final(ActivityFailure):
 class NotSent(ActivityFailure):
     """Raise in an activity: the request never left, so nothing took effect.
 
-    Tried again. A `Declined` in the next attempt is proof only with `classify_errors` or `SagaPlugin(classify=...)`,
-    which tell the next attempt what this one knew.
+    Retried. A `Declined` in the next attempt is proof only with `classify_errors` or `SagaPlugin(classify=...)`, which
+    tell the next attempt that this one had no effect.
 
     Args:
         message: A message for people.
@@ -234,7 +237,8 @@ class NotSent(ActivityFailure):
 class Throttled(ActivityFailure):
     """Raise in an activity: the request is refused for now, and nothing took effect (429, a quota).
 
-    Tried again. Category BENIGN: the SDK logs it at DEBUG and counts no failure. Proof as `NotSent` is.
+    Retried. Category BENIGN: the SDK logs it at DEBUG and does not count it as a failure. It is as much a proof as
+    `NotSent`.
 
     Args:
         message: A message for people.
@@ -250,7 +254,7 @@ class Throttled(ActivityFailure):
 class Conflict(ActivityFailure):
     """Raise in an activity: a conflict rolled the request back, and nothing took effect (a deadlock).
 
-    Tried again. Proof as `NotSent` is.
+    Retried. It is as much a proof as `NotSent`.
 
     Args:
         message: A message for people.
@@ -265,7 +269,7 @@ class Conflict(ActivityFailure):
 class InProgress(ActivityFailure):
     """Raise in an activity: another attempt is still running, and may yet take effect. Proves nothing.
 
-    Tried again. Category BENIGN: the SDK logs it at DEBUG and counts no failure.
+    Retried. Category BENIGN: the SDK logs it at DEBUG and does not count it as a failure.
 
     Args:
         message: A message for people.
@@ -281,7 +285,7 @@ class InProgress(ActivityFailure):
 class Ambiguous(ActivityFailure):
     """Raise in an activity: the request was sent, and may have taken effect (a read timeout). Proves nothing.
 
-    Tried again, which is safe with an idempotency key; `presets.at_most_once` does not try again.
+    Retried, which is safe with an idempotency key. `presets.at_most_once` does not retry it.
 
     Args:
         message: A message for people.
@@ -294,12 +298,12 @@ class Ambiguous(ActivityFailure):
 
 
 class Declined(_Final):
-    """Raise in an activity: the other side answered no, as business (a declined card), and nothing took effect.
+    """Raise in an activity: the other side refused for a business reason (a declined card), and nothing took effect.
 
-    Not retried. Category BENIGN: the SDK logs it at DEBUG and counts no failure. On the first attempt it proves that
-    the step had no effect, so the step's compensation does not run. On a later attempt it proves nothing of the
-    attempts before it, unless `classify_errors` or `SagaPlugin(classify=...)` saw them. With either of these it proves
-    nothing once the activity has sent heartbeat details.
+    Not retried. Category BENIGN: the SDK logs it at DEBUG and does not count it as a failure. On the first attempt it
+    proves that the step had no effect, so the step's compensation does not run. On a later attempt it proves nothing
+    about the attempts before it, unless `classify_errors` or `SagaPlugin(classify=...)` saw them. With either of these
+    it proves nothing once the activity has sent heartbeat details.
 
     Args:
         message: A message for people.
@@ -314,7 +318,7 @@ class Declined(_Final):
 class Rejected(_Final):
     """Raise in an activity: the request is refused, now and later, and nothing took effect (bad input, 422).
 
-    Not retried. Proof as `Declined` is.
+    Not retried. It is as much a proof as `Declined`.
 
     Args:
         message: A message for people.
@@ -328,7 +332,7 @@ class Rejected(_Final):
 class AuthenticationError(_Final):
     """Raise in an activity: the credentials or permissions do not allow the request, and nothing took effect.
 
-    Not retried. Proof as `Declined` is.
+    Not retried. It is as much a proof as `Declined`.
 
     Args:
         message: A message for people.
@@ -354,9 +358,9 @@ class KeyMisuse(_Final):
 
 
 class Fenced(_Final):
-    """Raise in an activity: the step was undone before this attempt came, and the attempt took no effect.
+    """Raise in an activity: the step was undone before this attempt came, and the attempt had no effect.
 
-    Not retried. Proof as `Declined` is.
+    Not retried. It is as much a proof as `Declined`.
 
     Args:
         message: A message for people.
@@ -370,16 +374,16 @@ class Fenced(_Final):
 def restated(
     failure: ActivityFailure, *, effect: Effect | None = None, retry_after: timedelta | None, non_retryable: bool
 ) -> ActivityFailure:
-    """Return a failure with other words in its mark, and on when to try again. For the library itself.
+    """Return a failure with another mark and other retry settings. For the library itself.
 
     Args:
-        failure: What an activity raised.
-        effect: What is known of the effect, all attempts taken together; None leaves the mark as it is.
-        retry_after: When to try again; None is the retry policy's interval.
-        non_retryable: Whether never to try again.
+        failure: The error that an activity raised.
+        effect: What is known about the effect of all attempts together; None leaves the mark as it is.
+        retry_after: The wait before the retry; None means the retry policy's interval.
+        non_retryable: Whether the failure is never retried.
 
     Returns:
-        The failure itself if it says all that, else a copy: another attempt may have raised the same object.
+        The failure itself if it says all of this already, else a copy: another attempt may have raised the same object.
     """
     mark = failure.details[-1] if effect is None else failure_mark(failure.kind.value, effect)
     if (failure.details[-1], failure.next_retry_delay, failure.non_retryable) == (mark, retry_after, non_retryable):
@@ -395,7 +399,7 @@ def restated(
         next_retry_delay=retry_after,
         category=failure.category,
     )
-    # A copy has none of these, and a `raise` would make the original its context.
+    # A copy has none of these, and a `raise` would make the original the context of the copy.
     other.__cause__ = failure.__cause__ if failure.__suppress_context__ else failure.__context__
     return other.with_traceback(failure.__traceback__)
 

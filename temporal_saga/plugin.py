@@ -2,12 +2,12 @@
 
     client = await Client.connect("localhost:7233", plugins=[SagaPlugin()])
 
-Two ways to close a run lie outside every scope in it: an exception that leaves a signal handler closes it at once, and
-a main method that ends, or is cancelled, closes it under the sagas that handlers opened. With the plugin the run waits
-until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held until
-that saga has ended, wherever the main method waits. It registers no activity and no workflow.
+No scope in a run can prevent two ways to close the run. An exception that leaves a signal handler closes the run at
+once. A main method that ends or is cancelled closes the run while sagas of handlers are open. With the plugin, the run
+waits until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held
+until that saga has ended, wherever the main method waits. The plugin registers no activity and no workflow.
 
-With `classify=` it does for each activity of the worker what `classify_errors` does for one.
+With `classify=`, the plugin classifies the errors of each activity of the worker, as `classify_errors` does for one.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ __all__ = ["SagaPlugin"]
 
 
 class SagaPlugin(SimplePlugin):
-    """Give it to the client, which hands it on to its workers, or to a worker or a `Replayer`; not to both.
+    """Give the plugin to the client, which passes it on to its workers; or to a worker or a `Replayer`. Not to both.
 
     Args:
-        classify: Whether the exceptions of each activity become the errors that say what they mean; a profile for a
-            worker that calls one provider. See `classification`.
-        search_attribute: The name of a registered search attribute, a Keyword, that shows in the list of workflows what
-            needs somebody: UNWINDING, PARKED or INCOMPLETE, and nothing at a good end. None, the default, sets nothing.
-            A run that succeeds costs no event. Switch it on at any time; before you switch it off, let each run end
-            that has set it.
+        classify: True classifies the exceptions of each activity (see `classification`). A profile does the same for a
+            worker that calls one provider.
+        search_attribute: The name of a registered search attribute of type Keyword. In the list of workflows it shows
+            the sagas that need somebody: UNWINDING, PARKED or INCOMPLETE. It is unset after a good end. None, the
+            default, sets nothing. A run that succeeds costs no event. You can switch it on at any time. Before you
+            switch it off, let each run that has set it end.
     """
 
     def __init__(self, *, classify: bool | Profile = False, search_attribute: str | None = None) -> None:
@@ -74,8 +74,8 @@ class SagaPlugin(SimplePlugin):
         """Check that the search attribute is registered, then run the worker.
 
         Raises:
-            RuntimeError: If it is not registered as a Keyword: each workflow task that sets it would fail. The message
-                has the command that registers it.
+            RuntimeError: If it is not registered as a Keyword, since each workflow task that sets it would fail. The
+                message has the command that registers it.
         """
         if self._search_attribute is not None:
             await _check_search_attribute(worker.client, self._search_attribute)
@@ -131,8 +131,8 @@ class _HoldClose(WorkflowInboundInterceptor):
         super().__init__(next)
         self._gate = Gate()
         self._main_has_ended = False
-        self._handler_error: BaseException | None = None  # of the signal handler that ended the run
-        self._cut_short: CompensationError | None = None  # of a handler's saga that the end of the run cut short
+        self._handler_error: BaseException | None = None  # the error of the signal handler that ended the run
+        self._cut_short: CompensationError | None = None  # the error of a handler's saga that the run's end cut short
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
         self._enter(in_main=True)
@@ -142,13 +142,13 @@ class _HoldClose(WorkflowInboundInterceptor):
         async def run() -> None:
             self._gate.begin(main)
             try:
-                # Kept here: a task that returns while a cancel waits for its next await counts as cancelled.
+                # Keep the result here: a task that returns while a cancel waits for its next await counts as cancelled.
                 results.append(await self.next.execute_workflow(input))
             finally:
                 self._main_has_ended = True
                 arrival.main_has_ended()
 
-        # In a task of its own, with the name that the SDK gives: the workflow's cancel comes to the gate then.
+        # In a task of its own, with the name that the SDK gives, so that the workflow's cancel arrives at the gate.
         main = asyncio.create_task(run(), name="run")
         arrival.main = main
         main.add_done_callback(lambda _: arrival.main_has_ended())  # an eviction may end it before it begins
@@ -172,7 +172,7 @@ class _HoldClose(WorkflowInboundInterceptor):
         return results[0]
 
     def _outcome(self, outcome: BaseException | None) -> BaseException | None:
-        """Return what the run ends with, given what the main method ended with."""
+        """Return the error that the run ends with, given the one that the main method ended with."""
         if self._cut_short is not None and outcome is not None and is_cancelled_exception(outcome):
             outcome = self._cut_short  # Cancelled would say that everything has been undone
         error = self._handler_error
@@ -204,8 +204,8 @@ class _HoldClose(WorkflowInboundInterceptor):
             if isinstance(cause, asyncio.CancelledError):
                 raise_if_evicted()
             failure = cause
-        # Cut short, by the end of the main method or by a saga that has unwound, it has no error of its own; and a run
-        # closes once.
+        # If the end of the main method or an unwound saga cut the handler short, the handler has no error of its own.
+        # And a run closes only once.
         if self._main_has_ended or failure.args == (UNWOUND,) or self._handler_error is not None:
             if isinstance(failure, CompensationError):
                 self._cut_short = failure
@@ -214,7 +214,7 @@ class _HoldClose(WorkflowInboundInterceptor):
         await _end_sagas()
         if is_cancelled_exception(failure):
             self._handler_error = _incomplete() or failure  # the main method may be about to raise it
-        if not self._main_has_ended:  # else it closes the run with this error: a run closes once
+        if not self._main_has_ended:  # else the main method closes the run with this error
             raise self._handler_error
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
@@ -228,7 +228,7 @@ class _HoldClose(WorkflowInboundInterceptor):
 
 
 class _Arrival(asyncio.Future[None]):
-    """What the SDK's task of the run waits for: the end of the main method. A cancel of that task goes to the gate."""
+    """The end of the main method, which the SDK's task of the run waits for. A cancel of that task goes to the gate."""
 
     main: asyncio.Task[None]
 
@@ -246,9 +246,9 @@ class _Arrival(asyncio.Future[None]):
         try:
             raise_if_evicted()
         except BaseException:
-            # The eviction runs in another thread, perhaps while the main method still executes in its own. To cancel
-            # this future would wake the SDK's task there, where asyncio refuses to step it, for good. The end of the
-            # main method wakes it.
+            # The eviction runs in another thread, perhaps while the main method still executes in its own. If this
+            # future were cancelled, the SDK's task would wake in that thread, where asyncio refuses to step it, for
+            # good. The end of the main method wakes the task instead.
             self.main.cancel(msg)
         else:
             self._gate.arrive(msg)
@@ -256,7 +256,7 @@ class _Arrival(asyncio.Future[None]):
 
 
 def _incomplete() -> CompensationError | None:
-    """Return what a saga of the run has raised whose undo failed for good: Cancelled would say that all is undone."""
+    """Return the error of an incomplete saga of the run, if any: Cancelled would say that everything is undone."""
     run = Run.find()
     return next((saga.incomplete for saga in run.sagas if saga.incomplete is not None), None) if run else None
 
@@ -273,7 +273,7 @@ async def _end_sagas() -> None:
 
     def to_cancel() -> list[OpenSaga]:
         sagas = open_sagas()
-        # A cancel of one goes on to what its task waits for, which may be a saga past its pivot.
+        # A cancel of a task goes on to the task that it waits for, which may own a saga past its pivot.
         busy = {saga.owner for saga in sagas if saga.ends_by_itself}
         busy_main = any(saga.ends_by_itself and saga.cancels.is_main for saga in sagas)
         return [

@@ -2,13 +2,13 @@
 
     await saga.execute_activity(charge, order, compensation=refund, **presets.standard())
 
-Each preset sets the three timeouts and the retry policy, `None` included, so a preset laid over another inherits
-nothing. The start-to-close timeout is 30 s. Let the client inside the activity time out at least 5 s sooner: the
-client's own error says what happened, and a start-to-close timeout does not.
+Each preset sets the three timeouts and the retry policy, including those that are `None`. So a preset laid over another
+one inherits nothing from it. The start-to-close timeout is 30 s. Let the client inside the activity time out at least
+5 s sooner: the client's own error says what happened, and a start-to-close timeout does not.
 
 `presets.standard.explain()` says what the preset is for, and shows the schedule as a table. The server adds no jitter.
-It looks at its timers once a second (`history.timerProcessorMaxTimeShift`), so a shorter wait takes up to a second:
-measured on server 1.32.
+The server checks its timers once a second (`history.timerProcessorMaxTimeShift`), so a shorter wait takes up to a
+second (measured on server 1.32).
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ __all__ = [
 
 _LONGEST = timedelta(days=36_500)  # the server counts a time in nanoseconds, 64 bits of them: 292 years
 _MOST_ATTEMPTS = 2**31 - 1  # the server's int32
-_WAITS_LOOKED_AT = 1000  # a wait that grows by 5 % is at any maximum by then
+_WAITS_LOOKED_AT = 1000  # by then a wait that grows by 5 % has reached any maximum
 _ROWS_SHOWN = 25
 
 
 class PresetOptions(TypedDict, total=False, closed=True):
     """The options of `workflow.ActivityConfig` that a preset sets.
 
-    Narrow on purpose: `**standard(), summary="..."` would be an error to type checkers if it could hold a summary.
+    Narrow on purpose: if it could hold a summary, type checkers would reject `**standard(), summary="..."`.
     """
 
     schedule_to_close_timeout: timedelta | None
@@ -65,27 +65,27 @@ class PresetOptions(TypedDict, total=False, closed=True):
 
 @dataclass(frozen=True)
 class Preset:
-    """Activity options under a name: call the preset for its options, with changes if any.
+    """Named activity options. Call the preset to get its options, with your changes if you give any.
 
     Make your own with `Preset(...)`, or `dataclasses.replace(presets.standard, maximum_attempts=4)`.
 
     Attributes:
         initial_interval: The wait before the first retry.
-        maximum_interval: The longest wait; waits grow until then.
-        maximum_attempts: How many attempts; 0 is no limit (Temporal's own meaning).
+        maximum_interval: The longest wait. Waits grow until they reach it.
+        maximum_attempts: The number of attempts; 0 means no limit, as in Temporal.
         schedule_to_close_timeout: The time for all attempts together; None means no limit. The server skips a
             retry that would start later.
-        start_to_close_timeout: The time for one attempt; None is as long as all of them together.
-        backoff_coefficient: What a wait is multiplied by for the next one.
+        start_to_close_timeout: The time for one attempt; None means the time for all of them.
+        backoff_coefficient: The factor from one wait to the next.
         non_retryable_error_types: The types of `ApplicationError` that end the retries. A plain exception's type is the
             name of its class; subclasses do not count.
         purpose: What the preset is for, in a sentence for `explain()`.
-        key_window: How long the other side remembers an idempotency key. A longer schedule-to-close timeout is a
-            warning: a retry after the window could take effect again. A day is what Stripe says. None means that the
-            other side does not forget, or that there is no key.
+        key_window: How long the other side remembers an idempotency key. A longer schedule-to-close timeout causes a
+            warning, since a retry after the window could take effect again. Stripe remembers keys for a day. None means
+            that the other side never forgets, or that there is no key.
 
     Raises:
-        TypeError: If a value has another type.
+        TypeError: If a value has the wrong type.
         ValueError: If the options contradict each other, or a number is out of range.
     """
 
@@ -100,7 +100,7 @@ class Preset:
     key_window: timedelta | None = timedelta(hours=24)
 
     def __post_init__(self) -> None:
-        # Before `policy` would make a list of it, and the policy its own of a time.
+        # Check before `policy` converts the tuple to a list, and `RetryPolicy` converts the times.
         for name in ("initial_interval", "maximum_interval"):
             check_duration(name, getattr(self, name))
         if isinstance(self.non_retryable_error_types, str):
@@ -132,13 +132,13 @@ class Preset:
         )
 
     def __call__(self, **changes: Unpack[PresetOptions]) -> PresetOptions:
-        """Return the options, to be given to an activity call with `**`.
+        """Return the options. Give them to an activity call with `**`.
 
         Args:
             changes: Options that replace the preset's own.
 
         Raises:
-            TypeError: If a name is not an option of an activity, or a value has another type.
+            TypeError: If a name is not an option of an activity, or a value has the wrong type.
             ValueError: If the options, with the changes, contradict each other.
         """
         options: PresetOptions = {
@@ -154,7 +154,7 @@ class Preset:
         return options
 
     def config(self) -> workflow.ActivityConfig:
-        """Return the options as the SDK's own type, for code that wants that."""
+        """Return the options as the SDK's own type, for code that needs this type."""
         return cast("workflow.ActivityConfig", self())
 
     def delays(self) -> Iterator[timedelta]:
@@ -163,7 +163,7 @@ class Preset:
         This assumes attempts that fail at once, without a `Retry-After`. With slower attempts or longer waits, fewer
         attempts fit within the schedule-to-close timeout.
 
-        A preset without a limit has waits without end: `itertools.islice(presets.compensation.delays(), 10)`.
+        A preset without a limit yields waits forever: use `itertools.islice(presets.compensation.delays(), 10)`.
         """
         wait, elapsed = self.initial_interval, timedelta(0)
         for _ in range(self.maximum_attempts - 1) if self.maximum_attempts else count():
@@ -172,21 +172,21 @@ class Preset:
                 if elapsed > self.schedule_to_close_timeout:
                     return
             yield wait
-            # Compared as a ratio: the product may be longer than a timedelta can be.
+            # Compare the ratio: the product may be too long for a timedelta.
             grows = self.backoff_coefficient < self.maximum_interval / wait
             wait = min(wait * self.backoff_coefficient, self.maximum_interval) if grows else self.maximum_interval
 
     def worst_case(self, start_to_close_timeout: timedelta | None = None) -> timedelta | None:
-        """Return how long it takes until the last attempt has failed, if each attempt lasts as long as it may.
+        """Return how long it takes until the last attempt has failed, if each attempt uses its full timeout.
 
-        The time until a worker takes an attempt up is not counted, nor is a `Retry-After` that is longer than the
+        This does not count the time until a worker picks an attempt up, or a `Retry-After` that is longer than the
         preset's own wait. Only the schedule-to-close timeout limits these.
 
         Args:
-            start_to_close_timeout: The time for one attempt, if it is not the preset's own.
+            start_to_close_timeout: The time for one attempt, if it differs from the preset's own.
 
         Returns:
-            None if there is no end. An upper bound if the waits still grow after a thousand of them.
+            None if the retries never end. An upper bound if the waits still grow after a thousand of them.
         """
         if start_to_close_timeout is not None:
             return replace(self, start_to_close_timeout=start_to_close_timeout).worst_case()
@@ -201,9 +201,9 @@ class Preset:
         return worst if total is None else min(worst, total)
 
     def explain(self) -> str:
-        """Return what the preset is for, and its schedule as a table for a terminal.
+        """Return the purpose of the preset, and its schedule as a table for a terminal.
 
-        The table has each attempt, the wait before it, and the time elapsed. Rows that say nothing new are left out.
+        The table has each attempt, the wait before it, and the time elapsed. Repetitive rows are left out.
         """
         waits, more, later = self._waits()
         rows = [("attempt", "wait", "elapsed"), ("1", "", "0s")]
@@ -250,10 +250,9 @@ class Preset:
         return "\n".join([*wrap(self.purpose, 80), *lines])
 
     def _waits(self) -> tuple[list[timedelta], int | None, timedelta]:
-        """Return the first waits, how many come after these, and how long each of those is.
+        """Return the first waits, the number of waits after these, and the length of each of those.
 
-        The number is None if they have no end. If the waits still grow, it is the most that there can be, and the
-        length is the longest that they can have.
+        The number is None if the waits never end. If the waits still grow, the number and the length are upper bounds.
         """
         waits = list(islice(self.delays(), _WAITS_LOOKED_AT))
         if len(waits) < _WAITS_LOOKED_AT:
@@ -272,8 +271,8 @@ class Preset:
         frame = currentframe()
         while frame is not None and frame.f_globals.get("__name__") in (__name__, "dataclasses"):
             frame = frame.f_back
-        # The sandbox imports this module, and the caller's, anew for each run. So the note that this line has been
-        # warned of has to be with a module that the sandbox passes through.
+        # The sandbox imports this module, and the caller's, again for each run. So the record of lines that have been
+        # warned of must be in a module that the sandbox passes through.
         warnings.warn_explicit(
             f"schedule_to_close_timeout, {_text(total)}, goes past key_window, {_text(self.key_window)}: by then the "
             "provider may have forgotten the key (Stripe after 24h), and a retry takes effect again. Lower the first, "
@@ -287,7 +286,7 @@ class Preset:
 
 
 def _check(options: PresetOptions) -> None:
-    """Raise if options contradict each other, or do not mean to the server what they say."""
+    """Raise if options contradict each other, or if the server would read them differently."""
     config = cast("workflow.ActivityConfig", options)  # at run time the changes may be any options of an activity
     policy = options.get("retry_policy")
     if isinstance(policy, RetryPolicy):
@@ -335,7 +334,7 @@ def _check(options: PresetOptions) -> None:
         )
     for each in policy.non_retryable_error_types or ():
         kind = each.removeprefix("TemporalTimeout:")
-        # The server fails the workflow task for a name that it does not know. It never retries the other two timeouts.
+        # The server fails the workflow task for an unknown name. It never retries the other two timeouts.
         if kind != each and kind not in ("StartToClose", "Heartbeat"):
             raise ValueError(
                 "of the timeouts, non_retryable_error_types may list TemporalTimeout:StartToClose and "
@@ -344,7 +343,7 @@ def _check(options: PresetOptions) -> None:
 
 
 def _check_types_of(policy: RetryPolicy) -> None:
-    # The SDK encodes some of these, and the server counts with others as with something else.
+    # The SDK encodes some of these values as they are, and the server reads others as something else.
     attempts = cast("object", policy.maximum_attempts)
     if isinstance(attempts, bool) or not isinstance(attempts, int):
         raise TypeError(f"maximum_attempts must be an int, such as 3, or 0 for no limit; got {attempts!r}")
@@ -362,7 +361,7 @@ def _check_types_of(policy: RetryPolicy) -> None:
 
 
 def _in_range(name: str, value: timedelta | None) -> timedelta | None:
-    # To the server a zero is "not set": it takes its own default.
+    # The server takes zero for "not set", and uses its own default.
     if value is not None and value <= timedelta(0):
         raise ValueError(f"{name} must be longer than zero, or None for no limit; got {value}")
     if value is not None and value > _LONGEST:
@@ -410,10 +409,9 @@ at_most_once: Preset = Preset(
 )
 """An API without keys: 5 attempts within 5 minutes, but none after an attempt that may have had its effect.
 
-It does not retry after a lost worker, a worker that shuts down, an attempt that an operator has paused or reset, and
-the errors `Ambiguous` and `InProgress`. It does retry an error that nothing has classified, so a read timeout may
-charge twice: use it with `classify_errors`, which turns such errors into `Ambiguous`, or raise `errors.Ambiguous`
-yourself.
+It does not retry after a lost worker, a worker that shuts down, an attempt that an operator has paused or reset, or the
+errors `Ambiguous` and `InProgress`. It does retry an error that nothing has classified, so a read timeout may charge
+twice. Use it with `classify_errors`, which turns such errors into `Ambiguous`, or raise `errors.Ambiguous` yourself.
 """
 
 fast: Preset = Preset(
@@ -434,9 +432,9 @@ conflict: Preset = Preset(
     start_to_close_timeout=timedelta(seconds=5),
     purpose="For a deadlock in a database. Not for HTTP 409: that is REJECTED, and final.",
 )
-"""A database's transaction that may deadlock or fail to serialize: 8 attempts within a minute, 5 s each.
+"""A database transaction that may deadlock or fail to serialize: 8 attempts within a minute, 5 s each.
 
-Not for HTTP 409, which is `REJECTED`: another attempt would be refused, too.
+Not for HTTP 409, which is `REJECTED`: another attempt would be refused too.
 """
 
 standard: Preset = Preset(
@@ -446,9 +444,9 @@ standard: Preset = Preset(
     schedule_to_close_timeout=timedelta(minutes=10),
     purpose="For an API that honors the step's key. It keeps to a Retry-After.",
 )
-"""A forward step against an API that honors the step's key: 8 attempts within 10 minutes.
+"""A step that calls an API that honors the step's key: 8 attempts within 10 minutes.
 
-It waits for as long as a `Retry-After` says. If no full attempt fits after that, the step fails at once.
+It waits as long as a `Retry-After` says. If no full attempt fits after that wait, the step fails at once.
 """
 
 throttled: Preset = Preset(
@@ -458,7 +456,7 @@ throttled: Preset = Preset(
     schedule_to_close_timeout=timedelta(minutes=30),
     purpose="For an API with a quota that sends no Retry-After. If it does, take `standard`.",
 )
-"""An API with a quota that does not send `Retry-After`, or a long one: 10 attempts within 30 minutes."""
+"""An API with a quota that sends no `Retry-After`, or a long one: 10 attempts within 30 minutes."""
 
 patient: Preset = Preset(
     initial_interval=timedelta(seconds=5),
@@ -467,7 +465,7 @@ patient: Preset = Preset(
     schedule_to_close_timeout=timedelta(hours=18),
     purpose="For a call that may wait for the end of an outage.",
 )
-"""Waits out an outage: retried for 18 hours. A provider that forgets keys after 24 hours still knows this one."""
+"""Waits out an outage: retries for 18 hours. A provider that forgets keys after 24 hours still knows this one."""
 
 llm: Preset = Preset(
     initial_interval=timedelta(seconds=1),
@@ -478,7 +476,7 @@ llm: Preset = Preset(
     non_retryable_error_types=("InvalidInput", "AuthenticationError"),
     purpose="For a model that is often busy. Switch the client's own retries off.",
 )
-"""A model that takes its time and is often busy: 50 attempts, 10 minutes each. Switch the client's own retries off."""
+"""A model that is slow and often busy: 50 attempts, 10 minutes each. Switch the client's own retries off."""
 
 forward_only: Preset = Preset(
     initial_interval=timedelta(seconds=1),
@@ -487,7 +485,7 @@ forward_only: Preset = Preset(
     schedule_to_close_timeout=None,
     purpose="For a step after `pivot()`: it must complete.",
 )
-"""After the point of no return: the step must complete, so it is retried without end."""
+"""A step after the point of no return: it must complete, so it is retried forever."""
 
 compensation: Preset = Preset(
     initial_interval=timedelta(seconds=1),
@@ -496,7 +494,7 @@ compensation: Preset = Preset(
     schedule_to_close_timeout=None,
     purpose="For an undo: it must complete. A saga's default.",
 )
-"""An undo: it must complete, so it is retried without end. A non-retryable error still ends it."""
+"""An undo: it must complete, so it is retried forever. A non-retryable error still ends it."""
 
 compensation_bounded: Preset = Preset(
     initial_interval=timedelta(seconds=1),
