@@ -163,7 +163,7 @@ class Pivot:
         self._main_task = main_task
         self.is_passed = False
         self.held: BaseException | None = (
-            None  # the workflow's cancel, if not the gate holds it: raised when the saga ends
+            None  # the workflow's cancel, unless the gate holds it: raised when the saga ends
         )
         self._cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
         # Without the plugin: True iff the main method's own task has held the cancel in a step. Then no gather or

@@ -54,8 +54,8 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     assert task is not None
     if any(saga.owner is task for saga in run.open_sagas()):
         workflow.logger.warning(
-            "Saga %s is entered inside another one and independent of it: if it ends well, its effects are final. "
-            "For a part that is undone with the whole, use saga.savepoint()",
+            "Saga %s is entered inside another saga and independent of it: if it ends well, its effects are final. "
+            "For a part that is undone with the outer saga, use saga.savepoint()",
             name,
         )
     if run.gate is not None:
@@ -68,7 +68,7 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     in_main_method.set(not in_handler)
     if in_handler:
         workflow.logger.warning(
-            "Saga %s is entered in a handler: the run may close under it. "
+            "Saga %s is entered in a handler: the run may close before the saga has ended. "
             "Give the worker's client temporal_saga.plugin.SagaPlugin()",
             name,
         )

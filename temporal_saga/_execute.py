@@ -105,7 +105,7 @@ def _to_undo(scope: Scope, name: str, key: str | None) -> Step:
         message = f"undo() of {which} while the step is in flight: await the step first"
     else:
         armed = ", ".join(sorted({repr(each.name) for each in scope.stack.armed})) or "nothing"
-        message = f"undo() of {which}, which is not armed in saga {scope.shared.name!r}; armed is: {armed}"
+        message = f"undo() of {which}, which is not armed in saga {scope.shared.name!r}; armed now: {armed}"
     if in_main_method.get():
         raise scope.shared.refuse(f"{message}. Undo what a step of this scope has done, once, and before a pivot")
     raise ApplicationError(message, type="StepNotArmed", non_retryable=True)  # a client's data may have done that

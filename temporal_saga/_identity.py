@@ -69,7 +69,7 @@ def checked_name(what: str, name: object, fix: str) -> str:
         fix: What to write instead.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{what} must be a string that is not empty; got {name!r}. Write {fix}")
+        raise TypeError(f"{what} must be a non-empty string; got {name!r}. Write {fix}")
     return str.__str__(name)  # str() of an Enum of strings differs between Python versions
 
 
@@ -85,7 +85,7 @@ def check_parts(parts: tuple[str | int, ...]) -> list[str | int]:
     for part in parts:
         # A float or a datetime has more than one spelling. A bool is an int, but nobody means it as one.
         if type(part) not in (str, int):
-            raise TypeError(f"a part of a key is a str or an int, not {type(part).__name__}")
+            raise TypeError(f"a part of a key must be a str or an int, not {type(part).__name__}")
     return list(parts)
 
 

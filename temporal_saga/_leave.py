@@ -265,7 +265,7 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
         return None
     if failure is error:
         workflow.logger.warning(
-            "Saga %s meets a %s, which Temporal takes for a bug: the workflow task fails, and is tried again "
+            "The body of saga %s raised a %s, which Temporal treats as a bug: the workflow task fails, and is retried "
             "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError",
             scope.shared.name,
             type(error).__name__,

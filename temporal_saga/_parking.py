@@ -137,7 +137,7 @@ class Parking:
         ticket = self._tickets.get(key)
         if ticket is None or ticket.decision.done():
             waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
-            raise _rejected(f"nothing is parked under the key {key!r}; parked is: {waiting}")
+            raise _rejected(f"nothing is parked under the key {key!r}; parked now: {waiting}")
         actions = _ACTIONS[ticket.parked.what]
         if action not in actions:
             hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
@@ -158,7 +158,7 @@ def check_reminder(reminder: object) -> None:
     pair: Any = reminder
     if not isinstance(reminder, tuple) or len(pair) != 2 or not isinstance(pair[1], timedelta):
         raise TypeError(
-            f"park_reminder= is an activity and an interval, as in (tell_us, timedelta(hours=1)); got {pair!r}"
+            f"park_reminder= must be an activity and an interval, as in (tell_us, timedelta(hours=1)); got {pair!r}"
         )
     if pair[1] <= timedelta(0):
         raise ValueError(f"the interval of park_reminder= must be positive; got {pair[1]}")

@@ -192,9 +192,7 @@ class Saga(Steps):
         scope = self._entered()
         if isinstance(target, Compensation):
             if arg is not UNSET or args or options:
-                raise TypeError(
-                    "a Compensation holds its arguments and options already: give them to Compensation(...)"
-                )
+                raise TypeError("a Compensation already has its arguments and options: give them to Compensation(...)")
         else:
             if options:
                 check_option_names(options, "activity")
@@ -337,5 +335,5 @@ class Saga(Steps):
 
 def _options(options: Any) -> dict[str, Any]:
     if not isinstance(options, Mapping):
-        raise TypeError("options are a mapping: call the preset, as in presets.standard()")
+        raise TypeError("options must be a mapping: call the preset, as in presets.standard()")
     return dict(cast("Mapping[str, Any]", options))

@@ -149,8 +149,8 @@ class Scope:
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
                 raise self.shared.refuse(
-                    f"code that the unwind of saga {self.shared.name!r} runs called a step of it, which may have to "
-                    "wait for itself: call workflow.execute_activity(...) in a callback"
+                    f"a callback of saga {self.shared.name!r} called a step of the saga, which may have to wait for "
+                    "itself: call workflow.execute_activity(...) in a callback"
                 )
         if await self.waited_for_unwind():
             raise unwound()
@@ -291,7 +291,7 @@ class Scope:
         name = self.shared.name
         new = [step for step in self.stack.failed if not step.is_told]
         if not new:
-            end = "is incomplete, as told" if self.stack.failed else "has unwound"
+            end = "is incomplete, as logged before" if self.stack.failed else "has unwound"
             workflow.logger.info("Saga %s %s", name, end, extra={"saga": name})
             return
         for step in new:

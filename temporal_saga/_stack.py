@@ -122,7 +122,7 @@ class Stack:
             chosen = choose(outcome)
         except Exception as error:
             raise refuse(
-                f"compensation_from= of step {step.name!r} failed on an outcome that is {outcome.state.value}: "
+                f"compensation_from= of step {step.name!r} failed for the outcome {outcome.state.value}: "
                 f"{type(error).__name__}"
             ) from error
         if chosen is None:

@@ -215,5 +215,5 @@ def name_of(state: SagaState, name: str) -> str:
             f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade the library"
         )
     if name not in ("saga", state.name):
-        raise RuntimeError(f"the state is that of saga {state.name!r}: leave out name=, it is part of every key")
+        raise RuntimeError(f"the state belongs to saga {state.name!r}: leave out name=, which comes with the state")
     return state.name

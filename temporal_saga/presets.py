@@ -277,7 +277,7 @@ class Preset:
             f"schedule_to_close_timeout, {_text(total)}, goes past key_window, {_text(self.key_window)}: by then the "
             "provider may have forgotten the key (Stripe after 24h), and a retry takes effect again. Lower the first, "
             "or say how long yours keeps keys: dataclasses.replace(preset, key_window=timedelta(days=30)), or None for "
-            "a key that is kept for ever, or no key",
+            "a key that is kept forever, or no key",
             UserWarning,
             frame.f_code.co_filename if frame else __file__,
             frame.f_lineno if frame else 0,

@@ -1,12 +1,12 @@
-"""What an activity's exception means, and what becomes of it.
+"""Turns the exceptions of activities into errors that say what they mean.
 
     @activity.defn
     @classify_errors(profile=stripe)
     async def charge(order: Order) -> str: ...
 
-A read timeout becomes `Ambiguous`, a declined card `Declined`, 429 with Retry-After `Throttled` with that delay:
-`classify_errors` does it for an activity, `SagaPlugin(classify=True)` for all activities of a worker. Nothing changes
-for an activity that returns.
+A read timeout becomes `Ambiguous`, a declined card `Declined`, a 429 with Retry-After `Throttled` with that delay.
+`classify_errors` does this for one activity, and `SagaPlugin(classify=True)` for all activities of a worker. Nothing
+changes for an activity that returns.
 """
 
 from __future__ import annotations
@@ -61,25 +61,27 @@ def classify_errors(
 
 
 def classify_errors(function: Any = None, /, *, profile: Profile | None = None, rules: Sequence[Rule] = ()) -> Any:
-    """Turn what escapes an activity into the error that says what it means. A decorator.
+    """Decorate an activity: its exceptions become the errors that say what they mean.
 
-    For functions and methods, async or not, in threads and in process pools, above or below `@activity.defn`. Decorate
-    a class that is called as a class, or at its `__call__`. Nothing around the decorator may catch its error and go on.
+    Works for functions and methods, async or not, in threads and in process pools, above or below `@activity.defn`.
+    Decorate a callable class itself, or its `__call__`. Nothing around the decorator may catch its error and go on.
 
-    An error speaks for the call that raised it: "not sent" is true of an activity with one effect. If the activity has
-    sent heartbeat details, it has done something before, and its errors prove nothing. An activity that has had another
-    effect in silence raises `Ambiguous` by itself, or is split in two.
+    An error speaks only for the call that raised it: "not sent" is true of an activity with one effect. If the activity
+    has sent heartbeat details, it has done something before, and its errors prove nothing. If an activity has another
+    effect and sends no details, raise `Ambiguous` yourself, or split the activity in two.
 
-    What no rule knows goes on as it is, as do `ApplicationError`s of your own and cancellation. But where the retry
-    policy does not retry `Ambiguous` (`presets.at_most_once`), what no rule knows becomes `Ambiguous`.
+    An exception that no rule knows goes on as it is. So do your own `ApplicationError`s, and cancellation. But an
+    exception that no rule knows becomes `Ambiguous` if the retry policy does not retry `Ambiguous`
+    (`presets.at_most_once`).
 
     Args:
         function: The activity.
-        profile: What failures mean with the provider that it calls.
-        rules: The activity's own rules, which come before the profile's.
+        profile: The meaning of failures with the provider that the activity calls.
+        rules: The activity's own rules. They come before the profile's.
 
     Raises:
-        TypeError: If the target is not a function, a method or a class, or if `profile` or `rules` is something else.
+        TypeError: If the target is not a function, a method or a class; if `profile` is not a `Profile`, or `rules` not
+            a list of rules.
     """
     profile = checked_profile(profile)
     check_rules("rules", rules)
@@ -101,7 +103,7 @@ def _guarded(function: Any, profile: Profile) -> Any:
         raise TypeError(f"classify_errors is for a function, a method or a class, not for {function!r}")
 
     def enter(args: tuple[Any, ...]) -> Attempt | None:
-        # `activity.defn` leaves it on what it decorates, and `functools.wraps` hands it on: either may come first.
+        # `activity.defn` sets it on the function, and `functools.wraps` copies it: either decorator may come first.
         holder = args[0] if args and function.__name__ == "__call__" else run
         return enter_attempt(getattr(holder, "__temporal_activity_definition", None))
 

@@ -1,4 +1,4 @@
-"""Prints the libraries that are known, as a table: `python -m temporal_saga.classification`."""
+"""Prints the known libraries as a table: `python -m temporal_saga.classification`."""
 
 from __future__ import annotations
 

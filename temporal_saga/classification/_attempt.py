@@ -1,12 +1,12 @@
-"""One attempt of an activity: what it knows of the attempts before it, and what it tells the next one.
+"""One attempt of an activity: what it knows about the attempts before it, and what it tells the next one.
 
-A workflow sees only the last failure of an activity, and "declined" says nothing of an earlier attempt that may have
-taken effect. So a failure says "no effect" only if each earlier attempt is known to have had none. An attempt that ends
-so, and will be tried again, leaves our mark in the heartbeat details: the last heartbeat travels with the failure, and
-the server gives it to the next attempt.
+A workflow sees only the last failure of an activity. "Declined" says nothing about an earlier attempt that may have had
+its effect. So a failure says "no effect" only if every earlier attempt is known to have had none. If such an attempt
+will be retried, it leaves our mark in the heartbeat details. The last heartbeat travels with the failure, and the
+server gives it to the next attempt.
 
-Heartbeat details of the activity's own are progress: it has done something, and the error of a later call does not say
-that nothing took effect. So an activity that has sent details, in this attempt or before, proves nothing.
+Heartbeat details that the activity sends are progress: it has done something, and the error of a later call does not
+say that nothing took effect. So an activity that has sent details, in this attempt or before, proves nothing.
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ class Attempt:
     """One attempt, seen from around the activity's function.
 
     Args:
-        info: What the SDK says of the attempt.
-        heartbeat: Sends a heartbeat; None if nothing can follow the activity's heartbeats. Then the attempt leaves no
+        info: The SDK's info about the attempt.
+        heartbeat: Sends a heartbeat. None if the activity's heartbeats cannot be followed: then the attempt leaves no
             mark, and proves nothing.
 
     Attributes:
-        info: The same without our mark, for the activity to see.
+        info: The info without our mark, for the activity to see.
     """
 
     def __init__(self, info: activity.Info, heartbeat: Callable[..., None] | None) -> None:
         self._began = time.monotonic()  # noqa: TID251 - in an activity
         self._heartbeat = heartbeat
-        # True iff nothing can have taken effect so far, but for the call that fails.
+        # True iff nothing but the failing call can have taken effect so far.
         self._is_definite = heartbeat is not None and earlier_attempts_are_definite(info)
         self._has_left_mark = False
         details = without_mark(info.heartbeat_details)
         has_mark = details is not info.heartbeat_details
         self.info = dataclasses.replace(info, heartbeat_details=details) if has_mark else info
         if has_mark and not self._is_definite:
-            # A stale mark. An operator's reset counts attempts anew, so a later attempt could have the mark's number.
+            # A stale mark. After an operator's reset, attempts are counted from 1 again, so a later attempt could have
+            # the mark's number.
             with suppress(Exception):
                 self._send(*details)
 
     def heartbeat(self, *details: Any) -> None:
-        """Send a heartbeat of the activity's own; details are progress."""
-        # `classify_errors` within the plugin sends a mark of its own, which is not the activity's progress.
+        """Send a heartbeat of the activity. Its details are progress."""
+        # `classify_errors` inside the plugin sends its own mark, which is not progress of the activity.
         details = tuple(without_mark(details))
         if details:
             self._is_definite = False
@@ -64,7 +65,7 @@ class Attempt:
         self._send(*details)
 
     def settle(self, failure: Exception) -> Exception:
-        """Return the failure with which the attempt ends, with all that is known of the attempts in its mark.
+        """Return the failure that ends the attempt. Its mark says what is known about all attempts.
 
         Raise it without `from`; it already has its cause.
         """
@@ -96,14 +97,15 @@ class Attempt:
             self._heartbeat(*details)
 
     def _leaves_time_after(self, delay: timedelta) -> bool:
-        """Tell whether a full attempt fits between a delay and schedule-to-close.
+        """Tell whether a full attempt fits between the delay and schedule-to-close.
 
-        An attempt that schedule-to-close cuts off ends in a timeout, which hides the failure, and proves nothing.
+        If schedule-to-close cuts an attempt off, the attempt ends in a timeout, which hides the failure and proves
+        nothing.
         """
         total, one = self.info.schedule_to_close_timeout, self.info.start_to_close_timeout
         if not total:
             return True
-        # On the server's clock, which this machine's need not agree with (and does not under time skipping).
+        # On the server's clock. This machine's clock may differ (and does under time skipping).
         now = self.info.started_time + timedelta(seconds=time.monotonic() - self._began)  # noqa: TID251
         left = max(self.info.scheduled_time + total - now, timedelta(0))
         # The server shortens start-to-close to schedule-to-close. Then only a first attempt is ever a full one.
@@ -114,7 +116,7 @@ class Attempt:
 def enter_attempt(definition: Any) -> Attempt | None:
     """Return the running attempt of an activity, for a decorator; None for a function that is not the running activity.
 
-    Without the plugin only the SDK's own context can hide the mark, and tell which details the activity sends.
+    Without the plugin, only the SDK's own context can hide the mark and show which details the activity sends.
 
     Args:
         definition: The SDK's definition of the decorated activity.

@@ -1,8 +1,8 @@
-"""Reads from an exception how many requests its call has sent: from what it carries, and from its traceback.
+"""Reads from an exception how many requests its call has sent: from its attributes, and from its traceback.
 
-A traceback holds the functions that an exception came through, with their local variables. A client that sends a second
-request does so in a loop that counts, or by calling itself: both can be seen there. If a library has changed, or is
-compiled, nothing is seen, and its row in `_libraries` decides.
+A traceback holds the functions that an exception came through, with their local variables. A client sends a second
+request in a loop that counts, or by calling itself. Both show in the traceback. If a library has changed, or is
+compiled, nothing shows, and the library's row in `_libraries` decides.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ __all__ = ["is_proof"]
 
 
 def is_proof(exception: BaseException, library: Library, *, client_retries: bool | None) -> bool:
-    """Tell whether nothing but the request that failed can have had an effect, within the call that raised.
+    """Tell whether, within the call that raised, nothing but the failed request can have had an effect.
 
     Args:
-        exception: What the call raised.
-        library: The library that it is an exception of.
-        client_retries: What the user says: whether its client sends a request again; None is nothing.
+        exception: The exception that the call raised.
+        library: The library that the exception comes from.
+        client_retries: Whether the client sends requests again, as the user says; None if the user does not say.
     """
     if _was_redirected(exception) or not _is_one(exception, library, client_retries):
         return False
-    # An error of one library may have come through another, which tries again: httpx's through that of a provider.
+    # An error of one library may have come through another one that retries: httpx's error through a provider's library.
     return all(_is_one(exception, each, client_retries) for each in _passed(exception) if each is not library)
 
 
@@ -53,11 +53,11 @@ def _passed(exception: BaseException) -> list[Library]:
 
 
 def _was_redirected(exception: BaseException) -> bool:
-    """Tell whether the answer is that of another request: the first may have had its effect (303 after a POST)."""
+    """Tell whether the answer belongs to another request. The first one may have had its effect (303 after a POST)."""
     return bool(_get(_get(exception, "response"), "history") or _get(exception, "history"))
 
 
-# Each of these tells whether there was one request (True), or several (False); None if the exception does not show it.
+# Each of these returns True for one request, False for several, and None if the exception does not show it.
 
 
 def _read(exception: BaseException, evidence: Evidence | Frame) -> bool | None:
@@ -91,8 +91,8 @@ def _by_botocore(exception: BaseException) -> bool | None:
 
 
 def _by_aiohttp(exception: BaseException) -> bool | None:
-    # It sends these again by itself when their connection is lost. The error of a connection does not say what the
-    # method was, but the function that sends does.
+    # aiohttp sends PUT and DELETE again by itself when their connection is lost. The error of a connection does not say
+    # which method it was, but the function that sends does.
     method = _get(_get(exception, "request_info"), "method")
     for frame in _frames(exception):
         if frame.f_globals.get("__name__") == "aiohttp.client" and frame.f_code.co_name == "_request":
@@ -116,13 +116,13 @@ _Seen = Mapping[tuple[str, str], Frame]
 
 
 def _frames(exception: BaseException) -> Iterator[FrameType]:
-    # requests raises an error of its own from that of urllib3, which it hands on as the argument.
+    # requests raises its own error from urllib3's, and passes urllib3's on as the argument.
     wrapped = exception.args[0] if exception.args else None
     seen: set[int] = set()
     for each in (exception, wrapped):
         traceback = each.__traceback__ if isinstance(each, BaseException) else None
         while traceback is not None:
-            if id(traceback.tb_frame) not in seen:  # one that catches and raises again is there twice
+            if id(traceback.tb_frame) not in seen:  # a frame that catches and raises again is there twice
                 seen.add(id(traceback.tb_frame))
                 yield traceback.tb_frame
             traceback = traceback.tb_next

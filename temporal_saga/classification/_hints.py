@@ -1,6 +1,6 @@
-"""Reads when the other side wants to be asked again, and whether it does at all.
+"""Reads when, and whether, the other side wants another request.
 
-No library is imported: what an exception carries is read by attribute.
+No library is imported: exceptions are read by attribute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
     "wait_of_used_up_limit",
 ]
 
-LONGEST_BODY = 100_000  # of an error, to be parsed
+LONGEST_BODY = 100_000  # the longest body of an error that is parsed
 
 # OpenAI, Azure: `retry-after-ms`; Azure's Cosmos DB: `x-ms-retry-after-ms`. Both are finer than Retry-After.
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
@@ -32,15 +32,15 @@ _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 # `dailyLimitExceeded` and `quotaExceeded` do not pass within the time of a step.
 _THROTTLED_REASONS = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"})
 
-# OpenAI, whose words others have taken over. The account has no money, or its owner's limit is reached: the status is
-# 429, and no wait helps.
+# OpenAI's codes, which others have copied. The account has no money, or its owner's limit is reached: the status is 429,
+# and waiting does not help.
 _SPENT = re.compile(
     "insufficient_quota|credit_balance|billing_(hard_limit|not_active)|spend(ing)?_limit", re.IGNORECASE
 )
 
 
 def wait_of_headers(headers: Mapping[str, str]) -> timedelta | None:
-    """Return the wait that an answer's headers ask for; names in lower case. A date that has passed is negative."""
+    """Return the wait that an answer's headers ask for. Names are in lower case. A date in the past gives a negative."""
     for name, unit in ((each, 0.001) for each in _MILLISECONDS):
         wait = _number(headers.get(name, ""), unit)
         if wait is not None:
@@ -53,7 +53,7 @@ def wait_of_headers(headers: Mapping[str, str]) -> timedelta | None:
 
 
 def wait_of_used_up_limit(headers: Mapping[str, str]) -> timedelta | None:
-    """Return how long it is until a limit that is used up begins anew. GitHub's hourly limit has no Retry-After."""
+    """Return the time until a used-up limit is reset. GitHub's hourly limit has no Retry-After."""
     reset = headers.get("x-ratelimit-reset", "").strip()
     if not _is_used_up(headers) or not re.fullmatch(r"\d{10}", reset, re.ASCII):  # others say seconds, or a date
         return None
@@ -66,12 +66,12 @@ def _is_used_up(headers: Mapping[str, str]) -> bool:
 
 
 def is_throttled(status: int | None, headers: Mapping[str, str], errors: Iterable[Mapping[str, object]]) -> bool:
-    """Tell whether an answer refuses for now, though its status alone says something else.
+    """Tell whether an answer refuses only for now, although its status alone says something else.
 
     Args:
         status: The status of the answer.
-        headers: The headers of the answer, names in lower case.
-        errors: What `errors_of` found.
+        headers: The headers of the answer, with names in lower case.
+        errors: The result of `errors_of`.
     """
     if status in (403, 503) and wait_of_headers(headers) is not None:
         return True
@@ -86,8 +86,8 @@ def is_spent(code: str | None) -> bool:
 
 
 def errors_of(exception: BaseException) -> Iterator[Mapping[str, object]]:
-    """Yield the objects with which an answer in JSON says what went wrong: Google's `errors` and `details`."""
-    # The answer as a client has read it; as google-api-core, google-genai and google-api-python-client keep it.
+    """Yield the objects in a JSON answer that say what went wrong: Google's `errors` and `details`."""
+    # The answer as a client has read it, or as google-api-core, google-genai and google-api-python-client keep it.
     answers = (
         _parsed(getattr(getattr(exception, "response", None), "_content", None)),
         _parsed(getattr(exception, "content", None)),
@@ -119,7 +119,7 @@ def wait_of_errors(errors: Iterable[Mapping[str, object]]) -> timedelta | None:
 
 def wait_of_rpc(exception: BaseException) -> timedelta | None:
     """Return the wait that the answer to a gRPC call asks for."""
-    # google-api-core has the decoded messages, and temporalio's RPCError the status.
+    # google-api-core has the decoded messages, and temporalio's RPCError has the status.
     own = getattr(exception, "details", None)
     for each in cast("list[object]", own) if isinstance(own, list) else ():
         delay = getattr(each, "retry_delay", None)
@@ -136,7 +136,7 @@ def wait_of_rpc(exception: BaseException) -> timedelta | None:
     status = pairs.get("grpc-status-details-bin")
     if not isinstance(status, bytes):
         return None
-    # The same message as google.rpc.Status, under a name of Temporal's own.
+    # The same message as google.rpc.Status, under Temporal's own name.
     from temporalio.api.common.v1 import GrpcStatus
 
     return _wait_of_status(GrpcStatus.FromString(status))
@@ -189,6 +189,6 @@ def _until(date: str) -> timedelta | None:
         then = parsedate_to_datetime(date)
     except ValueError:
         return None
-    if then.tzinfo is None:  # "-0000", which RFC 5322 has for UTC from an unknown place
+    if then.tzinfo is None:  # "-0000": in RFC 5322, UTC from an unknown place
         then = then.replace(tzinfo=timezone.utc)
     return then - datetime.now(timezone.utc)  # noqa: TID251  # in an activity

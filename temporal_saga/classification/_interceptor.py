@@ -1,4 +1,4 @@
-"""The plugin's part in an activity: what `classify_errors` does for one, for each activity of a worker."""
+"""The plugin's part in an activity: does for each activity of a worker what `classify_errors` does for one."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["ClassifyErrors"]
 
 
 class ClassifyErrors(ActivityInboundInterceptor):
-    """Around one attempt of an activity."""
+    """Wraps one attempt of an activity."""
 
     def __init__(self, next: ActivityInboundInterceptor, profile: Profile) -> None:
         super().__init__(next)
         self._profile = profile
 
     def init(self, outbound: ActivityOutboundInterceptor) -> None:
-        """Follow what the activity hears and sends."""
+        """Follow the activity's heartbeats and info."""
         self._attempt = Attempt(outbound.info(), outbound.heartbeat)
         super().init(_FollowAttempt(outbound, self._attempt))
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        """Run the activity, and raise what its error means."""
+        """Run the activity. Raise the error that says what its exception means."""
         if input.executor is not None and not isinstance(input.executor, ThreadPoolExecutor):
             input = dataclasses.replace(input, fn=_InProcess(input.fn, self._profile))
-        self._attempt.goes_on()  # an interceptor around this one may call again
+        self._attempt.goes_on()  # an interceptor around this one may call it again
         try:
-            # With a pool of processes, the SDK returns only after all heartbeats of the attempt have come here.
+            # With a process pool, the SDK returns only after all heartbeats of the attempt have arrived here.
             return await super().execute_activity(input)
         except BrokenExecutor:
-            raise  # the SDK ends the worker for it
+            raise  # the SDK ends the worker because of it
         except Exception as error:
             failure = self._attempt.settle(translated(error, self._profile))
             if failure is not error:
@@ -63,7 +63,7 @@ class _FollowAttempt(ActivityOutboundInterceptor):
 
 @dataclass(frozen=True)
 class _InProcess:
-    """Translates in the pool's own process: not every exception of a client survives pickling, ours do."""
+    """Translates in the process of the pool. Not every exception of a client survives pickling; ours do."""
 
     function: Callable[..., Any]
     profile: Profile

@@ -1,8 +1,8 @@
-"""The libraries that are known, one row each: what their classes mean, and whether one call may send several requests.
+"""The known libraries, one row each: what their classes mean, and whether one call may send several requests.
 
-An error tells of the last request of its call. If the call has sent others before (a retry, a redirect), one of these
-may have had its effect. So an error proves "no effect" only if its library sends one request a call, if the exception
-shows that there was one (`evidence`), or if the user says so (`Profile(client_retries=False)`).
+An error describes the last request of its call. If the call has sent others before (a retry, a redirect), one of these
+may have had its effect. So an error proves "no effect" only if its library sends one request per call, if the exception
+shows that there was only one (`evidence`), or if the user says so (`Profile(client_retries=False)`).
 
 `python -m temporal_saga.classification` prints the rows, and so does the page docs/clients.md.
 """
@@ -41,7 +41,7 @@ class Repeats(Enum):
 
 
 class Evidence(Enum):
-    """Where an exception shows how many requests its call has sent; the text is for people."""
+    """The place where an exception shows how many requests its call has sent. The text is for people."""
 
     RESPONSE = "`response.history`, `response.raw.retries.history`"
     STAINLESS = "header `x-stainless-retry-count` of the request"
@@ -51,15 +51,15 @@ class Evidence(Enum):
 
 @dataclass(frozen=True)
 class Frame:
-    """A function of a library that shows in the traceback of an exception how many requests there were.
+    """A library's function that, in the traceback of an exception, shows how many requests there were.
 
     Attributes:
-        modules: Where the function is; several in one string.
-        functions: Its name; several in one string.
-        counter: Its local variable, or an attribute of that, which is a number, or a list of what came before. Without
-            one the function calls itself for each further request.
-        first: What the counter is in the first request, at most.
-        is_certain: Whether a higher counter shows further requests; redis-py counts the last failure in some cases.
+        modules: The modules of the function, in one string.
+        functions: Its names, in one string.
+        counter: Its local variable, or an attribute of that: a number, or a list of earlier requests. If it is empty,
+            the function calls itself for each further request.
+        first: The highest value of the counter in the first request.
+        is_certain: Whether a higher counter shows further requests. redis-py counts the last failure in some cases.
     """
 
     modules: str
@@ -71,21 +71,21 @@ class Frame:
 
 @dataclass(frozen=True)
 class Library:
-    """What is known of a library.
+    """What is known about a library.
 
     Attributes:
-        packages: Where its exceptions are; several in one string.
+        packages: The packages of its exceptions, in one string.
         repeats: Whether a call may send more than one request.
-        classes: What exceptions mean, and their names. The nearest class of an exception's bases decides, so a
-            library's catch-all does not hide a class that has a row of its own.
-        why: What it sends again; for people.
-        switch: What makes it send one request a call; for people.
+        classes: The meaning of exceptions, and their names. The nearest class among an exception's bases decides, so a
+            library's catch-all class does not hide a class that has its own row.
+        why: What it sends again, for people.
+        switch: How to make it send one request per call, for people.
         evidence: Where its exceptions show how many requests there were.
-        before: Classes of what fails before the first request is sent.
-        many: Functions that have several effects in one call; one of them may stand when another fails.
-        sends: Where its functions are that send, if not in the packages of its exceptions; several in one string.
-        status: Attribute with the HTTP status, of exceptions that have no headers next to it.
-        provider: The built-in profile that the library's exceptions are read with.
+        before: Classes of errors that come before the first request is sent.
+        many: Functions that have several effects in one call. One effect may stand when another one fails.
+        sends: The packages of its functions that send, if they are not in `packages`, in one string.
+        status: The attribute with the HTTP status, if its exceptions have no headers.
+        provider: The built-in profile for the library's exceptions.
     """
 
     packages: str
@@ -111,7 +111,7 @@ AROUND: Sequence[Frame] = (
     Frame("stamina._core", "__call__ sync_inner async_inner", "attempt.num", first=1),
     Frame("backoff._sync backoff._async", "retry", "tries", first=1),
 )
-"""What tries a call of any library again."""
+"""Libraries that retry calls of any other library."""
 
 _FOLLOWS = "redirects"
 _REQUESTS_SENDS = Frame("requests.sessions niquests.sessions niquests.async_session", "send")
@@ -124,8 +124,8 @@ _STAINLESS_CLASSES: Sequence[tuple[FailureKind | Reader, str]] = (
 )
 
 LIBRARIES: Sequence[Library] = (
-    # Not here, hence BUG: PermissionError, FileExistsError, BlockingIOError and other OSErrors. They come from files
-    # and locks as well, perhaps after the effect.
+    # Not listed, so a BUG: PermissionError, FileExistsError, BlockingIOError and other OSErrors. They also come from
+    # files and locks, perhaps after the effect.
     Library(
         "builtins asyncio concurrent.futures socket ssl subprocess http.client",
         Repeats.NO,
@@ -156,7 +156,7 @@ LIBRARIES: Sequence[Library] = (
             (Reader.SMTP, "SMTPDataError SMTPRecipientRefused SMTPRecipientsRefused SMTPSenderRefused"),
         ],
     ),
-    # httpx2 is the same library under another name. Its own retries are of connecting only.
+    # httpx2 is the same library under another name. It retries only connecting.
     Library(
         "httpx httpx2",
         Repeats.OPT_IN,
@@ -184,7 +184,7 @@ LIBRARIES: Sequence[Library] = (
         switch="`allow_redirects=False`, and no `Retry`",
         evidence=[Evidence.RESPONSE, _REQUESTS_SENDS, _URLLIB3_SENDS],
     ),
-    # The last of several tries is a MaxRetryError, but a pool without a free connection says so in any try.
+    # The last of several attempts is a MaxRetryError, but a pool without a free connection shows in any attempt.
     Library(
         "urllib3 urllib3_future",
         Repeats.YES,
@@ -281,7 +281,7 @@ LIBRARIES: Sequence[Library] = (
         before="NoCredentialsError ParamValidationError PartialCredentialsError ProfileNotFound",
         many=[Frame("boto3.dynamodb.table", "_flush")],
     ),
-    # The error of a request that was not sent; but over aiohttp a lost connection is one, too.
+    # The error of a request that was not sent. But over aiohttp, a lost connection raises it too.
     Library(
         "azure",
         Repeats.YES,
@@ -293,8 +293,8 @@ LIBRARIES: Sequence[Library] = (
         why="calls, redirects",
         switch="`retry_total=0` and `permit_redirects=False` for the client",
     ),
-    # PostgreSQL, SQLite, MySQL, Oracle. A duplicate key is REJECTED: whether the row that is there is one's own cannot
-    # be told here.
+    # PostgreSQL, SQLite, MySQL, Oracle. A duplicate key is REJECTED: nothing here shows whether the existing row is the
+    # activity's own.
     Library("psycopg", Repeats.NO, [(NOT_SENT, "ConnectionTimeout"), (Reader.POSTGRES, "Error")]),
     Library("psycopg2", Repeats.NO, [(Reader.POSTGRES, "Error")]),
     Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
@@ -312,9 +312,9 @@ LIBRARIES: Sequence[Library] = (
             (Reader.ORIGINAL, "StatementError"),
         ],
     ),
-    # Each of its errors wraps that of one statement.
+    # Each of its errors wraps the error of one statement.
     Library("django.db.utils", Repeats.NO, [(Reader.CAUSE, "Error")]),
-    # A bulk write may have been done in part, a write concern's failure says nothing of the write.
+    # A bulk write may have been done in part. A write concern's failure says nothing about the write.
     Library(
         "pymongo",
         Repeats.YES,
@@ -504,7 +504,7 @@ LIBRARIES: Sequence[Library] = (
         switch="`Configuration.retries = False`",
         status="status",
     ),
-    # What a SOAP fault says of the effect is up to the service.
+    # The service decides what a SOAP fault says about the effect.
     Library(
         "zeep",
         Repeats.YES,
@@ -529,7 +529,10 @@ LIBRARIES: Sequence[Library] = (
         Repeats.NO,
         [
             (AMBIGUOUS, "AMQPError"),
-            (Reader.EXACT_CLASS, "AMQPConnectionError"),  # of connecting; those of a lost connection are its heirs
+            (
+                Reader.EXACT_CLASS,
+                "AMQPConnectionError",
+            ),  # from connecting; the classes for a lost connection are derived from it
             (AUTH, "AuthenticationError ProbableAccessDeniedError ProbableAuthenticationError"),
             (AMBIGUOUS, "NackError"),
             (REJECTED, "UnroutableError"),

@@ -1,4 +1,4 @@
-"""What failures mean with one provider: rules by class, by code and by status."""
+"""Profiles: the meaning of failures with one provider, by class, by code and by status."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rule:
-    """What an exception of one class, or of a class derived from it, means.
+    """The meaning of an exception of one class, or of a class derived from it.
 
     Attributes:
-        module: Where the class is defined, or a package around it (`stripe` for `stripe._error`).
-        name: The class's name.
-        kind: What it means of the request that failed.
+        module: The module that defines the class, or a package around it (`stripe` for `stripe._error`).
+        name: The name of the class.
+        kind: What the exception means for the request that failed.
         client_retries: Whether the client may have sent another request in the same call; see `Profile`.
 
     Raises:
-        TypeError: If the kind is not a `FailureKind`, or `client_retries` not a bool.
+        TypeError: If the kind is not a `FailureKind`, or `client_retries` is not a bool.
     """
 
     module: str
@@ -52,22 +52,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class Profile:
-    """What failures mean with one provider: the same 409 means different things.
+    """The meaning of failures with one provider. The same 409 means different things with different providers.
 
     Attributes:
-        rules: Classes of exceptions; the first that fits the most derived class decides.
-        codes: Error codes, as the provider's own library has them on its exceptions, or as the body of the answer has
-            them where httpx or requests have read it.
+        rules: Classes of exceptions. The first rule that fits the most derived class decides.
+        codes: Error codes: those on the exceptions of the provider's own library, or in the body of the answer if httpx
+            or requests have read it.
         statuses: HTTP statuses.
-        retry_header: A response header whose value, `true` or `false`, says whether to try again with the same key.
+        retry_header: A response header whose value, `true` or `false`, says whether to retry with the same key.
         client_retries: Whether the client may send another request in the same call: a retry, a redirect. Write False
-            if you have switched that off for a client that does it by default, and True if you have switched it on.
-            None: what the library knows of the client, `python -m temporal_saga.classification`. An error of a call of
-            several requests proves nothing.
+            if the client does this by default and you have switched it off, and True if you have switched it on. With
+            None, the library's own table decides: `python -m temporal_saga.classification`. An error of a call that
+            sent several requests proves nothing.
 
     Raises:
-        TypeError: If a rule is not a `Rule`, a kind not a `FailureKind`, a code not a string, a status not an int, or
-            `client_retries` not a bool.
+        TypeError: If a rule is not a `Rule`, a kind is not a `FailureKind`, a code is not a string, a status is not an
+            int, or `client_retries` is not a bool.
     """
 
     rules: Sequence[Rule] = ()
@@ -97,7 +97,7 @@ def check_rules(what: str, rules: object) -> None:
 
 
 def checked_profile(profile: object) -> Profile:
-    """Return a profile, an empty one for None; raise TypeError for anything else."""
+    """Return a profile, or an empty one for None. Raise TypeError for anything else."""
     if profile is None:
         return _NO_PROFILE
     if not isinstance(profile, Profile):
@@ -106,7 +106,7 @@ def checked_profile(profile: object) -> Profile:
 
 
 def _check_kinds(what: str, kinds: Iterable[object]) -> None:
-    # Checked here: a wrong kind would raise in the worker, in place of an activity's own error.
+    # Check here: a wrong kind would raise later, in the worker, and hide the activity's own error.
     for kind in kinds:
         if not isinstance(kind, FailureKind):
             raise TypeError(
@@ -121,8 +121,8 @@ def _check_client_retries(what: str, value: object) -> None:
 
 _NO_PROFILE = Profile()
 
-# https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/error-codes; the header is in stripe-python,
-# `_http_client.py`: false for most 500s, since the same key would get the same 500 again.
+# https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/error-codes. The header is in stripe-python,
+# `_http_client.py`. It is false for most 500s, since the same key would get the same 500 again.
 stripe: Profile = Profile(
     codes={
         "idempotency_error": FailureKind.KEY_MISUSE,  # its type, without a code
@@ -132,18 +132,18 @@ stripe: Profile = Profile(
     statuses={409: FailureKind.IN_PROGRESS},
     retry_header="stripe-should-retry",
 )
-"""Stripe: 409 is a request with this key that still runs."""
+"""Stripe: 409 means that a request with this key is still running."""
 
-# https://docs.adyen.com/development-resources/api-idempotency: 704 is a request with this key that still runs, with
-# 422 or 409; 703 is that their store of keys is down, with 503.
+# https://docs.adyen.com/development-resources/api-idempotency: 704 (with 422 or 409) means that a request with this key
+# is still running. 703 (with 503) means that their store of keys is down.
 adyen: Profile = Profile(
     codes={"703": FailureKind.AMBIGUOUS, "704": FailureKind.IN_PROGRESS},
     statuses={409: FailureKind.IN_PROGRESS},
     retry_header="transient-error",
 )
-"""Adyen: 409 is a request with this key that still runs; the header `transient-error` says whether to try again."""
+"""Adyen: 409 means that a request with this key is still running. The header `transient-error` says whether to retry."""
 
-# https://developer.squareup.com/docs/working-with-apis/idempotency; the codes are in squareup, `error_code.py`.
+# https://developer.squareup.com/docs/working-with-apis/idempotency. The codes are in squareup, `error_code.py`.
 square: Profile = Profile(
     codes={
         "IDEMPOTENCY_KEY_REUSED": FailureKind.KEY_MISUSE,
@@ -172,9 +172,10 @@ square: Profile = Profile(
     },
     statuses={409: FailureKind.IN_PROGRESS},
 )
-"""Square: a card's refusals are `DECLINED`, `IDEMPOTENCY_KEY_REUSED` (400) is `KEY_MISUSE`."""
+"""Square: refusals of a card are `DECLINED`, and `IDEMPOTENCY_KEY_REUSED` (400) is `KEY_MISUSE`."""
 
-# https://developer.paypal.com/api/rest/reference/idempotency: of two requests with one id at once the second may fail.
+# https://developer.paypal.com/api/rest/reference/idempotency: if two requests with one id run at the same time, the
+# second may fail.
 paypal: Profile = Profile(
     codes={
         "DUPLICATE_REQUEST_ID": FailureKind.KEY_MISUSE,
@@ -184,18 +185,18 @@ paypal: Profile = Profile(
     },
     statuses={409: FailureKind.IN_PROGRESS},
 )
-"""PayPal: 409 is a request with this id that still runs."""
+"""PayPal: 409 means that a request with this id is still running."""
 
-# Both SDKs try a 409 again, as "lock timeouts": another request is at the same thing.
+# Both SDKs retry a 409 as a "lock timeout": another request works on the same object.
 openai: Profile = Profile(statuses={409: FailureKind.IN_PROGRESS})
-"""OpenAI: 409 is another request that still runs."""
+"""OpenAI: 409 means that another request is still running."""
 
 anthropic: Profile = Profile(statuses={409: FailureKind.IN_PROGRESS})
-"""Anthropic: 409 is another request that still runs."""
+"""Anthropic: 409 means that another request is still running."""
 
 # https://google.aip.dev/193: the body has the gRPC code, which tells the two meanings of 409 apart.
 google: Profile = Profile(codes={code: GRPC_CODES[code] for code in ("ABORTED", "ALREADY_EXISTS")})
-"""Google: 409 is a conflict (`ABORTED`), or something that exists (`ALREADY_EXISTS`)."""
+"""Google: 409 is a conflict (`ABORTED`), or the object already exists (`ALREADY_EXISTS`)."""
 
 PROVIDERS: Mapping[str, Profile] = {
     "adyen": adyen,
@@ -205,4 +206,4 @@ PROVIDERS: Mapping[str, Profile] = {
     "square": square,
     "stripe": stripe,
 }
-"""By the name in a library's row: their own libraries' exceptions are read with them."""
+"""The profiles for the exceptions of the providers' own libraries, by the name in a library's row."""

@@ -1,7 +1,7 @@
-"""Reads what an exception means: looks its class up in the tables, and reads what the exception carries.
+"""Reads what an exception means: looks its class up in the tables, and reads its attributes.
 
-No library is imported: what an exception carries is read by attribute. `_tables` says what may count as proof of the
-request that failed, and `_evidence` whether there was another one in the same call.
+No library is imported: exceptions are read by attribute. `_tables` says what counts as a proof for the failed request.
+`_evidence` says whether there was another request in the same call.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ _BUG = FailureKind.BUG
 
 
 class Reading(NamedTuple):
-    """What an exception means.
+    """The meaning of an exception.
 
     Attributes:
-        kind: What the request that failed has met.
-        is_proof: Whether the kind holds for the whole call: no other request in it can have had an effect.
+        kind: The kind of failure of the request that failed.
+        is_proof: Whether the kind is true of the whole call: no other request in it can have had an effect.
     """
 
     kind: FailureKind
@@ -81,7 +81,7 @@ class Reading(NamedTuple):
 
 
 def match_rule(exception: BaseException, rules: Sequence[Rule]) -> Rule | None:
-    """Return the first rule for the exception's class, or else for its nearest base; None without any."""
+    """Return the first rule for the exception's class, or else for its nearest base; None if there is none."""
     if not rules:
         return None
     for each in type(exception).__mro__:
@@ -92,7 +92,7 @@ def match_rule(exception: BaseException, rules: Sequence[Rule]) -> Rule | None:
 
 
 def library_of(exception: BaseException) -> Library:
-    """Return the row of the library that an exception is of: that of the nearest base that has one."""
+    """Return the row of the library that an exception comes from: that of the nearest base that has a row."""
     return _library_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
 
 
@@ -112,7 +112,7 @@ def kind_of(
     *,
     client_retries: bool | None = None,
 ) -> FailureKind:
-    """Return what an exception means, of the whole call that raised it. `reading_of` says more."""
+    """Return what an exception means for the whole call that raised it. `reading_of` says more."""
     return reading_of(exception, rules, statuses, client_retries=client_retries).claim
 
 
@@ -126,10 +126,10 @@ def reading_of(
     """Return what an exception means.
 
     Args:
-        exception: What a library raised.
-        rules: The user's own, which come first.
-        statuses: The user's own HTTP statuses, which come before the table where a status decides.
-        client_retries: What the user says of the client; None is nothing.
+        exception: The exception that a library raised.
+        rules: The user's own rules, which come first.
+        statuses: The user's own HTTP statuses. If a status decides, they come before the table.
+        client_retries: What the user says about the client; None if the user does not say.
     """
     rule = match_rule(exception, rules)
     try:
@@ -139,7 +139,7 @@ def reading_of(
             client_retries = rule.client_retries
         return Reading(rule.kind, _is_proof(rule.kind, exception, library_of(exception), client_retries))
     except Exception:
-        # If an attribute of someone's class raises, or leads back to itself, the activity's own error still goes on.
+        # If an attribute of a foreign class raises, or refers to itself, the activity's own error still goes on.
         return Reading(_BUG if rule is None else rule.kind)
 
 
@@ -165,8 +165,8 @@ def retry_hint(exception: BaseException) -> timedelta | None:
 def status_of(exception: BaseException) -> int | None:
     """Return the HTTP status that an exception carries.
 
-    A status counts if it is next to a response, or to headers, or if the library's row says where it is: a class that
-    merely has a `status` means something else.
+    A status counts if it comes with a response or with headers, or if the library's row says where it is. If a class
+    merely has a `status`, that means something else.
     """
     response = _get(exception, "response")
     status = _status(_path(response, "ResponseMetadata", "HTTPStatusCode"))  # botocore
@@ -178,7 +178,7 @@ def status_of(exception: BaseException) -> int | None:
             return status
     if name := library_of(exception).status:
         return _status(_get(exception, name))
-    # aiohttp makes up a 400, without headers, for an answer that it cannot read.
+    # If aiohttp cannot read an answer, it makes up a 400 without headers.
     if _get(exception, "headers") is None:
         return None
     for name in ("status_code", "http_status", "status"):  # Square, Adyen; Stripe; aiohttp, urllib
@@ -203,7 +203,7 @@ def headers_of(exception: BaseException) -> Mapping[str, str]:
 
 
 def code_of(exception: BaseException) -> str | None:
-    """Return the provider's own code for an error, where its SDK has one."""
+    """Return the provider's own code for an error; None if it has none."""
     response = _get(exception, "response")
     body = _body(response)
     for code in (
@@ -224,7 +224,7 @@ def code_of(exception: BaseException) -> str | None:
 
 
 def hides_code(exception: BaseException) -> bool:
-    """Tell whether the answer may have a code that the exception lacks: its body was not read, or is not JSON."""
+    """Tell whether the answer may have a code that is not in the exception: its body was not read, or is not JSON."""
     if isinstance(_get(exception, "response"), Mapping):  # botocore
         return False
     own = cast("Mapping[str, object]", vars(exception))
@@ -233,9 +233,9 @@ def hides_code(exception: BaseException) -> bool:
 
 
 def told_by(exception: BaseException, codes: Container[object]) -> str:
-    """Return what people need to know besides the exception's class: its HTTP status, and its code if that is known.
+    """Return what people need to know besides the exception's class: its HTTP status, and its code if it is known.
 
-    Other codes, and all texts, may hold what is not to be shown.
+    Other codes, and all texts, may contain data that must not be shown.
     """
     status, code = status_of(exception), code_of(exception)
     if code not in codes and code not in AWS_CODES and not is_spent(code):
@@ -245,7 +245,7 @@ def told_by(exception: BaseException, codes: Container[object]) -> str:
 
 
 class _Users(NamedTuple):
-    """What the user says: the user's own rules hold for an exception that another wraps, too."""
+    """The user's settings. The user's rules also apply to an exception that another one wraps."""
 
     rules: Sequence[Rule]
     statuses: Mapping[int, FailureKind]
@@ -270,7 +270,7 @@ class _Users(NamedTuple):
         else:
             sqlstate = _sqlstate(exception)
             kind = _BUG if sqlstate is None else _by_sqlstate(sqlstate)
-            if kind is _NOT_SENT:  # Snowflake's driver has 08001 for a gateway's 504, too
+            if kind is _NOT_SENT:  # Snowflake's driver also uses 08001 for a gateway's 504
                 kind = _AMBIGUOUS
         return self._of_call(kind, exception, UNKNOWN)
 
@@ -313,7 +313,8 @@ def _first(source: Any) -> Any:
 
 
 def _body(response: object) -> Mapping[str, object] | None:
-    # httpx and requests keep here what has been read. Their public properties would read on, and may block or raise.
+    # httpx and requests keep the part that has been read here. Their public properties would read on, and may block or
+    # raise.
     content = _get(response, "_content")
     if not isinstance(content, bytes) or len(content) > LONGEST_BODY:
         return None
@@ -330,7 +331,7 @@ def _body(response: object) -> Mapping[str, object] | None:
 def _by_status(exception: BaseException, users: _Users) -> FailureKind:
     status = status_of(exception)
     if status is None:
-        return _AMBIGUOUS  # the class says that there was a response
+        return _AMBIGUOUS  # the class shows that there was a response
     kind = users.statuses.get(status)
     if kind is not None:
         return kind
@@ -345,7 +346,7 @@ def _of_status(status: int) -> FailureKind:
         return HTTP_STATUSES[status]
     if 300 <= status < 400:
         return _BUG  # a redirect that was not followed
-    return _REJECTED if 400 <= status < 500 else _AMBIGUOUS  # 2xx: it was done, and the answer could not be read
+    return _REJECTED if 400 <= status < 500 else _AMBIGUOUS  # 2xx: it happened, and the answer could not be read
 
 
 def _status(value: object) -> int | None:
@@ -356,7 +357,7 @@ def _status(value: object) -> int | None:
 
 
 def _by_reason(exception: BaseException, users: _Users) -> FailureKind:
-    # urllib puts an error of connecting, or of sending, there.
+    # urllib puts an error from connecting or sending there.
     reason = _get(exception, "reason")
     if isinstance(reason, str):  # urllib: "unknown url type"
         return _BUG
@@ -371,7 +372,7 @@ def _by_argument(exception: BaseException, users: _Users) -> FailureKind:
 
 
 def _by_original_error(exception: BaseException, users: _Users) -> FailureKind:
-    # urllib3 says "Unable to connect to proxy" of a connection that is lost after the request, too.
+    # urllib3 says "Unable to connect to proxy" also if a connection is lost after the request.
     return _if_not_sent(users.kind_of(_get(exception, "original_error")))
 
 
@@ -397,7 +398,7 @@ def _by_original(exception: BaseException, users: _Users) -> Reading:
 
 
 def _by_exact_class(exception: BaseException, users: _Users) -> FailureKind:
-    # pika has this class for a connection that cannot be made, and derives those for one that is lost from it.
+    # pika raises this class if a connection cannot be made. The classes for a lost connection are derived from it.
     del users
     return _NOT_SENT if type(exception).__name__ == "AMQPConnectionError" else _AMBIGUOUS
 
@@ -410,7 +411,7 @@ def _by_grpc_code(exception: BaseException, users: _Users) -> FailureKind:
     name = _grpc_code(exception)
     details = _get(exception, "details")
     text = str(details()) if callable(details) else ""
-    # A reply larger than the client takes, or a reset in its place: the server may have done its work.
+    # The reply is too large for the client, or the stream was reset: the server may have done its work.
     return _AMBIGUOUS if _is_made_up(text) else GRPC_CODES.get(str(name), _AMBIGUOUS)
 
 
@@ -440,7 +441,8 @@ def _by_google(exception: BaseException, users: _Users) -> FailureKind:
 
 
 def _by_smtp(exception: BaseException, users: _Users) -> FailureKind:
-    # RFC 5321, 4.2.1: 4yz and 5yz say that the server has not taken the mail. Refused recipients are all of them.
+    # RFC 5321, 4.2.1: 4yz and 5yz say that the server has not accepted the mail. An error about recipients means that
+    # all of them were refused.
     del users
     recipients: Any = _get(exception, "recipients")
     if isinstance(recipients, Mapping):  # smtplib
@@ -494,14 +496,14 @@ def _by_postgres(exception: BaseException, users: _Users) -> FailureKind:
     if state is not None:
         return _by_sqlstate(state)
     if _has_base(exception, "OperationalError"):
-        # No state: the connection was lost, or never made. psycopg says which: it hands out the `pgconn` of an attempt
-        # to connect. libpq gives that attempt no state either, only the server's text.
-        # psycopg2 does not say, but libpq's text does; libpq comes without translations.
+        # No state: the connection was lost, or never made. psycopg shows which: an error from connecting has a
+        # `pgconn`. libpq gives such an error no state either, only the server's text.
+        # psycopg2 does not show which, but libpq's text does. libpq comes without translations.
         is_of_connecting = str(exception).startswith(_POSTGRES_CONNECTS)
         if _get(exception, "pgconn") is None and (hasattr(exception, "pgconn") or not is_of_connecting):
             return _AMBIGUOUS
         return _AUTH if "authentication failed" in str(exception) else _NOT_SENT
-    return _BUG  # psycopg's own, before it sent anything: a wrong type, a closed cursor
+    return _BUG  # psycopg raised it before it sent anything: a wrong type, a closed cursor
 
 
 def _by_sqlite(exception: BaseException, users: _Users) -> FailureKind:
@@ -558,7 +560,7 @@ def _by_mongo(exception: BaseException, users: _Users) -> FailureKind:
 def _by_mongo_connection(exception: BaseException, users: _Users) -> FailureKind:
     del users
     labels = _get(exception, "has_error_label")
-    # A second try of a commit has that label, too, when it fails: the first was sent.
+    # A second attempt of a commit that fails has this label too, but the first one was sent.
     return _AMBIGUOUS if not callable(labels) or labels("UnknownTransactionCommitResult") else _NOT_SENT
 
 

@@ -1,16 +1,16 @@
-"""What exceptions mean, as data: by HTTP status, gRPC code, AWS code, SQLSTATE and other numbers.
+"""The meaning of exceptions, as data: by HTTP status, gRPC code, AWS code, SQLSTATE and other numbers.
 
 No library is imported: a class is known by its name and its module.
 
-A kind whose effect is "none" is proof, and lets a saga leave a step as it is. So a kind without an effect stands here
-only if the request that failed cannot have taken effect. Whatever may mean either is AMBIGUOUS, and an exception that
-no table knows is a BUG. Three limits:
+A kind whose effect is "none" is a proof: the saga does not undo the step. So a table has such a kind only if the failed
+request cannot have taken effect. A value that may mean either is AMBIGUOUS, and an exception that no table knows is a
+BUG. Three limits:
 
-- A failure speaks for the call that raised it. An activity that has had another effect before has to say so itself.
-- A client that sends more than one request in a call shows the failure of the last one only. `_libraries` has the
-  clients that do, and `_evidence` what their exceptions show of it.
+- A failure speaks only for the call that raised it. If the activity has had another effect before, it must say so itself.
+- If a client sends more than one request in a call, it shows only the failure of the last one. `_libraries` lists these
+  clients, and `_evidence` reads what their exceptions show of the other requests.
 - `raise X from error` means X. The user chose to hide the cause, and X may come after other effects, so `__cause__` is
-  not followed. Libraries that wrap others' errors in an attribute of their own are unwrapped.
+  not followed. If a library wraps another library's error in an attribute, that error is unwrapped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BUG = FailureKind.BUG
 
 
 class Reader(Enum):
-    """What decides if the class of an exception alone does not: something that the exception carries."""
+    """The part of an exception that decides, if its class alone does not."""
 
     STATUS = auto()
     REASON = auto()
@@ -84,9 +84,9 @@ HTTP_STATUSES: Mapping[int, FailureKind] = {
     505: REJECTED,
 }
 
-# A status comes from the server, or the client library makes it up (gRPC's doc/statuscodes.md). The two look alike: a
-# server that hands on the failure of a call of its own may say "failed to connect to all addresses", after an effect.
-# So no text makes UNAVAILABLE proof.
+# A status comes from the server, or the client library makes it up (gRPC's doc/statuscodes.md). The two look alike: if a
+# server passes on the failure of one of its own calls, it may say "failed to connect to all addresses" after an effect.
+# So no text makes UNAVAILABLE a proof.
 GRPC_CODES: Mapping[str, FailureKind] = {
     "CANCELLED": AMBIGUOUS,
     "UNKNOWN": AMBIGUOUS,
@@ -144,7 +144,7 @@ AWS_CODES: Mapping[str, FailureKind] = {
     "UnrecognizedClientException": AUTH,
 }
 
-# Why DynamoDB cancelled a transaction, for each of its items.
+# DynamoDB's reasons for a cancelled transaction, one for each item.
 AWS_CANCELLATION_REASONS: Mapping[str, FailureKind] = {
     "None": CONFLICT,
     "TransactionConflict": CONFLICT,
@@ -152,10 +152,10 @@ AWS_CANCELLATION_REASONS: Mapping[str, FailureKind] = {
     "ThrottlingError": THROTTLED,
 }
 
-# By state, else by class (the first two characters). An ERROR rolls its transaction back. An error that ends the
-# connection may come after a COMMIT took effect and before it was acknowledged. The error does not tell whether it was
-# a COMMIT: psycopg raises the same for both, and SQLAlchemy knows the statement but not whether it commits by itself.
-# So all of these are AMBIGUOUS.
+# By state, or else by class (the first two characters). An ERROR rolls its transaction back. An error that ends the
+# connection may come after a COMMIT took effect and before it was acknowledged. The error does not say whether it was a
+# COMMIT: psycopg raises the same for both, and SQLAlchemy knows the statement but not whether it commits by itself. So
+# all of these are AMBIGUOUS.
 SQLSTATES: Mapping[str, FailureKind] = {
     "08": AMBIGUOUS,  # connection exceptions, 08007 (transaction resolution unknown) among them
     "08001": NOT_SENT,
@@ -180,13 +180,13 @@ SQLSTATES: Mapping[str, FailureKind] = {
     "57": AMBIGUOUS,  # 57P01 and 57P02: the server, or the session, was shut down
     "57014": CONFLICT,  # statement timeout, cancelled query
     "57P03": NOT_SENT,  # cannot connect now
-    "57P05": NOT_SENT,  # idle, so that nothing was under way
+    "57P05": NOT_SENT,  # idle, so nothing was in progress
     "58": AMBIGUOUS,
     "P0001": REJECTED,  # raised by a function or a trigger
     "XX": AMBIGUOUS,
 }
 
-# By the second word of its name: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY.
+# By the second word of the name: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY.
 SQLITE_NAMES: Mapping[str, FailureKind] = {
     "AUTH": AUTH,
     "BUSY": CONFLICT,
@@ -241,7 +241,7 @@ MYSQL_NUMBERS: Mapping[int, FailureKind] = {
     4025: REJECTED,
 }
 
-# ORA-: the server's; the failure of a lock rolls back the statement only, as MySQL's 1205. DPY-: the driver's own.
+# ORA-: from the server. The failure of a lock rolls back only the statement, like MySQL's 1205. DPY-: from the driver.
 ORACLE_CODES: Mapping[str, FailureKind] = {
     "ORA-00001": REJECTED,
     "ORA-00018": NOT_SENT,  # too many sessions

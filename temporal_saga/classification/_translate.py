@@ -1,4 +1,4 @@
-"""From an exception to the kind that it means, and to the error that says so."""
+"""Finds the kind that an exception means, and makes the error that says so."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ _ERRORS: dict[FailureKind, type[ActivityFailure]] = {
 def classify(exception: BaseException, *, profile: Profile | None = None) -> FailureKind:
     """Return what an exception means.
 
-    Its causes are not looked at: `raise Mine from httpx.ReadTimeout` is of your own class, and needs your own rule.
+    The causes do not count: `raise Mine from httpx.ReadTimeout` raises your own class, which needs your own rule.
 
     Args:
         exception: An exception of any library. The known ones are matched by name, and none is imported.
-        profile: What failures mean with the provider that was called; it comes before the built-in rules.
+        profile: The meaning of failures with the provider that was called. It comes before the built-in rules.
 
     Returns:
-        The kind of the whole call. It is `AMBIGUOUS` if the failure would prove that nothing took effect, but the
-        client may have sent another request in the same call. An exception that no rule knows is a `BUG`: it may have
-        come after the effect.
+        The kind of the whole call. If the failure would prove that nothing took effect, but the client may have sent
+        another request in the same call, it is `AMBIGUOUS`. An exception that no rule knows is a `BUG`, since it may
+        have come after the effect.
 
     Raises:
         TypeError: If `profile` is not a `Profile`.
@@ -84,7 +84,7 @@ def classify(exception: BaseException, *, profile: Profile | None = None) -> Fai
 
 
 def _with_provider(exception: BaseException, profile: Profile) -> Profile:
-    """Return the profile, and after it what is known of the provider that the exception's class names."""
+    """Return the profile, completed by the built-in profile of the provider that the exception's class names."""
     named = library_of(exception).provider
     if not named or PROVIDERS[named] is profile:
         return profile
@@ -104,12 +104,12 @@ def _read(exception: BaseException, profile: Profile) -> Reading:
     if rule is not None:
         return read
     coded = _coded(exception, profile)
-    # A code that refuses is not proof if the answer as a whole proves nothing, such as a 500.
+    # A code that refuses is not a proof if the answer as a whole proves nothing, as a 500 does.
     if coded is not None and (coded.effect == "unknown" or read.kind is not FailureKind.AMBIGUOUS):
         read = Reading(coded, read.is_proof)
     if read.kind is not FailureKind.REJECTED:
         return read
-    # The provider's header says more than its status, but does not say that nothing took effect.
+    # The provider's header says more than its status, but not that nothing took effect.
     is_doubtful = _advice(exception, profile) == "true" or _may_hide_effect(exception, profile)
     return Reading(FailureKind.AMBIGUOUS) if is_doubtful else read
 
@@ -117,7 +117,8 @@ def _read(exception: BaseException, profile: Profile) -> Reading:
 def translated(error: Exception, profile: Profile) -> Exception:
     """Return the error that says what an activity's error means, with the activity's error as its cause.
 
-    It is the activity's error itself if that says what it means, if no rule knows it, or if it must go on as it is.
+    Return the activity's error itself if it already says what it means, if no rule knows it, or if it must go on as it
+    is.
     """
     if isinstance(error, (ActivityFailure, CancelledError, FenceMisuse)):
         return error
@@ -130,7 +131,7 @@ def translated(error: Exception, profile: Profile) -> Exception:
     else:
         profile = _with_provider(error, profile)
         read = _read(error, profile)
-        # What is final stays so: a retry would be refused as well. But it proves nothing.
+        # A final failure stays final: a retry would be refused too. But it proves nothing.
         is_doubtful = not read.is_proof and not read.kind.retryable
         kind = read.kind if is_doubtful else read.claim
         if kind not in _ERRORS and _gives_up_if_ambiguous():
@@ -168,7 +169,7 @@ def _coded(exception: BaseException, profile: Profile) -> FailureKind | None:
 
 
 def _may_hide_effect(exception: BaseException, profile: Profile) -> bool:
-    # Providers answer a key that was used before with these statuses, and the code that says so may be out of sight.
+    # Providers answer a key that was used before with these statuses, and the code that says so may not be visible.
     may_be_there = _try_read(status_of, exception) in (400, 422) and _try_read(hides_code, exception) is not False
     return may_be_there and any(kind.effect == "unknown" for kind in profile.codes.values())
 
@@ -179,13 +180,13 @@ def _advice(exception: BaseException, profile: Profile) -> str | None:
 
 
 def _is_over_limit(exception: BaseException) -> bool:
-    # Also where an earlier try of the client's own may have had an effect: no later one will.
+    # Even if an earlier request of the client may have had an effect: no later request will.
     return _try_read(status_of, exception) == 429 and is_spent(_try_read(code_of, exception))
 
 
 def _of_another_activity(error: ApplicationError) -> ApplicationError:
-    # The error's author decided. But a mark on it is that of another activity, read from the failure of some workflow,
-    # and says nothing of this activity.
+    # The author of the error decided. But a mark on it comes from another activity, through the failure of some
+    # workflow, and says nothing about this activity.
     if not says_no_effect(error):
         return error
     failure = ApplicationError(

@@ -91,7 +91,7 @@ def _notes(story: Story) -> Iterable[str]:
     if any(undoing(step, story, story.started) == "not yet" and step.undo_state is None for step in story.steps):
         yield "not yet: before an undo begins, the history does not tell whether the step has one."
     if story.others:
-        what = "activity or child is no step" if story.others == 1 else "activities or children are no steps"
+        what = "activity or child is not a step" if story.others == 1 else "activities or children are not steps"
         yield f"{story.others} more {what} of a saga."
     yield from story.notes
 

@@ -46,7 +46,7 @@ def headline(story: Story) -> Line:
     ended = _ended(story)
     paused = " The workflow is paused." if story.status == "PAUSED" else ""
     if not story.steps and story.state != "STUCK":
-        return Line(f"{'Open' if story.is_open else ended}: there is no step of a saga in its history.")
+        return Line(f"{'Open' if story.is_open else ended}: its history has no steps of a saga.")
     if story.state == "OPEN":
         running = sum(step.state == "RUNNING" for step in story.steps)
         more = f", {running} {_are(running)} running" if running else ""
@@ -179,7 +179,7 @@ def _troubles(story: Story, now: datetime) -> Iterable[Line]:
         if step.undo_state == "BY_HAND":
             yield Line(f"{step.name} was undone by hand, by {step.who or 'someone'}.")
     for pending in story.failing:
-        yield Line(f"{pending.activity}, which is no step of a saga: {_retries(pending, now)}.", "bad")
+        yield Line(f"{pending.activity}, which is not a step of a saga: {_retries(pending, now)}.", "bad")
 
 
 def _standing(story: Story) -> Iterable[Line]:

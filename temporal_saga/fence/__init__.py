@@ -9,12 +9,12 @@ One small table in your database, written in your transaction, so that an effect
     its undo      no record: nothing runs, but the      applied: the effect runs         undone: its first result
                   record says fenced: a tombstone                                        fenced: nothing runs
 
-A step has one record, under its key, and its undo knows that key as well. So a repeat changes nothing, an undo that
-comes first has nothing to undo, and a step that comes after its undo is refused.
+A step has one record, under its key, and its undo knows that key too. So a repeat changes nothing, an undo that comes
+first has nothing to undo, and a step that comes after its undo is refused.
 
-With `key=` an effect has a record of its own, under a name that you choose: it happens once, and has no undo.
+With `key=` an effect has its own record, under a name that you choose. It happens once, and has no undo.
 
-No statement here begins or ends a transaction, nor makes a savepoint.
+No statement here begins or ends a transaction, or makes a savepoint.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ T = TypeVar("T")
 DDL: Mapping[Dialect, str] = {
     dialect: "".join(f"{statement};\n" for statement in create_statements(dialect)) for dialect in get_args(Dialect)
 }
-"""What `create_table` runs, for a migration of your own."""
+"""The statements of `create_table`, for your own migration."""
 
-# Two workers may start at once: IF NOT EXISTS does not keep them from a unique violation in PostgreSQL's catalog.
+# Two workers may start at once: IF NOT EXISTS does not prevent a unique violation in PostgreSQL's catalog.
 _LOCK = "SELECT pg_advisory_xact_lock(7237089437214625)"
 
 
@@ -58,38 +58,39 @@ def once(
 ) -> T | None:
     """Run an effect once, even if the activity is repeated, late or out of order.
 
-    Call it first in a transaction, and then commit, even if it returns None: an undo that found nothing to undo has
-    left a record. Roll back on any error.
+    Make this the first call in a transaction, and then commit, even if it returns None: an undo that found nothing to
+    undo has left a record. Roll back on any error.
 
     Args:
-        connection: A connection of sqlite3 or psycopg, also as SQLAlchemy's pool wraps it. It is in a transaction, or
-            begins one with its first statement.
-        effect: Writes with the same connection. If it raises, its record is taken back.
-        payload: What the effect is made of, the same at each attempt: JSON types, dataclasses, pydantic models,
-            Decimal, datetime, UUID, Enum, bytes. The table gets its hash, not the payload.
-        key: Names the effect, in place of the activity's step: it happens once in this table, whichever activity,
-            attempt or run calls. `business_key(...)` fits. It needs no saga, and in a step's activity it makes a
-            second record. Nothing undoes it: it is the same in a compensation, and never guarded.
-        guard: For an undo: trust that a step without a record has had no effect. Say False if the step does not use
-            the fence in the same table; the undo then runs in any case, once.
-        schema: Where the table is: a PostgreSQL schema, or the name of an attached SQLite database, spelled as the
-            database spells it. By default the search path finds it.
-        dialect: "sqlite" or "postgresql", if the connection does not tell.
-        encode: Makes the result a str, to be kept. None is not encoded.
-        decode: Makes the str a result again.
+        connection: A connection of sqlite3 or psycopg, also one that SQLAlchemy's pool wraps. It is in a transaction,
+            or begins one with its first statement.
+        effect: A function that writes with the same connection. If it raises, its record is taken back.
+        payload: The data of the effect, the same at each attempt: JSON types, dataclasses, pydantic models, Decimal,
+            datetime, UUID, Enum, bytes. The table gets its hash, not the payload.
+        key: A name for the effect, instead of the activity's step. The effect then happens once in this table, no
+            matter which activity, attempt or run calls. `business_key(...)` is a good key. An effect with a key needs
+            no saga; in a step's activity it makes a second record. Nothing undoes it. In a compensation it works the
+            same way, and it is never guarded.
+        guard: For an undo: trust that a step without a record has had no effect. Set False if the step does not use
+            the fence in the same table; then the undo runs in any case, once.
+        schema: The place of the table: a PostgreSQL schema, or the name of an attached SQLite database, spelled as the
+            database spells it. By default the search path finds the table.
+        dialect: "sqlite" or "postgresql", if the connection does not show which.
+        encode: Turns the result into a str, which is kept. None is not encoded.
+        decode: Turns the str back into a result.
 
     Returns:
-        The effect's result, of this time or of the first, as `decode` reads it; None from an undo that had nothing to
-        undo.
+        The effect's result, from this call or from the first one, as `decode` reads it; None from an undo that had
+        nothing to undo.
 
     Raises:
         Fenced: The step was undone before. Nothing was done.
         KeyMisuse: The step, its undo, or the key was used with another payload before. Nothing was done.
         FenceMisuse: The effect ended the transaction, now or in an earlier attempt. Not retried; a RuntimeError.
-        RuntimeError: In autocommit mode; without the table; for a second effect in one activity; without `key=`,
+        RuntimeError: In autocommit mode; if the table is missing; for a second effect in one activity; without `key=`,
             outside an activity that a saga started.
-        TypeError: For a connection, a key, a payload or a result that it cannot use.
-        ValueError: For a schema or a dialect that it cannot use.
+        TypeError: For a connection, a key, a payload or a result that the fence cannot use.
+        ValueError: For a schema or a dialect that the fence cannot use.
     """
 
     async def run() -> Any:
@@ -120,7 +121,7 @@ async def once_async(
 
     Args:
         connection: As for `once`.
-        effect: As for `once`; it returns an awaitable.
+        effect: As for `once`, but it returns an awaitable.
         payload: As for `once`.
         key: As for `once`.
         guard: As for `once`.
@@ -130,10 +131,10 @@ async def once_async(
         decode: As for `once`.
 
     Returns:
-        As `once` does.
+        The same as `once`.
 
     Raises:
-        Fenced: As `once` does, and the others.
+        Fenced: As for `once`, like all the other errors.
     """
 
     async def run() -> Any:
@@ -149,12 +150,12 @@ async def once_async(
 def create_table(connection: Connection, *, schema: str | None = None, dialect: Dialect | None = None) -> None:
     """Create the fence's table if it does not exist. Commit afterwards.
 
-    Without `schema=`, PostgreSQL creates it in the first schema of the search path. A lock is held until the commit,
-    so that workers that start at once take turns.
+    Without `schema=`, PostgreSQL creates the table in the first schema of the search path. A lock is held until the
+    commit, so that workers that start at the same time take turns.
 
     Args:
         connection: As for `once`, in any mode.
-        schema: As for `once`; it has to exist.
+        schema: As for `once`; it must exist.
         dialect: As for `once`.
     """
     run_blocking(_create_table(_database_of(connection, dialect, schema, blocking=True), schema))
@@ -182,21 +183,21 @@ def purge(
     schema: str | None = None,
     dialect: Dialect | None = None,
 ) -> int:
-    """Delete the records that nothing has touched for a time, and return how many. Commit afterwards.
+    """Delete old records that nothing has changed since, and return how many. Commit afterwards.
 
     Args:
-        connection: As for `once`, in any mode; outside of activities too.
+        connection: As for `once`, in any mode; also outside activities.
         older_than: The age, by the server's clock.
-        retry_horizon: The longest time from a step's first attempt to the last attempt of its undo: how long your
-            longest saga runs, with the retries of its compensations. After that nobody asks for the record. An effect
-            with `key=` may happen again once its record is gone.
-        limit: At most so many, the oldest first: call it and commit until it returns 0. A table of millions is then
-            not locked for long.
+        retry_horizon: The longest time from a step's first attempt to the last attempt of its undo. That is how long
+            your longest saga runs, with the retries of its compensations. After that time nobody needs the record. An
+            effect with `key=` may happen again once its record is gone.
+        limit: The largest number of records to delete, oldest first. Call this function and commit until it returns 0.
+            Then a table of millions is not locked for long.
         schema: As for `once`.
         dialect: As for `once`.
 
     Raises:
-        ValueError: If `older_than` is shorter than `retry_horizon`. Without its record a repeat would run the effect
+        ValueError: If `older_than` is shorter than `retry_horizon`. Without its record, a repeat would run the effect
             again, an undo would find nothing to undo, and a late step would not be refused.
     """
     seconds = _checked_age(older_than, retry_horizon)
@@ -238,7 +239,7 @@ def _call(
         subject, is_undo = of_key(key), False
     else:
         step = current_step()
-        # What was pushed by hand has no step that could have a record: it is an effect of its own.
+        # A compensation pushed by hand has no step that could have a record: it is an effect of its own.
         subject, is_undo = of_step(step), step.phase == "undo"
     hashed = payload_hash(payload)
 
@@ -263,7 +264,7 @@ def _database_of(connection: Connection, dialect: Dialect | None, schema: str | 
 async def _create_table(database: Database, schema: str | None) -> None:
     statements = create_statements(database.dialect, schema)
     if database.dialect == "postgresql":
-        statements = ["; ".join([_LOCK, *statements])]  # sent as one, it is one transaction in autocommit mode too
+        statements = ["; ".join([_LOCK, *statements])]  # sent together, they are one transaction in autocommit mode too
     for statement in statements:
         await database.execute(statement)
 
@@ -282,7 +283,7 @@ def _checked_age(older_than: timedelta, retry_horizon: timedelta) -> float:
 async def _purge(database: Database, seconds: float, limit: int | None) -> int:
     statements = database.statements
     if database.dialect == "sqlite":
-        # SQLite's ways to say how long ago, and no limit.
+        # SQLite's spelling of an age, and of no limit.
         return await database.execute(statements.purge, f"{-seconds:.3f} seconds", -1 if limit is None else limit)
     row = await database.fetch(statements.purge, seconds, limit)
     return 0 if row is None else int(row[0])

@@ -1,6 +1,6 @@
 """The fence's statements, and the connections that run them.
 
-No driver is imported: a connection is known by the module of its class, and asked for what it offers.
+No driver is imported. The module of a connection's class shows which driver it comes from.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Connection(Protocol):
 
 
 def check_schema(schema: str | None) -> None:
-    """Raise TypeError or ValueError for what cannot name a schema."""
+    """Raise TypeError or ValueError for a value that cannot be the name of a schema."""
     if schema is None:
         return
     if not isinstance(schema, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
         raise TypeError(f"schema= must be a str, the name of a schema; got {type(schema).__name__}")
-    # Within quotes any name is safe. But `%` and `?` mean something to drivers, and a dot is a mistake: a table's name.
+    # In quotes any name is safe. But `%` and `?` have a meaning for drivers, and a dot is a mistake: a table's name.
     if not re.fullmatch(r"[^\W\d][\w$ -]*", schema):
         raise ValueError(
             f"schema={schema!r} is not the name of a schema: it begins with a letter or _, and has letters, digits, "
@@ -91,7 +91,7 @@ def create_statements(dialect: Dialect, schema: str | None = None) -> list[str]:
         dialect
     ]
     table, index = _qualified(TABLE, schema), f"{TABLE}_updated_at"
-    # In SQLite the index has the schema in front of its name, in PostgreSQL the table has.
+    # In SQLite the schema goes before the name of the index, in PostgreSQL before the name of the table.
     on = f"{_qualified(index, schema)} ON {TABLE}" if dialect == "sqlite" else f"{index} ON {table}"
     return [
         f"""\
@@ -111,19 +111,19 @@ CREATE TABLE IF NOT EXISTS {table} (
 
 
 class Side(NamedTuple):
-    """What follows an effect, in the step or in its undo. Each statement changes the record of this claim alone."""
+    """The statements after an effect, in the step or in its undo. Each changes only the record of this claim."""
 
     keep: str
     """Keeps the result."""
     take_back: tuple[str, ...]
-    """Make the record what it was before the claim. One of them finds it."""
+    """Restore the record from before the claim. One of them finds the record."""
 
 
 class Statements:
     """The fence's statements in one dialect, with its placeholders.
 
     The first statement of a call writes. In SQLite it takes the lock that keeps others out (and Python's sqlite3 begins
-    a transaction by itself); in PostgreSQL it waits for whoever holds the key.
+    a transaction by itself). In PostgreSQL it waits for the transaction that holds the key.
     """
 
     def __init__(self, dialect: Dialect, schema: str | None = None) -> None:
@@ -144,7 +144,7 @@ class Statements:
             "ON CONFLICT (key) DO NOTHING"
         )
         if postgresql:
-            # One statement: between two of them a step may commit.
+            # One statement, since a step may commit between two.
             self.claim += " RETURNING state"
             self.upsert_undo = (
                 f"INSERT INTO {table} (key, claim, undo_payload, state) VALUES (%s, %s, %s, %s) "
@@ -157,8 +157,8 @@ class Statements:
         self.read = f"SELECT state, claim, payload, result, undo_payload, undo_result FROM {table} WHERE key = {at}"
 
         mine = f"WHERE key = {at} AND claim = {at}"
-        # PostgreSQL's now() is the time at which the transaction began: no other transaction of the connection has the
-        # same. SQLite has nothing like it.
+        # PostgreSQL's now() is the time at which the transaction began, which no other transaction of the connection
+        # has. SQLite has nothing like it.
         step, undo = (
             (f"{mine} AND created_at = now()", f"{mine} AND updated_at = now()") if postgresql else (mine, mine)
         )
@@ -169,7 +169,7 @@ class Statements:
             f"UPDATE {table} SET state = 'undone', undo_result = {at} {undo}",
             (
                 f"UPDATE {table} SET state = 'applied', undo_payload = NULL {undo} AND payload IS NOT NULL",
-                f"DELETE FROM {table} {undo} AND payload IS NULL",  # the undo's own: no step left a payload
+                f"DELETE FROM {table} {undo} AND payload IS NULL",  # made by the undo: no step left a payload
             ),
         )
 
@@ -178,7 +178,7 @@ class Statements:
             f"DELETE FROM {table} WHERE key IN "
             f"(SELECT key FROM {table} WHERE updated_at < {before} ORDER BY updated_at LIMIT {at}"
         )
-        # Who holds a record is using it.
+        # SKIP LOCKED: a record that a transaction holds is in use.
         self.purge = (
             f"WITH purged AS ({purged} FOR UPDATE SKIP LOCKED) RETURNING 1) SELECT count(*) FROM purged"
             if postgresql
@@ -193,12 +193,12 @@ def statements_of(dialect: Dialect, schema: str | None) -> Statements:
 
 
 class Database:
-    """The user's connection, blocking or asyncio. With a blocking one no method here ever waits.
+    """The user's connection, blocking or asyncio. With a blocking connection no method here ever waits.
 
     Attributes:
-        dialect: Of its SQL.
-        blocking: Whether it is a blocking connection, not an asyncio one.
-        statements: The fence's, in its dialect.
+        dialect: The dialect of its SQL.
+        blocking: Whether it is a blocking connection, and not an asyncio one.
+        statements: The fence's statements in this dialect.
     """
 
     def __init__(self, connection: object, dialect: Dialect | None, schema: str | None) -> None:
@@ -211,18 +211,18 @@ class Database:
         self.statements = statements_of(self.dialect, schema)
 
     async def claim(self, key: str, claim: str, payload: str) -> bool:
-        """Make the record of a step, unless there is one."""
+        """Make the record of a step, unless there is one. Return whether this made it."""
         if self.dialect == "postgresql":
             return await self.fetch(self.statements.claim, key, claim, payload) is not None
         return await self.execute(self.statements.claim, key, claim, payload) > 0
 
     async def claim_undo(self, key: str, claim: str, payload: str, *, guard: bool) -> str | None:
-        """Claim a step's record for its undo, or make one. Return its state; None if an undo had claimed it before."""
+        """Claim a step's record for its undo, or make one. Return its state; None if an undo has claimed it before."""
         statements, fresh = self.statements, "fenced" if guard else "undoing"
         if self.dialect == "postgresql":
             row = await self.fetch(statements.upsert_undo, key, claim, payload, fresh)
             return None if row is None else str(text(row[0]))
-        # Without RETURNING, which SQLite has since 3.35 (RHEL 9 has 3.34). The first takes the lock for all.
+        # Without RETURNING, which SQLite has since 3.35 (RHEL 9 has 3.34). The first statement takes the lock for all.
         if await self.execute(statements.undo, claim, payload, key):
             return "undoing"
         if await self.execute(statements.insert_undo, key, claim, payload, fresh):
@@ -235,9 +235,9 @@ class Database:
         """Run a statement that gives at most one row, and return that row."""
         try:
             cursor = await self._run(statement, values)
-            # All: one that is not read to its end keeps SQLite from committing.
+            # Read all rows: a cursor that is not read to its end keeps SQLite from committing.
             rows = await _settled(cursor.fetchall())
-        except Exception as error:  # in a pipeline it comes with the rows
+        except Exception as error:  # in a pipeline the error comes with the rows
             self._tell_of_a_missing_table(error)
             raise
         if not rows:
@@ -260,8 +260,8 @@ class Database:
         place = where if self._schema is None else f"in schema {self._schema!r}"
         schema = "" if self._schema is None else f", schema={self._schema!r}"
         create = "create_table" if self.blocking else "create_table_async"
-        # A RuntimeError, not the driver's: a migration fixes this, so the activity has to be tried again, while the
-        # driver's error is classified as a statement that will always be rejected.
+        # A RuntimeError, not the driver's error: a migration fixes this, so the activity must be retried. The driver's
+        # error would be classified as a statement that is always rejected.
         raise RuntimeError(
             f"table {TABLE} is missing {place}: call fence.{create}(connection{schema}) before the worker starts, or "
             "run fence.DDL in a migration"
@@ -269,21 +269,21 @@ class Database:
 
     async def _run(self, statement: str, values: tuple[object, ...]) -> Any:
         cursor = await _settled(self._connection.cursor())
-        # Plain tuples, whatever the connection's factory makes; of this cursor only.
+        # Plain tuples, whatever the connection's row factory makes; for this cursor only.
         if _root(cursor) in ("sqlite3", "aiosqlite"):
             cursor.row_factory = None
         elif _root(cursor) == "psycopg":
             cursor.row_factory = _tuples
-        if _is_raw(cast("Hashable", type(cursor))):  # psycopg's that takes PostgreSQL's own placeholders
+        if _is_raw(cast("Hashable", type(cursor))):  # a psycopg cursor with PostgreSQL's own placeholders
             numbers = count(1)
             statement = re.sub("%s", lambda _: f"${next(numbers)}", statement)
         await _settled(cursor.execute(statement, values) if values else cursor.execute(statement))
         return cursor
 
     def transaction(self) -> Transaction:
-        """Tell what the connection itself knows of its transaction, without asking the server.
+        """Return what the connection itself knows about its transaction, without asking the server.
 
-        "returned" is a connection that SQLAlchemy has taken back into its pool: someone else may have it by now.
+        "returned" means that SQLAlchemy has taken the connection back into its pool: someone else may have it by now.
         """
         if getattr(self._given, "driver_connection", self._connection) is not self._connection:
             return "returned"
@@ -291,12 +291,12 @@ class Database:
             within = getattr(self._connection, "in_transaction", None)
             return "unknown" if within is None else "open" if within else "none"
         status = getattr(getattr(self._connection, "info", None), "transaction_status", None)
-        # libpq's numbers, in psycopg and psycopg2. 1, a statement under way, is what a pipeline shows.
+        # libpq's numbers, in psycopg and psycopg2. A pipeline shows 1, a statement in progress.
         states: dict[Any, Transaction] = {0: "none", 2: "open", 3: "aborted", 4: "none"}
         return states.get(status, "unknown")
 
     async def check_transaction(self) -> None:
-        """Raise RuntimeError if each statement would be a transaction of its own, as far as the connection tells."""
+        """Raise RuntimeError if the connection shows that each statement would be a transaction of its own."""
         if self.dialect == "sqlite":
             # Python 3.12 has `autocommit`: True, False, or -1 for the older way, which `isolation_level` says.
             each_alone = False
@@ -308,7 +308,9 @@ class Database:
         else:
             each_alone = bool(getattr(self._connection, "autocommit", False))
             if each_alone and self.transaction() == "unknown":
-                await self.fetch("SELECT 1")  # in a pipeline: what was sent has to run before its transaction is known
+                await self.fetch(
+                    "SELECT 1"
+                )  # in a pipeline the transaction is known only once the sent statements have run
             each_alone = each_alone and self.transaction() not in ("open", "aborted")
             fix = "`with connection.transaction():` around it, or autocommit=False"
         if each_alone:
@@ -319,7 +321,7 @@ class Database:
     async def _sqlite_mode(self) -> object:
         wrapped = getattr(self._connection, "_conn", None)
         if _root(self._connection) == "aiosqlite" and wrapped is not None:
-            # aiosqlite does not hand it on, and sqlite3 tells it in the connection's own thread only.
+            # aiosqlite does not expose it, and sqlite3 shows it in the connection's own thread only.
             return await self._connection._execute(getattr, wrapped, "autocommit", -1)
         return getattr(self._connection, "autocommit", -1)
 
@@ -334,7 +336,7 @@ def run_blocking(coroutine: Any) -> Any:
 
 
 def text(value: Any) -> Any:
-    """Return a column's text: bytes with sqlite3's text_factory=bytes, or from a PostgreSQL of encoding SQL_ASCII."""
+    """Return a column as text. It is bytes with sqlite3's text_factory=bytes, or PostgreSQL's encoding SQL_ASCII."""
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -348,15 +350,15 @@ def _tuples(cursor: object) -> type[tuple[Any, ...]]:
 
 def _is_missing_table(error: Exception) -> bool:
     said = str(error)
-    if TABLE not in said:  # a trigger's, or in a pipeline an earlier statement's
+    if TABLE not in said:  # the error of a trigger, or in a pipeline of an earlier statement
         return False
-    # psycopg; psycopg2. Others have PostgreSQL's code in the text. SQLite has none, and its text is not translated.
+    # psycopg; psycopg2. Others have PostgreSQL's code in the text. SQLite has no code, and its text is not translated.
     state: object = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return state == "42P01" or "42P01" in said or "no such table" in said
 
 
 def _root(thing: object) -> str:
-    """Return the package that a connection or cursor comes from; an empty str for one that the fence does not know."""
+    """Return the package that a connection or cursor comes from; an empty str if the fence does not know it."""
     return _root_of(cast("Hashable", type(thing)))
 
 
@@ -372,7 +374,7 @@ def _is_raw(kind: Hashable) -> bool:
 
 
 def _driver_connection(connection: Any) -> Any:
-    # SQLAlchemy's pool hands out proxies; its asyncio drivers are wrapped once more.
+    # SQLAlchemy's pool hands out proxies, and wraps its asyncio drivers once more.
     while _root(connection) == "sqlalchemy":
         inner = getattr(connection, "driver_connection", None)
         if inner is None:

@@ -1,10 +1,10 @@
-"""What the fence does in a transaction: claim a record, run the effect, keep its result.
+"""The work of the fence in a transaction: claim a record, run the effect, keep its result.
 
-Written once, as coroutines. With a blocking connection they never wait, and `run_blocking` runs them.
+All of this is written once, as coroutines. With a blocking connection they never wait, and `run_blocking` runs them.
 
-A claim leaves a record `applying`, or `undoing`, and the statement that keeps the result makes it `applied`, or
-`undone`. Both are in the transaction of the effect, so nobody else ever sees the first two, unless the effect has
-committed. That is how a later attempt notices.
+A claim makes a record `applying`, or `undoing`. The statement that keeps the result makes it `applied`, or `undone`.
+Both statements are in the transaction of the effect, so nobody else ever sees the first two states, unless the effect
+has committed. That is how a later attempt notices such an effect.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class Record(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What happens once."""
+    """The thing that happens once."""
 
     name: str
     """For messages: the step's name, or the user's `key=`."""
     key: str
-    """For messages, too: a compensation has a key of its own."""
+    """Also for messages. A compensation has its own key."""
     record: str
     """The record's key."""
     is_step: bool
-    """Whether the activity is its only name, so that a second effect there would be taken for a repeat."""
+    """Whether only the activity names it. Then a second effect in that activity would be taken for a repeat."""
 
 
 def of_step(step: Step) -> Subject:
-    """Return the step that the activity runs, or undoes. What was pushed by hand is an effect of its own."""
+    """Return the step that the activity runs or undoes. A compensation pushed by hand is an effect of its own."""
     return Subject(step.name, f"{step.name} ({step.key})", step.forward_key or step.key, is_step=True)
 
 
@@ -61,12 +61,12 @@ def of_key(key: str) -> Subject:
     Raises:
         TypeError: If the key is not a str, or is empty.
     """
-    fix = 'key= must be a str that is not empty, such as business_key("refund", order_id)'
+    fix = 'key= must be a non-empty str, such as business_key("refund", order_id)'
     if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
         raise TypeError(f"{fix}; got {type(key).__name__}")
     if not key:
         raise TypeError(f"{fix}; got an empty str")
-    # A record of its own, also where a user gives a step's key: an undo must not find it.
+    # A record of its own, even if the user gives a step's key: an undo must not find it.
     return Subject(f"key={key!r}", f"key={key!r}", "key:" + key, is_step=False)
 
 
@@ -75,12 +75,12 @@ class Once:
     """One call of the fence.
 
     Attributes:
-        database: The user's.
-        subject: What happens once.
-        payload: The hash of its payload.
+        database: The user's database.
+        subject: The thing that happens once.
+        payload: The hash of the payload.
         effect: Runs the user's effect.
-        encode: Makes the result a str.
-        decode: Makes it a result again.
+        encode: Turns the result into a str.
+        decode: Turns the str back into a result.
     """
 
     database: Database
@@ -120,7 +120,7 @@ class Once:
         try:
             result = await self.effect()
         except BaseException as error:
-            # Of a cancel nothing is hidden: it proves nothing anyhow, and the caller waits for it.
+            # A cancel goes on as it is: it proves nothing anyway, and its sender waits for it.
             if await self._stands(claim, side) and isinstance(error, Exception):
                 raise self._ended() from error
             raise
@@ -128,18 +128,20 @@ class Once:
         if state in ("none", "returned"):
             raise self._ended()
         if state == "aborted":
-            # A commit would roll back, and say nothing.
+            # A commit would roll back without a word.
             raise RuntimeError(f"the effect of {name} caught a database error, which aborted the transaction")
         kept = None if result is None else self._encoded(result)
-        answer = None if kept is None else self.decode(kept)  # what a repeat will return: let a difference show at once
+        answer = (
+            None if kept is None else self.decode(kept)
+        )  # as a repeat will return it, so that a difference shows at once
         if await database.execute(side.keep, kept, key, claim) == 0:
             raise self._ended()
         return answer
 
     async def _stands(self, claim: str, side: Side) -> bool:
-        """Take the claim back after an error, and tell whether it stands all the same: the effect has committed it.
+        """Take the claim back after an error. Return whether it stands anyway, because the effect has committed it.
 
-        It is taken back for a caller who catches the error and commits: an effect that failed must leave no record.
+        Without this, a caller who catches the error and commits would leave a record of an effect that failed.
         """
         database, key, state = self.database, self.subject.record, self.database.transaction()
         if state == "returned":
@@ -149,15 +151,15 @@ class Once:
         with suppress(Exception):  # a lost connection; an aborted transaction of a driver that does not tell
             if state != "none" and any([await database.execute(each, key, claim) for each in side.take_back]):
                 return False
-            # The transaction of the claim is over. What was rolled back has left nothing, and may be tried again:
-            # SQLAlchemy does so by itself if a flush fails, and SQLite if the disk is full.
+            # The transaction of the claim is over. If it was rolled back, nothing is left, and the effect may be
+            # retried. SQLAlchemy rolls back by itself if a flush fails, and SQLite does if the disk is full.
             row = await database.fetch(database.statements.read, key)
             return row is not None and text(Record(*row).claim) == claim
         return False
 
     async def _record(self) -> Record:
         row = await self.database.fetch(self.database.statements.read, self.subject.record)
-        if row is None:  # purged since the statement before
+        if row is None:  # purged after the last statement
             raise Conflict(f"the record of {self.subject.key} has just been deleted")
         return Record(*map(text, row))
 
@@ -180,7 +182,7 @@ class Once:
         return None if result is None else self.decode(result)
 
     def _ended(self) -> FenceMisuse:
-        # The next attempt would have no result to return, or would do it again.
+        # If this were retried, the next attempt would have no result to return, or would repeat the effect.
         return FenceMisuse(f"the effect of {self.subject.name} ended the transaction: {_FIX}")
 
     def _encoded(self, result: Any) -> str:
@@ -200,10 +202,11 @@ def _new_claim() -> str:
     return uuid4().hex
 
 
-# The claims that each attempt has made or met, by the id of its `activity.info()`, which lives as long as the attempt
-# does. A step's second effect finds the claim of the first; without this it would be taken for a repeat and left out in
-# silence. The record of another database, or schema, has another claim. A transaction that is rolled back and tried
-# again finds no record; if a commit's reply was lost it does, and the next attempt settles it.
+# The claims that each attempt has made or met, by the id of its `activity.info()`, which lives as long as the attempt.
+# A step's second effect finds the claim of the first here. Without this, the second effect would be taken for a repeat
+# and skipped without a word. A record in another database or schema has another claim. A transaction that is rolled
+# back and tried again finds no record. If the reply of a commit was lost, it does find one, and the next attempt
+# settles that.
 _attempts: dict[int, tuple[weakref.ref[activity.Info], set[str]]] = {}
 
 

@@ -138,7 +138,7 @@ def test_a_str_is_a_key_by_its_characters(bank: Bank, key: Any) -> None:
 @pytest.mark.parametrize("key", ["", 7, True, b"mail", ("mail", 7), 1.0, UUID(MAIL)])
 async def test_what_is_not_a_key_is_told_where_it_is_written(database: Database, key: Any) -> None:
     """An int looks like a key, and `str` of it may be another thing's."""
-    told = r"^key= must be a str that is not empty, such as business_key\(\"refund\", order_id\); got "
+    told = r"^key= must be a non-empty str, such as business_key\(\"refund\", order_id\); got "
     with pytest.raises(TypeError, match=told + ("an empty str" if key == "" else type(key).__name__)):
         send(Bank(database), key)
     async with connect(database) as connection:

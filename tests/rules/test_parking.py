@@ -112,7 +112,7 @@ def test_a_parked_undo_ends_as_a_person_decides(action: str, retries: int, order
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"key": "nobody"}, "nothing is parked under the key 'nobody'; parked is: b ("),
+        ({"key": "nobody"}, "nothing is parked under the key 'nobody'; parked now: b ("),
         ({"action": "forget"}, "action must be one of retry, done_by_hand, give_up; got 'forget'"),
         ({"who": " "}, "say who"),
         ({"who": None}, "say who"),
@@ -565,10 +565,10 @@ def test_a_handler_of_that_name_is_misuse() -> None:
     [
         ({"on_step_failure": "wait"}, 'on_step_failure must be "raise" or "park"; got \'wait\''),
         ({"on_compensation_failure": "raise"}, 'on_compensation_failure must be "continue" or "park"; got \'raise\''),
-        ({"park_reminder": "tell"}, "park_reminder= is an activity and an interval"),
-        ({"park_reminder": ("tell", 60)}, "park_reminder= is an activity and an interval"),
+        ({"park_reminder": "tell"}, "park_reminder= must be an activity and an interval"),
+        ({"park_reminder": ("tell", 60)}, "park_reminder= must be an activity and an interval"),
         ({"park_reminder": ("tell", timedelta(0))}, "must be positive"),
-        ({"park_reminder": ("", HOUR)}, "must be a string that is not empty"),
+        ({"park_reminder": ("", HOUR)}, "must be a non-empty string"),
         ({"park_reminder": (len, HOUR)}, "'len' is not an activity"),
         ({"park_reminder": (takes_nothing, HOUR)}, "'takes_nothing' takes 0 argument(s)"),
     ],

@@ -142,7 +142,7 @@ async def test_a_decision_that_does_not_fit_is_rejected(plain: Runs, parks: str)
     key = await parked(run)
     before = len((await run.history()).events)
     wrong = [
-        (("no such key", "retry", "ann", "because"), f"parked is: charge ({key})"),
+        (("no such key", "retry", "ann", "because"), f"parked now: charge ({key})"),
         ((key, "forget", "ann", "because"), "action must be one of retry"),
         ((key, "retry", " ", "because"), "say who"),
         ((key, "retry", "ann", ""), "say why"),
