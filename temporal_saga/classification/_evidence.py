@@ -27,7 +27,8 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
     """
     if _was_redirected(exception) or not _is_one(exception, library, client_retries):
         return False
-    # An error of one library may have come through another one that retries: httpx's error through a provider's library.
+    # An error of one library may have come through another one that retries, as httpx's errors come through a
+    # provider's library.
     return all(_is_one(exception, each, client_retries) for each in _passed(exception) if each is not library)
 
 

@@ -32,15 +32,15 @@ _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 # `dailyLimitExceeded` and `quotaExceeded` do not pass within the time of a step.
 _THROTTLED_REASONS = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"})
 
-# OpenAI's codes, which others have copied. The account has no money, or its owner's limit is reached: the status is 429,
-# and waiting does not help.
+# OpenAI's codes, which others have copied. The account has no money, or its owner's limit is reached. The status is
+# 429, and waiting does not help.
 _SPENT = re.compile(
     "insufficient_quota|credit_balance|billing_(hard_limit|not_active)|spend(ing)?_limit", re.IGNORECASE
 )
 
 
 def wait_of_headers(headers: Mapping[str, str]) -> timedelta | None:
-    """Return the wait that an answer's headers ask for. Names are in lower case. A date in the past gives a negative."""
+    """Return the wait that an answer's headers ask for; negative for a date in the past. Names are in lower case."""
     for name, unit in ((each, 0.001) for each in _MILLISECONDS):
         wait = _number(headers.get(name, ""), unit)
         if wait is not None:

@@ -141,7 +141,7 @@ adyen: Profile = Profile(
     statuses={409: FailureKind.IN_PROGRESS},
     retry_header="transient-error",
 )
-"""Adyen: 409 means that a request with this key is still running. The header `transient-error` says whether to retry."""
+"""Adyen: 409 means that a request with this key is still running. `transient-error` says whether to retry."""
 
 # https://developer.squareup.com/docs/working-with-apis/idempotency. The codes are in squareup, `error_code.py`.
 square: Profile = Profile(

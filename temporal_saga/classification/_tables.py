@@ -6,7 +6,7 @@ A kind whose effect is "none" is a proof: the saga does not undo the step. So a 
 request cannot have taken effect. A value that may mean either is AMBIGUOUS, and an exception that no table knows is a
 BUG. Three limits:
 
-- A failure speaks only for the call that raised it. If the activity has had another effect before, it must say so itself.
+- A failure speaks only for the call that raised it. If the activity has had another effect before, it has to say so.
 - If a client sends more than one request in a call, it shows only the failure of the last one. `_libraries` lists these
   clients, and `_evidence` reads what their exceptions show of the other requests.
 - `raise X from error` means X. The user chose to hide the cause, and X may come after other effects, so `__cause__` is
@@ -84,9 +84,9 @@ HTTP_STATUSES: Mapping[int, FailureKind] = {
     505: REJECTED,
 }
 
-# A status comes from the server, or the client library makes it up (gRPC's doc/statuscodes.md). The two look alike: if a
-# server passes on the failure of one of its own calls, it may say "failed to connect to all addresses" after an effect.
-# So no text makes UNAVAILABLE a proof.
+# A status comes from the server, or the client library makes it up (gRPC's doc/statuscodes.md). The two look alike: if
+# a server passes on the failure of one of its own calls, it may say "failed to connect to all addresses" after an
+# effect. So no text makes UNAVAILABLE a proof.
 GRPC_CODES: Mapping[str, FailureKind] = {
     "CANCELLED": AMBIGUOUS,
     "UNKNOWN": AMBIGUOUS,

@@ -1,4 +1,4 @@
-"""`temporal-saga`, the command line: see what became of sagas, find those that need a person, and settle them.
+"""`temporal-saga`, the command line: see what happened to sagas, find those that need a person, and settle them.
 
 pip install 'temporal-saga[cli]'
 """
@@ -14,7 +14,7 @@ _NEEDS = ("click", "rich")
 
 
 def main() -> None:
-    """Run the command line; without its libraries, say how to get them."""
+    """Run the command line. If its libraries are missing, say how to install them."""
     missing = [name for name in _NEEDS if find_spec(name) is None]
     if missing:
         sys.exit(f"temporal-saga needs {' and '.join(missing)}: pip install 'temporal-saga[cli]'")

@@ -35,15 +35,15 @@ T = TypeVar("T")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="temporal-saga")
 def cli() -> None:
-    """See what became of sagas on Temporal, find those that need a person, and settle them.
+    """See what happened to sagas on Temporal, find those that need a person, and settle them.
 
-    The server, the namespace and the credentials are those of the temporal CLI: its configuration file and profiles,
-    and the variables TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS and so on.
+    The server, the namespace and the credentials come from the same place as for the temporal CLI: its configuration
+    file and profiles, and the variables TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS and so on.
     """
 
 
 def _connects(command: F) -> F:
-    """Add the options that say where to connect, and hand over one `Connection`."""
+    """Add the options for the connection, and pass them to the command as one `Connection`."""
     options = [
         click.option("--profile", help="The profile in the configuration file.  [env: TEMPORAL_PROFILE]"),
         click.option("--config-file", type=click.Path(), help="The configuration file.  [env: TEMPORAL_CONFIG_FILE]"),
@@ -78,9 +78,9 @@ def _connects(command: F) -> F:
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with a picture to a file.")
 @_connects
 def show_command(connection: Connection, workflow_id: str, run_id: str | None, json_: bool, html: Path | None) -> None:
-    """Show what became of a workflow's sagas: what took effect, what is undone, what stands.
+    """Show what happened to a workflow's sagas: what took effect, what is undone, what stands.
 
-    It reads the history, so it needs no worker, and works for workflows that are open, closed, terminated or stuck.
+    This reads the history, so it needs no worker. It works for workflows that are open, closed, terminated or stuck.
     """
     story = _run(lambda progress: _fetch(connection, workflow_id, run_id, progress))
     now = datetime.now(timezone.utc)
@@ -100,7 +100,7 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
 @cli.command("list")
 @click.option("--parked", is_flag=True, help="Something failed for good, and a person has to decide.")
 @click.option(
-    "--stuck", is_flag=True, help="An undo fails again and again, or the workflow task does, and effects stand."
+    "--stuck", is_flag=True, help="An undo keeps failing, or the workflow task keeps failing and effects stand."
 )
 @click.option("--incomplete", is_flag=True, help="The workflow has ended, and not everything is undone.")
 @click.option("--unwinding", is_flag=True, help="Steps are being undone.")
@@ -110,15 +110,18 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
     type=click.FloatRange(min=0),
     default=7.0,
     show_default=True,
-    help="How far back to look at workflows that have ended.",
+    help="How many days back to look at workflows that have ended.",
 )
 @click.option(
     "--most", type=click.IntRange(min=1), default=1000, show_default=True, help="How many histories to read at most."
 )
 @click.option(
-    "--search-attribute", default="SagaState", show_default=True, help="What SagaPlugin(search_attribute=) sets."
+    "--search-attribute",
+    default="SagaState",
+    show_default=True,
+    help="The one that SagaPlugin(search_attribute=) sets.",
 )
-@click.option("--look", "by_looking", is_flag=True, help="Read histories, though the search attribute is registered.")
+@click.option("--look", "by_looking", is_flag=True, help="Read histories even if the search attribute is registered.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 @_connects
 def list_command(
@@ -134,9 +137,9 @@ def list_command(
     by_looking: bool,
     json_: bool,
 ) -> None:
-    """List the workflows whose sagas need a person. Without a kind: all of them.
+    """List the workflows whose sagas need a person. Without a kind, list all kinds.
 
-    Where the search attribute SagaState is registered the server finds them. Else each history is read.
+    If the search attribute SagaState is registered, the server finds them. Otherwise each history is read.
     """
     if not search_attribute.isidentifier():  # it becomes a part of a query
         raise click.ClickException(f"{search_attribute!r} is not the name of a search attribute")
@@ -156,8 +159,8 @@ def list_command(
 @click.argument("workflow_id")
 @click.argument("key")
 @click.argument("action", type=click.Choice(ACTIONS))
-@click.option("--who", required=True, help="Who decides. It goes on record.")
-@click.option("--why", required=True, help="Why. It goes on record.")
+@click.option("--who", required=True, help="The person who decides. It goes on record.")
+@click.option("--why", required=True, help="The reason. It goes on record.")
 @click.option("--run-id", help="A run of the workflow. Default: the latest.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_connects
@@ -174,12 +177,12 @@ def resolve_command(
     r"""Settle the step with this KEY, which waits for a person.
 
     \b
-    retry          run what failed once more, under the same key
-    done-by-hand   you have undone it yourself: the saga takes the undo as done
-    give-up        it stays as it is
+    retry          run it once more, under the same key
+    done-by-hand   you have undone the step yourself: the saga counts the undo as done
+    give-up        leave it as it is
 
-    What is parked gets the decision as the update saga_resolve. An undo that is still being tried again can be settled
-    as done-by-hand: its activity is completed, and the history keeps who and why.
+    A parked step or undo gets the decision as the update saga_resolve. An undo that is still being retried can be
+    settled as done-by-hand: its activity is completed, and the history keeps who and why.
     """
 
     async def prepare(progress: Callable[[str], object]) -> Any:
@@ -208,7 +211,7 @@ async def _look(connection: Connection, search: Search, now: datetime, progress:
 
 
 def _run(work: Callable[[Callable[[str], object]], Coroutine[Any, Any, T]]) -> T:
-    """Do some work, and show on a terminal how far it is; a problem ends the command with one line."""
+    """Do some work, and show the progress on a terminal. A problem ends the command with one line."""
     out = console(stderr=True)
     try:
         if not out.is_terminal:
@@ -266,8 +269,8 @@ def main() -> NoReturn:
         )
         code = 1
     finally:
-        # The threads of the SDK's core outlive a client. Where the interpreter ends at once, some in ten crash
-        # (github.com/temporalio/sdk-python/issues/300): so the interpreter does not end, the process does.
+        # The threads of the SDK's core outlive a client. If the interpreter ends at once, several of ten processes
+        # crash (github.com/temporalio/sdk-python/issues/300). So end the process, and not the interpreter.
         with suppress(BrokenPipeError):
             sys.stdout.flush()
             sys.stderr.flush()

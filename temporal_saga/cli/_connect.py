@@ -1,4 +1,4 @@
-"""Connecting as the `temporal` CLI does, and what goes wrong between here and the server, in one line each."""
+"""Connects as the `temporal` CLI does, and puts each problem with the server into one line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PATIENCE = 15.0
 
 
 class Problem(Exception):
-    """What went wrong, in one line for a person. It carries no secret and no data of the workflow."""
+    """A problem, in one line for a person. It has no secrets and no data of the workflow."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where to connect. What is not given here comes from the environment, then from the configuration file.
+    """The connection settings. A missing one comes from the environment, then from the configuration file.
 
     Attributes:
         profile: The profile in the configuration file.
@@ -45,14 +45,14 @@ class Connection:
         """Connect.
 
         Args:
-            identity: Who acts, as the history will name them.
+            identity: The person who acts, as the history will name them.
 
         Raises:
-            Problem: If that fails.
+            Problem: If the connection fails.
         """
         try:
             loaded = ClientConfig.load_client_connect_config(profile=self.profile, config_file=self.config_file)
-        except Exception as error:  # whatever is wrong with a file, its message may quote
+        except Exception as error:  # the message may quote the file
             where = self.config_file or "temporal.toml, or the environment (TEMPORAL_...)"
             raise Problem(f"the connection settings cannot be read: check the profile and the file: {where}") from error
         settings: dict[str, Any] = {"target_host": "localhost:7233", **loaded}
@@ -75,7 +75,7 @@ async def explained(client: Client, what: str) -> AsyncGenerator[None]:
 
     Args:
         client: The client.
-        what: What was asked for, such as "workflow 'order-1'".
+        what: The subject of the request, such as "workflow 'order-1'".
     """
     try:
         yield
@@ -84,7 +84,7 @@ async def explained(client: Client, what: str) -> AsyncGenerator[None]:
 
 
 def _reason(error: RPCError, what: str, namespace: str) -> str:
-    """Say what an error means. The server's own words are not repeated: they may quote what was sent."""
+    """Say what an error means. The server's own words are not repeated, since they may quote the request."""
     status, message = error.status, error.message.lower()
     if status is RPCStatusCode.NOT_FOUND and "namespace" in message:
         return f"the server has no namespace {namespace!r}: give --namespace"
@@ -95,11 +95,11 @@ def _reason(error: RPCError, what: str, namespace: str) -> str:
     if status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return f"no answer in time about {what}: try again"
     if status is RPCStatusCode.RESOURCE_EXHAUSTED:
-        return "the server takes no more requests now: try again in a while"
+        return "the server accepts no more requests now: try again later"
     if status is RPCStatusCode.UNIMPLEMENTED:
-        return f"the server is too old, or is no Temporal server: it does not know how to answer about {what}"
+        return f"the server is too old, or is not a Temporal server: it cannot answer about {what}"
     if "paused" in message:
         return f"{what} is paused, and a paused workflow takes no queries and updates: unpause it first"
     if status is RPCStatusCode.INVALID_ARGUMENT:
-        return f"the server does not understand what was asked about {what}: check the ids and the query"
-    return f"the server refuses what was asked about {what} ({status.name})"
+        return f"the server does not understand the request about {what}: check the ids and the query"
+    return f"the server refuses the request about {what} ({status.name})"

@@ -121,7 +121,7 @@ class _Fetcher:
     async def _run(self, workflow_id: str, run_id: str | None) -> Run:
         self._read += 1
         self._progress(f"reading {workflow_id}")
-        # What the server says now comes first: the history can only have more.
+        # Describe first, then read the history, which can only have more by then.
         # Not the SDK's `describe()`: temporalio 1.35 raises ValueError for a paused workflow, whose status it lacks.
         described = await self._client.workflow_service.describe_workflow_execution(
             DescribeWorkflowExecutionRequest(
@@ -135,7 +135,7 @@ class _Fetcher:
         return read(events, now, workflow_id=workflow_id, run_id=run_id)
 
     async def _reports(self, story: Story) -> list[dict[str, Any]] | None:
-        """Ask the workflow itself; None if no worker answers."""
+        """Ask the workflow itself. Return None if no worker answers."""
         self._progress("asking the workflow")
         handle = self._client.get_workflow_handle(story.workflow_id, run_id=story.run_id)
         try:
@@ -150,7 +150,7 @@ class _Fetcher:
 
 
 def _has_more_to_say(story: Story) -> bool:
-    """Tell whether the saga itself may know what the history does not: what is armed, and what is parked."""
+    """Tell whether the saga itself may know more than the history: what is armed, and what is parked."""
     if story.status != "RUNNING" or story.trouble is not None:
         return False
     return story.state in ("UNWINDING", "PARKED") or any(

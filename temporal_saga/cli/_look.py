@@ -1,4 +1,4 @@
-"""The work list: which workflows have sagas that somebody should look at."""
+"""The work list: workflows with sagas that somebody should look at."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ KINDS: tuple[Kind, ...] = ("parked", "stuck", "incomplete", "unwinding")
 
 _AT_ONCE = 8
 _MANY_FAILURES = 3
-# A worker may let these close a workflow at once (`workflow_failure_exception_types`), before any code of it runs.
+# With `workflow_failure_exception_types` these close a workflow at once, before any of its code runs.
 _WITHOUT_AN_UNWIND = ("NondeterminismError",)
 _OPEN = "CloseTime IS NULL"
 
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for.
+    """The settings of a search.
 
     Attributes:
         kinds: The kinds of trouble.
-        query: What to add to each query of the server.
+        query: A filter that is added to each query of the server.
         since: How far back to look at workflows that have ended.
-        most: How many histories to read at most.
-        by_looking: Whether to read histories though the search attribute is there.
+        most: The largest number of histories to read.
+        by_looking: Whether to read histories even if the search attribute is registered.
         attribute: The search attribute that the plugin sets.
     """
 
@@ -51,14 +51,14 @@ class Search:
 
 @dataclass
 class Found:
-    """What was found.
+    """The result of a search.
 
     Attributes:
         stories: The workflows, the most urgent first.
         looked_at: How many histories were read.
-        left_out: Whether there were more than may be read.
+        left_out: Whether there were more histories than the limit.
         has_attribute: Whether the search attribute is registered.
-        problems: What could not be read.
+        problems: The histories that could not be read.
     """
 
     stories: list[tuple[list[Kind], Story]] = field(default_factory=list[tuple[list[Kind], Story]])
@@ -86,7 +86,7 @@ def kinds_of(story: Story) -> list[Kind]:
 
 
 def _fails(story: Story, undos: list[Step]) -> bool:
-    """Tell whether something that undoes a step fails again and again: an activity, or in a child workflow."""
+    """Tell whether an undo keeps failing: an activity, or something in a child workflow."""
     running = [step.last for step in undos if step.undo_state == "RUNNING" and step.last]
     pending = [call.pending for call in running if call.pending]
     executions = {call.child for call in running}
@@ -128,7 +128,7 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
         found.looked_at += 1
         progress(f"looked at {found.looked_at} of {len(candidates)} histories, found {len(found.stories)}")
         kinds: list[Kind] = [kind for kind in kinds_of(story) if kind in search.kinds]
-        # A run that was reset or continued is told as the run that it has become.
+        # If a run was reset or continued, the story is that of the latest run.
         if kinds and (story.workflow_id, story.run_id) not in seen:
             seen[story.workflow_id, story.run_id] = None
             found.stories.append((kinds, story))
@@ -139,7 +139,7 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
 
 
 async def _queries(client: Client, search: Search, has_attribute: bool, now: datetime) -> list[str]:
-    """Return the queries whose answers have all that is looked for, and as little else as can be."""
+    """Return queries that find everything that is looked for, and as little else as possible."""
     wants_open = search.kinds & {"parked", "stuck", "unwinding"}
     ended = f'CloseTime > "{(now - search.since).isoformat()}"'
     queries: list[str] = []
@@ -152,7 +152,7 @@ async def _queries(client: Client, search: Search, has_attribute: bool, now: dat
     if wants_open:
         queries.append(f'{_OPEN} AND {search.attribute} IN ("PARKED", "UNWINDING")')
     if "stuck" in search.kinds:
-        # The server marks a run whose workflow task has failed twice; an older one does not know the mark.
+        # The server marks a run after its workflow task has failed a few times. An older server has no such mark.
         marked = f"{_OPEN} AND TemporalReportedProblems IS NOT NULL"
         queries.append(marked if await _understands(client, marked) else _OPEN)
     if "incomplete" in search.kinds:

@@ -1,4 +1,4 @@
-"""Settling what waits for a person: what to do about a step is decided here from its story, and then done."""
+"""Settles a step or undo that waits for a person: decides from the story what to do, and does it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _MOST_WHO, _MOST_WHY = 100, 800  # the server takes an identity of 1,000 bytes
 
 @dataclass(frozen=True)
 class Settlement:
-    """What will be done.
+    """A decision that is about to be carried out.
 
     Attributes:
-        how: By the update `saga_resolve`, or by completing the activity of the undo.
-        question: What the person is asked before.
-        done: What the person is told after.
+        how: With the update `saga_resolve`, or by completing the activity of the undo.
+        question: The question to the person, before.
+        done: The answer to the person, after.
     """
 
     workflow_id: str
@@ -47,18 +47,18 @@ class Settlement:
 
 
 def identity_of(who: str, why: str) -> str:
-    """Return the identity under which a person acts: it is what the history keeps of an activity's completion.
+    """Return the identity under which a person acts. The history keeps it with the completion of an activity.
 
     Raises:
-        Problem: If who or why cannot be put on record.
+        Problem: If who or why cannot be recorded.
     """
     for name, value, most in (("--who", who, _MOST_WHO), ("--why", why, _MOST_WHY)):
         if not value.strip():
             raise Problem(f"say {name}: it goes on record")
         if len(value.encode()) > most:
-            raise Problem(f"{name} is too long: it may have {most} bytes")
+            raise Problem(f"{name} is too long: at most {most} bytes")
     if ": " in who:
-        raise Problem("--who holds a colon: write a name there, and the rest as --why")
+        raise Problem("--who has a colon: write only a name there, and the rest as --why")
     return f"{who}: {why}{BY_US}"
 
 
@@ -68,30 +68,28 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
     Args:
         story: The story of the workflow.
         key: The step's key, or the id of one of its calls.
-        action: What the person wants.
+        action: The action that the person wants.
         now: The time.
 
     Raises:
-        Problem: If it cannot be done; it says what can.
+        Problem: If the action is not possible. The message says what is.
     """
     parts = parse_id(key)
     story, step = _find(story, parts[2] if parts else key)
     name, last = step.undo or "its undo", step.last
     if step.undone:
-        raise Problem(f"{step.name} is undone already: {undoing(step, story, now)}")
+        raise Problem(f"{step.name} is already undone: {undoing(step, story, now)}")
     if step.undo_state == "RUNNING" and last is not None:
         state = undoing(step, story, now)
         if last.kind == "child":
-            raise Problem(
-                f"{step.name} is undone by the child workflow {last.id}: look at it with `temporal-saga show`"
-            )
+            raise Problem(f"the child workflow {last.id} undoes {step.name}: look at it with `temporal-saga show`")
         if action == "retry":
             raise Problem(
-                f"it is tried again by itself ({state}); to try now: "
+                f"the undo is retried automatically ({state}); to retry it now: "
                 f"temporal activity reset --workflow-id {quote(story.workflow_id)} --activity-id {quote(last.id)}"
             )
         if action == "give-up":
-            raise Problem(f"it is tried again by itself ({state}): give-up is for what is parked")
+            raise Problem(f"the undo is retried automatically ({state}): give-up is only for a parked one")
         return Settlement(
             story.workflow_id,
             story.run_id,
@@ -99,12 +97,12 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
             last.id,
             step.key,
             action,
-            f"{state}. Have you undone {step.name} by hand, and may the saga take {name} as done?",
+            f"{state}. Have you undone {step.name} by hand, and may the saga count {name} as done?",
             f"{name} counts as done: {step.name} is undone by hand.",
         )
     if not story.is_open:
         raise Problem(
-            f"workflow {story.workflow_id!r} has ended, so nothing in it can be decided; "
+            f"workflow {story.workflow_id!r} has ended, so there is nothing to decide; "
             f"{step.name}: {effect(step)}, undo: {undoing(step, story, now)}"
         )
     undo_waits = step.undo_state in ("PARKED", "FAILED")
@@ -112,15 +110,13 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
     if not undo_waits and not step_waits:
         raise Problem(f"nothing of {step.name} waits for a person; {effect(step)}, undo: {undoing(step, story, now)}")
     if action == "done-by-hand" and not undo_waits:
-        raise Problem(
-            f"{step.name} itself is parked, and it has a result that nobody can give by hand: retry or give-up"
-        )
+        raise Problem(f"{step.name} itself is parked, and nobody can give its result by hand: choose retry or give-up")
     if story.status == "PAUSED":
-        raise Problem(f"workflow {story.workflow_id!r} is paused, and takes no decision: unpause it first")
+        raise Problem(f"workflow {story.workflow_id!r} is paused, and accepts no decision: unpause it first")
     what = f"{name}, which undoes {step.name}," if undo_waits else step.name
     question = {
         "retry": f"Run {what} again, under the same key?",
-        "done-by-hand": f"Have you undone {step.name} by hand, and may the saga take {name} as done?",
+        "done-by-hand": f"Have you undone {step.name} by hand, and may the saga count {name} as done?",
         "give-up": f"Give {what} up for good? "
         + (f"{step.name} then stands." if undo_waits else "The step then fails, and the saga goes on from its error."),
     }
@@ -132,7 +128,7 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
 
 
 async def settle(client: Client, settlement: Settlement, who: str, why: str) -> None:
-    """Do it.
+    """Carry out the decision.
 
     Raises:
         Problem: If the server or the workflow refuses.
@@ -152,7 +148,7 @@ async def _complete(client: Client, settlement: Settlement) -> None:
             await handle.complete()
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                raise Problem("the undo has ended meanwhile: look at it again with `temporal-saga show`") from error
+                raise Problem("the undo has ended in the meantime: check it with `temporal-saga show`") from error
             raise
 
 
@@ -167,7 +163,7 @@ async def _update(client: Client, settlement: Settlement, who: str, why: str) ->
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.type == "SagaNotResolved":
                 raise Problem(cause.message) from error  # the library's own words: keys and names
-            raise Problem("the workflow refuses the decision: nothing is parked in it under that key") from error
+            raise Problem("the workflow refuses the decision: nothing is parked under that key") from error
         except (asyncio.TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
             raise _unheard() from error
         except RPCError as error:
@@ -178,13 +174,13 @@ async def _update(client: Client, settlement: Settlement, who: str, why: str) ->
 
 def _unheard() -> Problem:
     return Problem(
-        f"no worker took the decision in {_PATIENCE.total_seconds():.0f} s; one may still do so: start a worker, "
-        "look with `temporal-saga show`, and only then try again"
+        f"no worker took the decision in {_PATIENCE.total_seconds():.0f} s, but one may still do so: start a worker, "
+        "check with `temporal-saga show`, and only then try again"
     )
 
 
 def _find(story: Story, key: str) -> tuple[Story, Step]:
-    """Find a step: where a child has handed it over, in the saga that undoes it."""
+    """Find a step. If a child has handed it over, find it in the saga that undoes it."""
     found = [(each, step) for each in story.family() for step in each.steps if step.key == key]
     if not found:
         known = ", ".join(f"{step.name} {step.key}" for step in story.steps[:10]) or "none"

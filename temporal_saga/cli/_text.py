@@ -29,11 +29,11 @@ _CLOSED = {
     "TIMED_OUT": "the workflow has timed out",
     "CONTINUED_AS_NEW": "the workflow continues in a new run",
 }
-_WIDE = 1000  # for what is not a terminal: a key that is broken in two cannot be copied
+_WIDE = 1000  # if the output is not a terminal: a key that is broken in two cannot be copied
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console; one that is not a terminal does not break lines."""
+    """Return a console. If it is not a terminal, it does not break lines."""
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = _WIDE
@@ -41,17 +41,17 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(out: Console, text: str, style: str = "") -> None:
-    """Write a line, whole."""
+    """Write a line without breaking it."""
     out.print(cell(text, style), soft_wrap=True)
 
 
 def cell(text: str, style: str = "") -> Text:
-    """Return a text whose control characters are written out: ids and names may come from anyone."""
+    """Return a text with its control characters escaped: ids and names may come from anyone."""
     return Text("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), style)
 
 
 def table(out: Console, content: RenderableType) -> None:
-    """Write what is laid out in columns; without the spaces at the ends of lines, where no terminal needs them."""
+    """Write columns. If the output is not a terminal, drop the spaces at the ends of lines."""
     if out.is_terminal:
         out.print(content)
         return
@@ -89,7 +89,7 @@ def show(out: Console, story: Story, now: datetime) -> None:
 
 def _notes(story: Story) -> Iterable[str]:
     if any(undoing(step, story, story.started) == "not yet" and step.undo_state is None for step in story.steps):
-        yield "not yet: before an undo begins, the history does not tell whether the step has one."
+        yield "not yet: before an undo begins, the history does not show whether the step has one."
     if story.others:
         what = "activity or child is not a step" if story.others == 1 else "activities or children are not steps"
         yield f"{story.others} more {what} of a saga."

@@ -1,4 +1,4 @@
-"""What became of a saga, in words: the verdict. Names, keys, states and types of errors; nothing else."""
+"""The verdict on a saga, in words: names, keys, states and types of errors; nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence, how its reader should take it, and what the reader can do."""
+    """A sentence, its tone, and a hint for the reader."""
 
     text: str
     tone: Tone = "plain"
@@ -28,18 +28,18 @@ class Line:
 
 
 def verdict(story: Story, now: datetime) -> list[Line]:
-    """Say how a workflow's sagas stand: the headline, what is in the way, and what stands."""
+    """Say how a workflow's sagas stand: the headline, the troubles, and the effects that stand."""
     return [headline(story), *_troubles(story, now), *_standing(story)]
 
 
 def summary(story: Story, now: datetime) -> str:
-    """Say the most urgent of it in one line."""
+    """Say the most urgent part in one line."""
     urgent = [line.text for each in story.family() for line in _troubles(each, now) if line.tone == "bad"]
     return " ".join([headline(story).text, *urgent[:1]])
 
 
 def headline(story: Story) -> Line:
-    """Say it in a sentence or two."""
+    """Say how the sagas stand, in a sentence or two."""
     due, undone = len(story.due), sum(step.undone for step in story.due)
     count = f"{undone} of {due} undone"
     applied = sum(step.state == "APPLIED" for step in story.steps)
@@ -102,7 +102,7 @@ def effect(step: Step) -> str:
 
 
 def undoing(step: Step, story: Story, now: datetime) -> str:
-    """Say how far a step's undo is."""
+    """Say how far the undo of a step is."""
     if step.undo_state is None:
         if not story.is_due(step):
             return "-"
@@ -124,7 +124,7 @@ def undoing(step: Step, story: Story, now: datetime) -> str:
 
 
 def became(call: Call, now: datetime) -> str:
-    """Say what became of a call, and how long it took."""
+    """Say how a call ended, and how long it took."""
     took = f" after {duration(call.ended - call.scheduled)}" if call.ended else ""
     if call.end == "RUNNING":
         return _progress(call, now) or ("running" if call.kind == "activity" else "running, as a workflow of its own")
@@ -188,7 +188,7 @@ def _standing(story: Story) -> Iterable[Line]:
     found = story.standing
     if story.state == "OPEN":
         found = [step for step in found if step.undo_state in ("FAILED", "GIVEN_UP")]
-    if story.state in ("UNWINDING", "PARKED"):  # what is still to be undone is nothing to worry about
+    if story.state in ("UNWINDING", "PARKED"):  # steps that are still to be undone are not a problem
         found = [step for step in found if _is_bad(step)]
     if story.state in ("COMPENSATED", "INCOMPLETE", "FAILED", "CANCELED"):
         without = [step for step in found if step.undo_state is None]
@@ -209,7 +209,7 @@ def _is_bad(step: Step) -> bool:
 
 
 def _progress(call: Call | None, now: datetime) -> str:
-    """Say how an activity fares that is tried again; nothing of one in its first attempt."""
+    """Say how an activity that is retried is doing; an empty str if it is in its first attempt."""
     if call is None or call.pending is None or not (call.pending.failures or call.pending.paused):
         return ""
     return _retries(call.pending, now)

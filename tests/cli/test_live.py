@@ -288,7 +288,7 @@ async def test_parked(world: World, workflow: str, step: str) -> None:
     key = await key_of(world, id, step)
     if workflow == "ParkedStep":
         said = await cli("resolve", id, key, "done-by-hand", "--who", "a", "--why", "b")
-        assert "a result that nobody can give by hand" in said.err
+        assert "nobody can give its result by hand" in said.err
     decision = (id, key, "done-by-hand" if workflow == "Parked" else "give-up", "--who", "alice", "--why", REASON)
     refused = await cli("resolve", *decision, answer="n\n")
     assert refused.code == 1
@@ -321,7 +321,7 @@ async def test_an_undo_that_is_tried_again_is_settled_by_hand(world: World) -> N
     id = await until(failures(handle))
     ask = ("resolve", "by-hand", id)
     record = ("--who", "alice", "--why", REASON)
-    assert "is tried again by itself" in (await world.cli(*ask, "retry", *record, "--yes")).err
+    assert "is retried automatically" in (await world.cli(*ask, "retry", *record, "--yes")).err
     assert (await world.cli(*ask, "done-by-hand", *record, answer="\n")).code == 1
     said = await world.cli(*ask, "done-by-hand", *record, "--yes")
     assert (said.code, said.out) == (0, "refund counts as done: charge is undone by hand.\n")
@@ -332,7 +332,7 @@ async def test_an_undo_that_is_tried_again_is_settled_by_hand(world: World) -> N
     ]
     assert f"alice: {REASON} (temporal-saga resolve)" in identities
     late = await world.cli(*ask, "done-by-hand", *record, "--yes")
-    assert (late.code, "is undone already" in late.err) == (1, True)
+    assert (late.code, "is already undone" in late.err) == (1, True)
 
 
 async def test_what_is_not_parked_is_not_settled(world: World) -> None:
@@ -377,7 +377,7 @@ async def test_what_goes_wrong_is_one_line(world: World, args: list[str], says: 
 
 
 async def test_a_paused_workflow(world: World) -> None:
-    """A paused workflow is shown, and takes no decision; this says so."""
+    """A paused workflow is shown, and accepts no decision; this says so."""
     handle = await start(world.with_attribute, sagas.Parked, "paused")
     await until(lambda: has_attribute(handle))
     await world.with_attribute.workflow_service.pause_workflow_execution(
@@ -388,7 +388,7 @@ async def test_a_paused_workflow(world: World) -> None:
     assert "paused" in (await world.cli("list", "--parked", namespace="operators")).out
     key = await key_of(world, "paused", "charge")
     said = await world.cli("resolve", "paused", key, "retry", "--who", "a", "--why", "b", namespace="operators")
-    assert (said.code, "is paused, and takes no decision" in said.err) == (1, True)
+    assert (said.code, "is paused, and accepts no decision" in said.err) == (1, True)
     await world.with_attribute.workflow_service.terminate_workflow_execution(
         TerminateWorkflowExecutionRequest(
             namespace="operators", workflow_execution=WorkflowExecution(workflow_id="paused"), reason=REASON

@@ -478,13 +478,13 @@ def test_what_can_be_decided() -> None:
     ("story", "key", "action", "says"),
     [
         (retried().story(pending(7)), KEYS[0], "retry", "temporal activity reset --workflow-id w"),
-        (retried().story(pending(7)), KEYS[0], "give-up", "give-up is for what is parked"),
+        (retried().story(pending(7)), KEYS[0], "give-up", "give-up is only for a parked one"),
         (retried().story(pending(7)), KEYS[5], "retry", f"its steps: charge {KEYS[0]}"),
         (parked_step().story(PARKED), KEYS[0], "done-by-hand", "retry or give-up"),
         (parked_undo().story(PARKED), KEYS[1], "retry", "nothing of reserve waits for a person"),
         (parked_undo().story(Now("PAUSED", saga_state="PARKED")), KEYS[0], "retry", "is paused"),
         (parked_undo().story(Now("TERMINATED")), KEYS[0], "retry", "has ended"),
-        (parked_undo().decide(KEYS[0], "done_by_hand", "alice", "x").story(), KEYS[0], "retry", "is undone already"),
+        (parked_undo().decide(KEYS[0], "done_by_hand", "alice", "x").story(), KEYS[0], "retry", "is already undone"),
     ],
 )
 def test_what_cannot_be_decided_says_what_can(story: Story, key: str, action: Any, says: str) -> None:
