@@ -27,5 +27,5 @@ from temporal_saga.errors import SagaStateTooLarge as SagaStateTooLarge
 errors = temporal_saga.errors
 presets = temporal_saga.presets
 
-# The modules imported so far, without the package itself: the sandbox imports the package anew in each run.
+# The modules imported so far, without the package itself: the sandbox imports the package again in each run.
 loaded = {name: module for name, module in _sys.modules.items() if name.startswith("temporal_saga.")}

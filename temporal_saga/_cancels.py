@@ -1,28 +1,29 @@
-"""Whose a cancel is, and what it does.
+"""Who sent a cancel, and what it does.
 
-asyncio raises the same `CancelledError` whoever cancelled. Only this module tells them apart:
+asyncio raises the same `CancelledError` for every sender. Only this module tells the senders apart:
 
-| whose the cancel is               | before the pivot                     | after the pivot                          |
+| who sent the cancel               | before the pivot                     | after the pivot                          |
 |-----------------------------------|--------------------------------------|------------------------------------------|
-| the worker's, which evicts a run  | leaves no trace                      | leaves no trace                          |
+| the worker, to evict a run        | leaves no trace                      | leaves no trace                          |
 | the saga's own deadline           | unwinds, raises SagaDeadlineExceeded | the deadline has stopped                 |
-| the workflow's                    | unwinds                              | waits until the saga has ended           |
-| anybody else's: a timeout, a task | unwinds                              | the step runs to its end, then unwinds   |
+| the workflow, which was cancelled | unwinds                              | waits until the saga has ended           |
+| anybody else: a timeout, a task   | unwinds                              | the step runs to its end, then unwinds   |
 
 Once an unwind has begun, no cancel interrupts it. The scope keeps the cancel, and gives it back at the end.
 
-How each one is known:
+How each sender is known:
 
-* The worker's: `raise_if_evicted`, before anything else.
-* The workflow's, with `SagaPlugin`: it arrives at one place, the run's `Gate`. The gate holds the cancel while a saga
-  of the main method is past its pivot. So a `CancelledError` in the body is never a workflow's cancel that has to wait.
-* The workflow's, without the plugin: it arrives in the main method's task like any other cancel.
+* The worker's cancel: `raise_if_evicted` comes before anything else.
+* The workflow's cancel, with `SagaPlugin`: it arrives at one place, the run's `Gate`. The gate holds the cancel while a
+  saga of the main method is past its pivot. So a `CancelledError` in the body is never a workflow's cancel that has to
+  wait.
+* The workflow's cancel, without the plugin: it arrives in the main method's task like any other cancel.
   `Pivot.hold_if_workflows` and `Pivot.is_relayed` guess: the first cancel of that task since the workflow was cancelled
   is the workflow's. A timeout that expires in the same moment is taken for the workflow's cancel.
-* The deadline's: by count, as in `asyncio.timeout`. `Task.cancelling()` counts each `Task.cancel()`, and the sender
-  takes its cancel back with `Task.uncancel()`. The deadline takes its own back. If others are left, somebody else has
-  cancelled too, and the `CancelledError` goes on to them. Python 3.10 does not count: there only the workflow's cancel
-  is told from the deadline's.
+* The deadline's cancel: by count, as in `asyncio.timeout`. `Task.cancelling()` counts each `Task.cancel()`, and the
+  sender takes its cancel back with `Task.uncancel()`. The deadline takes its own back. If others are left, somebody
+  else has cancelled too, and the `CancelledError` goes on to them. Python 3.10 does not count: there only the
+  workflow's cancel is told from the deadline's.
 
 The clock of this module is the length of the history, which is the same for all code of one activation.
 """
@@ -42,8 +43,8 @@ _DEADLINE = "the deadline of a saga has passed"
 _GIVEN_BACK = "given back after an unwind"
 
 
-def after(cancel: asyncio.CancelledError, first: BaseException | None) -> asyncio.CancelledError:
-    """Return a cancel that came while a first one waited to be raised. The first one becomes its context.
+def chained(cancel: asyncio.CancelledError, first: BaseException | None) -> asyncio.CancelledError:
+    """Return a cancel that came while a first one waited to be raised, with the first one as its context.
 
     One `CancelledError` is raised for both. `Cancels.take_back_deadline` finds both in it.
     """
@@ -162,9 +163,8 @@ class Pivot:
         self._gate = arrivals.gate if main_task is not None else None
         self._main_task = main_task
         self.is_passed = False
-        self.held: BaseException | None = (
-            None  # the workflow's cancel, unless the gate holds it: raised when the saga ends
-        )
+        # The workflow's cancel, unless the gate holds it. It is raised when the saga ends.
+        self.held: BaseException | None = None
         self._cancelled_before = False  # True iff the workflow had been cancelled when the pivot was passed
         # Without the plugin: True iff the main method's own task has held the cancel in a step. Then no gather or
         # TaskGroup relays the cancel to other tasks.
@@ -322,7 +322,7 @@ class Cancels:
 
     def keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that must not interrupt the unwind."""
-        self.kept = after(cancel, self.kept)
+        self.kept = chained(cancel, self.kept)
 
     def give_back(self) -> None:
         """Deliver the kept cancel at the owner's next await, if its sender still counts on it.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from temporalio.exceptions import ApplicationError
 
-from ._cancels import after
+from ._cancels import chained
 from ._run import in_main_method
 from ._scope import Scope, State, undoing, unwound
 from ._stack import Called
@@ -66,7 +66,7 @@ async def _wait_on(
         try:
             await UntilDone(task)
         except asyncio.CancelledError as again:
-            error = after(again, cancel)
+            error = chained(again, cancel)
 
 
 def called(scope: Scope, what: str, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:

@@ -12,7 +12,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
-from ._cancels import after
+from ._cancels import chained
 from ._compensation import Callback
 from ._outcome import bug_in, saga_failure
 from ._scope import Scope, State, unwound
@@ -127,7 +127,7 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
     assert error is not None
     cancels = scope.cancels
     if isinstance(error, asyncio.CancelledError):
-        return error if cancels.kept is None else after(asyncio.CancelledError(*error.args), cancels.kept)
+        return error if cancels.kept is None else chained(asyncio.CancelledError(*error.args), cancels.kept)
     if scope.parent is None:
         if scope.shared.pivot.held is not None:
             cancels.deliver()

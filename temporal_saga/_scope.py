@@ -115,9 +115,7 @@ class Scope:
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # set by an unwind, which takes what is armed while it runs
     new_step: Callable[..., Step] = Step
-    released: asyncio.Future[None] | None = (
-        None  # set by an unwind, done when the unwind has ended: callers wait for it
-    )
+    released: asyncio.Future[None] | None = None  # done when the unwind has ended; held callers wait for it
 
     def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
         owner = asyncio.current_task()

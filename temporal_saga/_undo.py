@@ -196,9 +196,7 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
             try:
                 await compensation.run()
             except workflow.ContinueAsNewError as error:
-                raise RuntimeError(
-                    "continue_as_new in a callback of an unwind would drop the rest of the unwind"
-                ) from error
+                raise RuntimeError("continue_as_new in a callback of an unwind would cut off the unwind") from error
         else:
             id = step_id(step.name, step.phase, step.key)
             await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")

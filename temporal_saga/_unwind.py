@@ -15,7 +15,7 @@ from typing import Any
 
 from temporalio import workflow
 
-from ._cancels import after
+from ._cancels import chained
 from ._metrics import count, record_seconds
 from ._scope import Scope, State, undoing_in
 from ._step import Step
@@ -146,7 +146,7 @@ async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     def keep(cancel: asyncio.CancelledError) -> None:
         nonlocal kept
         if not scope.shared.pivot.hold_if_workflows(cancel):
-            kept = after(cancel, kept)
+            kept = chained(cancel, kept)
 
     task = asyncio.create_task(protected())
     scope.undos = [*scope.undos, task]

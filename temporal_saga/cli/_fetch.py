@@ -38,12 +38,12 @@ async def fetch(
         client: The client.
         workflow_id: The workflow's id.
         run_id: The run; None for the latest.
-        children: Which children to read, too: all, or those that are undoing something now.
+        children: Which children to read too: all, or those that are undoing something now.
         attribute: The search attribute that the plugin sets.
         progress: Called with what is being done.
 
     Raises:
-        Problem: If there is no such workflow, or the server does not tell.
+        Problem: If there is no such workflow, or the server does not answer.
     """
     return await _Fetcher(client, children, attribute, progress).story(workflow_id, run_id, level=0)
 

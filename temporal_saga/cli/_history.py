@@ -41,7 +41,7 @@ BY_US = " (temporal-saga resolve)"
 
 @dataclass(frozen=True)
 class Pending:
-    """What the server says of an activity that has not ended.
+    """The server's data on an activity that has not ended.
 
     Attributes:
         activity: The activity's registered name.
@@ -60,7 +60,7 @@ class Pending:
 
 @dataclass
 class Call:
-    """An activity or a child workflow that belongs to a step: the step itself, or what undoes it.
+    """An activity or a child workflow that belongs to a step: the step itself, or its undo.
 
     Attributes:
         id: Its activity id or workflow id.
@@ -103,7 +103,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person has decided about something that was parked: an accepted update `saga_resolve`."""
+    """A person's decision about a parked step or undo: an accepted update `saga_resolve`."""
 
     key: str
     action: str
@@ -113,7 +113,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Mark:
-    """What else happened in a run that its reader wants to know."""
+    """Another event of a run that the reader wants to know."""
 
     at: datetime
     text: str
@@ -121,7 +121,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Trouble:
-    """The workflow task fails, again and again."""
+    """A workflow task that keeps failing."""
 
     failures: int
     error: str
@@ -129,7 +129,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Now:
-    """What `describe()` adds to the history.
+    """The data that `describe()` adds to the history.
 
     Attributes:
         status: How the run stands.
@@ -153,9 +153,9 @@ class Run:
     Attributes:
         status: RUNNING, PAUSED, or how it was closed.
         calls: The calls of its steps, in order.
-        others: How many activities and children are no steps.
-        children: The children that are no steps: workflow id and run id.
-        failing: The activities that are no steps, and are being tried again.
+        others: How many activities and children are not steps.
+        children: The children that are not steps: workflow id and run id.
+        failing: The activities that are not steps and are being retried.
         error: The type of the error that it failed with.
         is_incomplete: Whether that is a `CompensationError` of its own.
         reports: The sagas' reports, from a `CompensationError`.
@@ -225,7 +225,7 @@ def read(events: Iterable[HistoryEvent], now: Now | None = None, *, workflow_id:
 
 
 def read_description(answer: DescribeWorkflowExecutionResponse, attribute: str = "SagaState") -> Now:
-    """Read what `describe()` says; `attribute` is the search attribute that the plugin sets."""
+    """Read the answer of `describe()`. `attribute` is the search attribute that the plugin sets."""
     info = answer.workflow_execution_info
     fields = info.search_attributes.indexed_fields
     state = _plain(fields[attribute]) if attribute in fields else None
@@ -345,8 +345,8 @@ class _Reader:
 
     def _activity_task_completed(self, event: HistoryEvent, completed: Any, at: datetime) -> None:
         if call := self._end(completed.scheduled_event_id, "COMPLETED", at):
-            # A completion from outside, during the backoff, is written as if its sender had started the attempt, too
-            # (measured on server 1.32): then only what the identity says tells it from a worker's.
+            # A completion from outside during the backoff is written as if its sender had also started the attempt
+            # (measured on server 1.32). Then only the identity tells it from a worker's completion.
             who: str = completed.identity
             call.by_hand = who.endswith(BY_US) or who.startswith(_TEMPORAL_CLI)
             if call.by_hand or who != self._started_by.get(completed.scheduled_event_id, who):
@@ -411,7 +411,7 @@ class _Reader:
         self.run.calls.append(call)
 
     def _undone_by(self, event: HistoryEvent) -> tuple[str, Phase, str] | None:
-        """Return what a child undoes that has an id of its user's: the library's summary of it still tells."""
+        """Return the step that a child with the user's own id undoes: the library's summary still shows it."""
         summary = _plain(event.user_metadata.summary) if event.HasField("user_metadata") else None
         if not isinstance(summary, str) or not summary.startswith("undo "):
             return None
@@ -445,8 +445,8 @@ _ENCODED = object()
 
 
 def parse_id(id: str) -> tuple[str, Phase, str] | None:
-    """Return name, phase and key of the id of a step's call; None if it is the id of something else."""
-    parts = id.rsplit(":", 2)  # a step's name may hold colons
+    """Return name, phase and key from the id of a step's call; None if it is the id of something else."""
+    parts = id.rsplit(":", 2)  # a step's name may contain colons
     phase = _PHASES.get(parts[1]) if len(parts) == 3 else None
     if phase is None:
         return None
@@ -474,7 +474,7 @@ def _error_type(failure: Failure) -> str:
 
 
 def _plain(payload: Payload) -> object:
-    """Return the value of a payload in plain JSON; of any other, that it is encoded."""
+    """Return the value of a payload in plain JSON. For any other payload, return that it is encoded."""
     if payload.metadata.get("encoding") != b"json/plain":
         return None if payload.metadata.get("encoding") == b"binary/null" else _ENCODED
     try:

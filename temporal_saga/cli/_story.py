@@ -1,4 +1,4 @@
-"""What became of the sagas of a workflow, as data: its runs put together, step by step. This module asks no server."""
+"""The story of a workflow's sagas, as data: its runs put together, step by step. This module asks no server."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _UNDONE = ("DONE", "BY_HAND")
 
 @dataclass(eq=False)
 class Step:
-    """One step, all its calls taken together.
+    """One step, with all its calls.
 
     Attributes:
         name: The step's name.
         key: Its key.
-        target: The activity or workflow that does it; None where its call lies in another run.
+        target: The activity or workflow that does it; None if its call is in another run.
         state: RUNNING, PARKED, APPLIED, NOT_APPLIED, UNKNOWN; None for a compensation pushed by hand.
         error: The type of its last error.
-        undo: The activity or workflow that undoes it, where that is known.
-        undo_state: PENDING (it waits for its turn), RUNNING, DONE, FAILED, PARKED, BY_HAND, GIVEN_UP, CUT_OFF (it ran
-            when the server closed the run); None if none was seen.
+        undo: The activity or workflow that undoes it; None if it is not known.
+        undo_state: PENDING (it waits for its turn), RUNNING, DONE, FAILED, PARKED, BY_HAND, GIVEN_UP, CUT_OFF (it was
+            running when the server closed the run); None if there was no undo.
         who: The person who has settled it.
         stands: Whether its effect stands: "yes", "maybe" or "no".
         calls: Its calls, in order.
@@ -52,7 +52,7 @@ class Step:
 
     @property
     def id(self) -> str:
-        """The id of the call that says most of it."""
+        """The id of the step's first call."""
         if self.calls:
             return self.calls[0].id
         return f"{self.name}:do:{self.key}" if self.target else self.name
@@ -73,19 +73,19 @@ class Story:
     """A workflow's sagas.
 
     Attributes:
-        status: That of the run: RUNNING, PAUSED, COMPLETED, FAILED, CANCELED, TERMINATED, TIMED_OUT.
-        state: What it means for the sagas.
-        error: The type of the error that it failed with.
-        steps: The steps, in order of their beginning.
-        marks: What else happened.
-        runs: The ids of the runs that were read.
+        status: The status of the run: RUNNING, PAUSED, COMPLETED, FAILED, CANCELED, TERMINATED, TIMED_OUT.
+        state: What the status means for the sagas.
+        error: The type of the error that the run failed with.
+        steps: The steps, in the order in which they began.
+        marks: Other events that the reader wants to know.
+        runs: The runs that were read.
         trouble: Why the workflow task keeps failing.
-        may_be_parked: Whether something that failed for good may wait for a person: the history cannot tell.
-        others: How many activities and children are no steps.
-        failing: The activities that are no steps, and are being tried again.
-        children: The stories of its children.
-        notes: What the reader should know of this account.
-        knows_what_is_armed: Whether the saga itself was asked; the history shows an undo only once it begins.
+        may_be_parked: Whether something that failed for good may wait for a person. The history does not show it.
+        others: How many activities and children are not steps.
+        failing: The activities that are not steps and are being retried.
+        children: The stories of the children.
+        notes: What the reader should know about this story.
+        knows_what_is_armed: Whether the saga itself was asked. The history shows an undo only once it begins.
     """
 
     workflow_id: str
@@ -109,12 +109,12 @@ class Story:
 
     @property
     def is_open(self) -> bool:
-        """Whether the run is not closed."""
+        """Whether the run is still open."""
         return self.status in _OPEN
 
     @property
     def standing(self) -> list[Step]:
-        """The steps whose effects stand, or may."""
+        """The steps whose effects stand or may stand."""
         return [step for step in self.steps if step.stands != "no"]
 
     @property
@@ -126,7 +126,8 @@ class Story:
         """Tell whether a step was undone, is being undone, or is still to be."""
         if step.undo_state is not None:
             return True
-        # Undoing has begun, and has not ended by itself: what stands was still to be undone, as far as is known.
+        # Undoing has begun, and has not come to its own end. So an effect that stands was still to be undone, as far as
+        # the history shows.
         is_cut_short = self.state in ("UNWINDING", "PARKED", "STUCK", "CUT_OFF")
         return is_cut_short and step.stands != "no" and not self.knows_what_is_armed and self.has_begun
 
@@ -168,7 +169,7 @@ def tell(
     for each in runs:
         is_closed = each.status not in _OPEN
         for call in each.calls:
-            # Of a run that was reset, its own events only: the new run has the others, too.
+            # Of a run that was reset, only its own events: the new run has the others too.
             if call.event >= forks.get(each.run_id, 0):
                 steps.setdefault(call.key, Step(call.step, call.key)).calls.append(call)
                 if is_closed and call.end == "RUNNING" and call.kind == "activity":
@@ -310,7 +311,7 @@ def _join_children(steps: dict[str, Step], children: Sequence[Story]) -> None:
             theirs.undo, theirs.undo_state, theirs.who, theirs.stands = step.undo, step.undo_state, step.who, "no"
         if taken:
             for key, theirs in own.items():
-                if key not in steps and theirs.stands != "no":  # handed over, too, and not undone
+                if key not in steps and theirs.stands != "no":  # also handed over, and not undone
                     steps[key] = replace(theirs, calls=[])
                     theirs.stands = "no"
             for step in steps.values():
