@@ -19,8 +19,8 @@ from examples.dev_server import dev_server, find_cli
 from temporal_saga.plugin import SagaPlugin
 from tests.postgres import postgres as postgres  # a fixture of all tests
 
-# The same examples each time, however slow the machine is: a change is judged by what it changes. `tests.fuzz` looks for
-# new ones.
+# The same examples each time, however slow the machine is: a change is judged by what it changes. `tests.fuzz` searches
+# anew.
 hypothesis.settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
