@@ -339,7 +339,7 @@ async def test_what_is_not_parked_is_not_settled(world: World) -> None:
     """An undo that failed for good, in a saga that went on: the workflow refuses, and nothing changes."""
     key = await key_of(world, "swallowed", "charge", "default")
     said = await world.cli("resolve", "swallowed", key, "retry", "--who", "a", "--why", "b", "--yes")
-    assert (said.code, "nothing is parked in it" in said.err) == (1, True)
+    assert (said.code, "nothing is parked under that key" in said.err) == (1, True)
 
 
 async def test_without_a_worker(world: World) -> None:
