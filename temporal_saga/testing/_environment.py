@@ -1,4 +1,4 @@
-"""Runs one activity alone, as the activity of a step."""
+"""Runs one activity by itself, as the activity of a step."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ R = TypeVar("R")
 def step_environment(
     step: str, *, phase: Phase = "do", key: str | None = None, attempt: int = 1
 ) -> ActivityEnvironment:
-    """Return an environment that runs one activity alone, with its `current_step()`.
+    """Return an environment that runs one activity by itself, with its `current_step()`.
 
         receipt = await step_environment("charge").run(charge, order)
         await step_environment("charge", phase="undo").run(refund, order)
 
     Without a key, the environments of one step belong together: an undo undoes the step of the same name. Each `run` is
-    an attempt of its own, so a second one repeats the first, as a worker does whose reply was lost.
+    a separate attempt, so a second `run` repeats the first, as a worker does if a reply was lost.
 
     Args:
         step: The step's name; for an undo, the name of the step that it undoes.
@@ -56,7 +56,7 @@ def step_environment(
         environment.info,
         activity_id=step_id(step, phase, key),
         attempt=attempt,
-        # The SDK's environment has a second, and a longer Retry-After would make a failure final.
+        # The SDK's environment has one second, so a longer Retry-After would make a failure final.
         schedule_to_close_timeout=None,
         start_to_close_timeout=timedelta(seconds=30),
     )
@@ -65,7 +65,7 @@ def step_environment(
 
 class _StepEnvironment(ActivityEnvironment):
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        # A new object: the fence tells attempts apart by it. With the type, `classify_errors` knows its own activity.
+        # A new object, by which the fence tells attempts apart. By the type, `classify_errors` recognizes its activity.
         type_ = _registered_name(fn) or self.info.activity_type
         self.info = dataclasses.replace(self.info, activity_type=type_)
         return super().run(fn, *args, **kwargs)

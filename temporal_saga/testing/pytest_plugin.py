@@ -34,19 +34,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--saga-report",
         default=None,
         metavar="DIR",
-        help="write what each test explored as a page of HTML, and an index.html that leads to them",
+        help="write an HTML page for each test that explores, and an index.html with links to them",
     )
     group.addoption(
         "--saga-faults",
         type=_number,
         default=None,
         metavar="N",
-        help="how many faults at once saga_explore tries at least, where a test says fewer (or nothing, which is 1)",
+        help="the smallest number of faults that saga_explore tries at once, if a test says fewer (by default 1)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Write pages, if the command line says where."""
+    """Write pages, if the command line names a directory."""
     directory = config.getoption("--saga-report")
     if directory is not None:
         where = config.invocation_params.dir / directory
@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Pages:
-    """Writes a page for each test that explores. With pytest-xdist its workers write them, and who leads the index."""
+    """Writes a page for each test that explores. With pytest-xdist, workers write pages, the leader writes the index."""
 
     def __init__(self, directory: Path, *, leads: bool) -> None:
         self._directory = directory
@@ -100,13 +100,13 @@ _PAGE = "temporal_saga_page"
 
 
 def _file_name(test: str) -> str:
-    """Return a file name that no other test has: what is left of the test's id, and a number for the rest."""
+    """Return a file name that no other test has: the plain part of the test's id, and a number for the rest."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", test).strip("-")[-80:]
     return f"{plain}-{zlib.crc32(test.encode()):08x}.html"
 
 
 class SagaExplore:
-    """`temporal_saga.testing.explore`, with at least as many faults as the command line says, if it does."""
+    """`temporal_saga.testing.explore`, with at least as many faults as `--saga-faults` says, if it is given."""
 
     def __init__(self, at_least: int | None) -> None:
         self._at_least = at_least
@@ -122,7 +122,7 @@ class SagaExplore:
 
 @pytest.fixture
 def saga_explore(pytestconfig: pytest.Config) -> SagaExplore:
-    """`temporal_saga.testing.explore`, which `--saga-faults=N` takes deeper without a change of the test."""
+    """`temporal_saga.testing.explore`. With `--saga-faults=N` it goes deeper without a change of the test."""
     return SagaExplore(pytestconfig.getoption("--saga-faults"))
 
 
@@ -130,7 +130,7 @@ def saga_explore(pytestconfig: pytest.Config) -> SagaExplore:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the plan and the timeline in place of a traceback through the kit."""
+    """Show the plan and the timeline instead of a traceback through the kit."""
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
     # By its name: to import the class would import the kit.

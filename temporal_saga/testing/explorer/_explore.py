@@ -8,7 +8,7 @@
     def test_no_fault_loses_money() -> None:
         explore(MoneyTransfer.run, Transfer("A", "B", 30), setup=setup, check=lambda bank, _: bank.total() == 100)
 
-Shorter plans come before longer ones, so that the first that fails is a shortest.
+Shorter plans come before longer ones, so the first plan that fails is one of the shortest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ._runner import Runner, quiet
 from ._search import Search
 
 listeners: list[Callable[[Exploration], None]] = []
-"""Who is told of each exploration, before its violations are raised: the pytest plugin."""
+"""Called with each exploration before its violations are raised. The pytest plugin uses this."""
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -64,38 +64,38 @@ def explore(
     Args:
         workflow_run: The workflow's run method, as in `client.execute_workflow`.
         args: Its arguments.
-        setup: Makes the world of a run: an object whose `activities` are a list, or that list itself. If it has a
-            `client`, an async function of the workflow's handle, that plays the client. If it has a `close`, that is
-            called after the run.
-        check: Is called with the world and the simulation after each run; it raises or returns False to object. It is
-            not called after a run in which faults made compensations fail for good: their effects stand, and the
-            explorer checks instead that the run reports the failed compensations.
-        ends: How the run without any fault ends. Another end is a violation, and then no fault is tried.
-        faults: Up to how many faults at once.
-        plan: Run these faults only.
-        within: The longest real time to take. Plans of one length then run in a random order; the result tells how much
-            was left untried.
-        seed: For that order.
-        processes: In how many processes plans run; the result does not depend on it. By default as many as there are
-            cores, once the search takes long; and one if the runs share a file or a connection, or for another reason
-            that `print` tells. A number is taken at its word: then each world must be one of its own.
+        setup: Makes the world of a run: an object that has a list `activities`, or that list itself. If the world has a
+            `client`, an async function that takes the workflow's handle, it plays the client. If the world has a
+            `close`, it is called after the run.
+        check: Called with the world and the simulation after each run. It raises or returns False to object. It is not
+            called after a run in which faults made compensations fail for good: their effects stand, and the explorer
+            checks instead that the run reports the failed compensations.
+        ends: The end of the run without any fault. Another end is a violation, and then no fault is tried.
+        faults: The largest number of faults at once.
+        plan: Run only these faults.
+        within: The longest real time to take. Plans of one length then run in a random order, and the result says how
+            much was left untried.
+        seed: The seed of that order.
+        processes: The number of processes that run plans. The result does not depend on it. By default there are as
+            many as cores, once the search takes long. There is one if the runs share a file or a connection, or for
+            another reason that `print` shows. If you give a number, each world must be separate.
         kinds: The kinds of faults to try; all of them by default.
         signals: Signals to try at every point: names, or tuples of a name and arguments.
-        updates: Updates, in the same way.
-        first: Stop at the first violation; by default the explorer looks for one of each kind.
+        updates: Updates to try, in the same form.
+        first: Stop at the first violation. By default the explorer looks for one violation of each kind.
         fail: Raise if there is a violation.
-        elsewhere: Also run the workflow without faults in the SDK's sandbox, and replay some runs in two processes of
-            their own, where strings and tasks hash otherwise. They import the workflow's module by its name; where that
-            does not work, the result says so.
-        progress: Show a bar on stderr; by default on a terminal only.
-        options: For `simulate`.
+        elsewhere: Also run the workflow without faults in the SDK's sandbox, and replay some runs in two other
+            processes, where strings and tasks have other hashes. These import the workflow's module by its name. If
+            that does not work, the result says so.
+        progress: Show a bar on stderr; by default only on a terminal.
+        options: Options of `simulate`.
 
     Returns:
         What was tried and found.
 
     Raises:
         ViolationError: A plan broke a rule. It is an AssertionError.
-        TypeError: An argument has a wrong type.
+        TypeError: An argument has the wrong type.
         ValueError: An argument has a wrong value, or faults of `plan` found nothing to strike.
     """
     __tracebackhide__ = True

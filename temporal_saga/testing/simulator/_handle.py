@@ -1,4 +1,4 @@
-"""What the client's function is given: a handle of a simulated workflow."""
+"""The handle of a simulated workflow, which the client's function gets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 
 class SimulatedHandle(Generic[R]):
-    """What the client's function is given: a `WorkflowHandle` of the simulation, with the same names."""
+    """The handle that the client's function gets: a `WorkflowHandle` of the simulation, with the same names."""
 
     def __init__(self, server: Server, execution: Execution, result_type: type | None) -> None:
         self._server = server
@@ -67,7 +67,7 @@ class SimulatedHandle(Generic[R]):
         """Wait until the workflow has ended, and return its result.
 
         Raises:
-            WorkflowFailureError: As a client's handle does.
+            WorkflowFailureError: As for a client's handle.
         """
         if self._execution.is_open:
             closed: asyncio.Future[None] = self._world.loop.create_future()
@@ -76,12 +76,12 @@ class SimulatedHandle(Generic[R]):
         return cast(R, outcome_of(self._execution.run, self._world.parts.converter, self._result_type))
 
     async def signal(self, signal: str | Callable[..., Any], *args: Any) -> None:
-        """Send a signal, given by its name or its handler; returns once it has been delivered."""
+        """Send a signal, given by its name or its handler. Return once it has been delivered."""
         run = self._open_run()
         await self._deliver(run, run.messages.signal(signal_name(signal), self._encode(args)))
 
     async def cancel(self, *, reason: str = "") -> None:
-        """Request the workflow's cancellation; returns once it has been delivered. A closed one stays so."""
+        """Request the workflow's cancellation. Return once it has been delivered. A closed workflow stays closed."""
         job = self._execution.cancel_job(reason)
         if job is not None:
             await self._deliver(self._execution.run, job)
@@ -91,7 +91,7 @@ class SimulatedHandle(Generic[R]):
         self._open_run().terminate(reason)
 
     async def query(self, query: str | Callable[..., Any], *args: Any, result_type: type | None = None) -> Any:
-        """Ask the workflow; the query is given by its name, perhaps with its result type, or by its handler.
+        """Query the workflow. Give the query's name, perhaps with its result type, or its handler.
 
         Raises:
             WorkflowQueryFailedError: If the handler raised.
@@ -112,7 +112,7 @@ class SimulatedHandle(Generic[R]):
         return _decoded(self._converter, answer, result_type or known_type)
 
     async def describe(self) -> SimulatedDescription:
-        """Return what a client is told of the workflow's current run."""
+        """Return a client's description of the workflow's current run."""
         run = self._execution.run
         start, closed = run.start, run.closed_at
         return SimulatedDescription(
@@ -142,7 +142,7 @@ class SimulatedHandle(Generic[R]):
         id: str | None = None,
         wait_for_stage: WorkflowUpdateStage = WorkflowUpdateStage.ACCEPTED,
     ) -> SimulatedUpdate:
-        """Send an update, given by its name or its handler; returns once it has been accepted.
+        """Send an update, given by its name or its handler. Return once it has been accepted.
 
         Raises:
             WorkflowUpdateFailedError: If the validator refused it.
@@ -193,7 +193,7 @@ class SimulatedHandle(Generic[R]):
 
 @dataclass(frozen=True)
 class SimulatedDescription:
-    """What `SimulatedHandle.describe` returns: of a `WorkflowExecutionDescription`, what there is in a simulation."""
+    """The result of `SimulatedHandle.describe`: the part of a `WorkflowExecutionDescription` that a simulation has."""
 
     id: str
     run_id: str

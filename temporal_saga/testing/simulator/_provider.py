@@ -1,4 +1,4 @@
-"""What a fake of a provider asks, so that a fault can strike inside of an activity's function."""
+"""`provider_call`: lets a fault strike inside an activity's function, in a fake of a provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 __all__ = ["provider", "provider_call"]
 
 provider: ContextVar[Callable[[str], bool] | None] = ContextVar("temporal_saga_testing_provider", default=None)
-"""Whether a fault strikes the current attempt `before` or `after` what its provider does; None outside of one."""
+"""Tells if a fault strikes the current attempt `before` or `after` its provider's work; None outside an attempt."""
 
 
 @contextmanager
@@ -18,19 +18,19 @@ def provider_call(
     before: Callable[[], BaseException] = ConnectionRefusedError,
     after: Callable[[], BaseException] = ConnectionResetError,
 ) -> Generator[None, None, None]:
-    """Let a `provider_fault` strike here: around what a fake provider does.
+    """Let a `provider_fault` strike here, before or after the work of a fake provider.
 
         class FakeStripe:
             def charge(self, key: str, amount: int) -> None:
                 with provider_call():
                     self.charges.setdefault(key, amount)
 
-    Without such a fault, and outside of a simulation, this does nothing. `explore` tries both faults on each call of an
-    activity whose function passes here.
+    Without such a fault, and outside a simulation, this does nothing. If the function of an activity uses
+    `provider_call`, `explore` tries both faults on each call of the activity.
 
     Args:
-        before: Makes the error to raise in place of the block: the provider has done nothing.
-        after: Makes the error to raise behind the block: the provider has done it, and its answer is lost.
+        before: Makes the error to raise instead of the block: the provider has done nothing.
+        after: Makes the error to raise after the block: the provider has done its work, and its answer is lost.
     """
     fails = provider.get()
     if fails is not None and fails("before"):

@@ -62,43 +62,44 @@ def simulate(
     start_time: datetime = START,
     max_activations: int = MAX_ACTIVATIONS,
 ) -> Simulation[R]:
-    """Run a workflow to its end in this process: the SDK's own workflow code, your activities, virtual time.
+    """Run a workflow to its end in this process, with the SDK's own workflow code, your activities and virtual time.
 
         simulation = simulate(MoneyTransfer.run, transfer, activities=bank.activities, faults=[fails_after("deposit")])
         assert simulation.status == "failed"
         print(simulation)
 
-    `asyncio.sleep`, timers, timeouts and waits between retries take no real time; what blocks (a sync activity) takes
-    no virtual time. The same arguments give the same trace. What cannot be simulated is an `UnsupportedError`.
+    `asyncio.sleep`, timers, timeouts and waits between retries take no real time. Blocking code (a sync activity) takes
+    no virtual time. The same arguments give the same trace. Anything that cannot be simulated raises an
+    `UnsupportedError`.
 
     Args:
         workflow_run: The workflow's `@workflow.run` method.
         args: Its arguments.
         activities: The activities, as for a worker: async and sync functions, and bound methods.
-        workflows: Child workflows, and others to continue as.
-        client: An async function that is called with a handle of the workflow, and runs beside it on the virtual clock:
+        workflows: Child workflows, and workflows to continue as.
+        client: An async function that gets a handle of the workflow, and runs beside it on the virtual clock:
             `await handle.signal(...)`, `await asyncio.sleep(3600)`, `await handle.cancel()`.
-        faults: What goes wrong: `fails_after("deposit")`, `cancel(at=3)`, ...
+        faults: The faults to inject: `fails_after("deposit")`, `cancel(at=3)`, ...
         id: The workflow's id.
         task_queue: Its task queue.
         execution_timeout: As for a client.
         run_timeout: As for a client.
-        retry_policy: As for a client: the workflow's own.
+        retry_policy: The workflow's own, as for a client.
         memo: As for a client.
         search_attributes: As for a client.
-        sandboxed: Whether to run the workflow in the SDK's sandbox, as a worker does, or with which restrictions; about
-            ten times slower.
-        plugins: The client's and worker's; `[SagaPlugin()]` if not given.
-        interceptors: The worker's.
-        data_converter: The client's.
+        sandboxed: Whether to run the workflow in the SDK's sandbox, as a worker does, or the restrictions of that
+            sandbox. The sandbox is about ten times slower.
+        plugins: The plugins of the client and the worker; `[SagaPlugin()]` by default.
+        interceptors: The interceptors of the worker.
+        data_converter: The data converter of the client.
         failure_exception_types: The worker's `workflow_failure_exception_types`.
-        unserved_task_queues: Task queues without a worker: activities sent there wait, until a timeout ends that.
-        without_patches: The patches that the runs began without: `workflow.patched` takes the old branch for them.
-        start_time: When the workflow starts, on its own clock.
+        unserved_task_queues: Task queues without a worker. Activities sent there wait until a timeout.
+        without_patches: The patches that the runs began without. `workflow.patched` takes the old branch for them.
+        start_time: The workflow's start, on its own clock.
         max_activations: A run with more activations than this counts as an endless loop.
 
     Returns:
-        What happened. A workflow that fails is not an error here; `result()` raises it.
+        The run, with all that happened. If the workflow fails, `simulate` does not raise; `result()` does.
 
     Raises:
         SimulationError: If the simulation cannot go on (the message names what is missing), or if faults found nothing
@@ -159,7 +160,7 @@ def simulate(
         world.end_worker()
     if world.error is not None:
         raise world.error
-    if world.loop.refused is not None:  # in a function that never ended
+    if world.loop.refused is not None:  # raised in a function that never ended
         raise world.loop.refused
     if plan.unused:
         labels = ", ".join(dict.fromkeys(call.label for call in simulation.calls if call.kind == "activity"))
@@ -181,7 +182,7 @@ def replayer(
     data_converter: DataConverter = DataConverter.default,
     failure_exception_types: Sequence[type[BaseException]] = (),
 ) -> Callable[[History], str | None]:
-    """Return what replays histories of simulations with these options, and tells where commands differ."""
+    """Return a function that replays the history of a simulation with these options, and says where commands differ."""
     definition = workflow_of(workflow_run)
     parts = configure(
         workflows=[definition.cls, *(each for each in workflows if each is not definition.cls)],
@@ -216,7 +217,7 @@ def _end_of_client(task: asyncio.Task[object] | None, main: Execution, *, had_fa
             raise SimulationError("the client's function waits for something that never happens")
         return None
     error = task.exception() if not task.cancelled() else asyncio.CancelledError()
-    # A client that was written for the good end meets a workflow that a fault has made fail, or that is gone.
+    # The client was written for the good end, but a fault has made the workflow fail, or the workflow is gone.
     if error is None or (had_faults and isinstance(error, TemporalError)):
         return error
     raise error
