@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Pages:
-    """Writes a page for each test that explores. With pytest-xdist, workers write pages, the leader writes the index."""
+    """Writes a page for each test that explores. With pytest-xdist, workers write pages, the leader the index."""
 
     def __init__(self, directory: Path, *, leads: bool) -> None:
         self._directory = directory
