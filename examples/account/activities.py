@@ -1,4 +1,4 @@
-"""The bank behind the account: each step, and what undoes it. One transaction each, behind the fence."""
+"""The bank of the account: each step and its undo, each in one transaction with the fence."""
 
 import sqlite3
 import threading

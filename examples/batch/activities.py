@@ -1,4 +1,4 @@
-"""The ledger: each step of a transfer, and what undoes it. One transaction each, behind the fence."""
+"""The ledger: each step of a transfer and its undo, each in one transaction with the fence."""
 
 import sqlite3
 import threading

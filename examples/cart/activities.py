@@ -1,4 +1,4 @@
-"""The shop behind the cart: each step, and what undoes it. One transaction each, behind the fence."""
+"""The shop of the cart: each step and its undo, each in one transaction with the fence."""
 
 import sqlite3
 import threading

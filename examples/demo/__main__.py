@@ -86,11 +86,11 @@ def look_around(terminal: Terminal, stage: Stage, ui_port: int | None, *, keep: 
     terminal.text(f"Web UI      {ui}")
     terminal.text(f"workflows   demo-{stage.run}-<story>-saga, demo-{stage.run}-<story>-textbook")
     terminal.text("history     the compensations are the activities `undo ...`")
-    terminal.text("details     the workflow's current details show its saga as a table")
+    terminal.text("details     the workflow's current details show its saga as a list")
     if not keep:
         terminal.text("The workers end now. `make demo KEEP=1` leaves them running, to answer the query saga_report.")
         return
-    terminal.text("query       saga_report: each step, and what became of it")
+    terminal.text("query       saga_report: each step and its outcome")
     terminal.text(f"log         {stage.folder / 'log.txt'}, with the ledgers beside it")
     terminal.text("All of it stays until Ctrl-C.")
 

@@ -58,10 +58,10 @@ def working(client: Client, exporter: Exporter, queue: str = QUEUE) -> Worker:
         task_queue=queue,
         workflows=[ExportWorkflow],
         activities=exporter.activities,
-        # By default the worker keeps heartbeats back for 80 % of the heartbeat timeout. What it has not passed on when
-        # it dies is done again.
+        # By default the worker holds heartbeats back for 80 % of the heartbeat timeout. If it dies, the pages of these
+        # heartbeats are written again.
         max_heartbeat_throttle_interval=timedelta(milliseconds=500),
-        # A workflow waits so long for the worker that knew it, which may have died, too.
+        # A workflow task waits this long for the worker that has the run in its cache, and that worker may be dead.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
     )
 

@@ -26,7 +26,7 @@ class Exporter:
 
     @activity.defn
     async def write_pages(self, export: Export) -> str:
-        """Writes all pages, and returns the folder. A later attempt goes on behind the last page that was heard of."""
+        """Writes all pages, and returns the folder. A later attempt continues after the last page in a heartbeat."""
         folder = self.directory / current_step().key
         folder.mkdir(exist_ok=True)
         details = activity.info().heartbeat_details

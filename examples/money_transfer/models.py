@@ -67,7 +67,7 @@ def to_minor_units(text: str, currency: str) -> int:
     """Reads "12.34" as 1234, without a float on the way.
 
     Raises:
-        ValueError: The currency is unknown, or the text is no amount in it.
+        ValueError: The currency is unknown, or the text is not an amount in it.
     """
     if currency not in MINOR_DIGITS:
         raise ValueError(f"unknown currency {currency!r}")

@@ -48,7 +48,7 @@ class MoneyTransfer:
         # No step of the saga: it has no effect, so there is nothing to undo. Fast: it only reads.
         await workflow.execute_activity_method(Bank.check, transfer, **presets.fast())
 
-        # Standard: a restart of the database is no reason to send the money back.
+        # Standard: a restart of the database is not a reason to send the money back.
         async with Saga(activity_options=presets.standard()) as saga:
             # Conflict: transactions meet at a busy customer's account, and soon part again. Should it
             # take longer, nothing has moved yet.
@@ -94,5 +94,5 @@ class MoneyTransfer:
 
     @workflow.query
     def transfer_status(self) -> TransferStatus:
-        """Where the transfer stands. What became of each step: query `saga_report`."""
+        """The state of the transfer. The query `saga_report` has the outcome of each step."""
         return self._status

@@ -57,7 +57,7 @@ class Shop:
             if line.sku not in prices:
                 raise Rejected(f"no product {line.sku}")
             if line.quantity < 1:
-                raise Rejected(f"{line.quantity} is no quantity")
+                raise Rejected(f"{line.quantity} is not a quantity")
         return sum(prices[line.sku] * line.quantity for line in order.lines)
 
     @activity.defn

@@ -40,7 +40,7 @@ class OrderWorkflow:
 
     @workflow.run
     async def run(self, order: Order) -> OrderState:
-        """Fulfils the order, and returns how it ended. That may be a no: it is no failure."""
+        """Fulfills the order, and returns how it ended. A refusal is a result, not a failure."""
         try:
             await self._fulfil(order)
         except (ActivityError, Declined) as error:

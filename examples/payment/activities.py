@@ -71,7 +71,7 @@ class Cashier:
 
     @activity.defn
     def look_up(self, key: str) -> str:
-        """Asks the provider what became of a step."""
+        """Asks the provider for the outcome of a step."""
         return self.provider.find(key)
 
     @activity.defn

@@ -77,7 +77,7 @@ class Provider:
             self._db.execute("INSERT OR IGNORE INTO operations VALUES (?, NULL, NULL, 0, 'void')", (key,))
 
     def find(self, key: str) -> str:
-        """What became of an operation."""
+        """The outcome of an operation."""
         found = self.rows("SELECT kind || ' of ' || amount || ': ' || state FROM operations WHERE key = ?", key)
         return str(found[0][0]) if found else "nothing under that key"
 

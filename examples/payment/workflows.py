@@ -112,7 +112,7 @@ class Payment:
 
     @workflow.query
     def status(self) -> Status:
-        """How it stands. What became of each step: query `saga_report`."""
+        """The state of the payment. The query `saga_report` has the outcome of each step."""
         return Status(self._state, self._captured, self._refunded)
 
     @property

@@ -174,7 +174,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     worker = commands.add_parser("worker", help="run a worker")
     worker.add_argument("--version", type=int, choices=list(VERSIONS), default=2)
-    commands.add_parser("record", help="write the histories anew")
+    commands.add_parser("record", help="write the histories again")
     of = {name: commands.add_parser(name, help=f"{name} a booking") for name in ("start", "pay", "cancel", "status")}
     for each in of.values():
         each.add_argument("traveler")
