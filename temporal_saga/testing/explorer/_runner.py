@@ -94,7 +94,7 @@ class Runner(Generic[W, R]):
                 *check_run(simulation, plan, self.known),
                 *check_inputs(simulation, self.known),
             ]
-            if self._check is not None and not undo_failed(simulation):
+            if self._check is not None and not undo_failed(simulation) and not simulation.parked:
                 objections += self._users(world, simulation)
         finally:
             _close(world)
@@ -116,6 +116,8 @@ class Runner(Generic[W, R]):
 
     def check_end(self, happy: Simulation[R]) -> list[Objection]:
         """Object if the run without any fault ended in another way than expected: then other runs show nothing."""
+        if happy.parked:
+            return [Objection("ends otherwise", f"it is not {self._ends}: it waits for {happy.waiting_for}")]
         if happy.status in (self._ends, "waiting"):  # a run that never ends is objected to as such
             return []
         because = f": {why(happy)}" if happy.status == "failed" else ""

@@ -15,11 +15,24 @@ from temporalio.api.failure.v1 import Failure
 
 from temporal_saga import SagaReport
 from temporal_saga._compensation import Call, Callback
+from temporal_saga._parking import MEMO as PARKED_MEMO
+from temporal_saga._parking import UPDATE as RESOLVE
 from temporal_saga._run import QUERY, Run
 from temporal_saga._seed import seed_of
 
 from ._converter import Converter
 from ._sdk import Instance
+
+__all__ = [
+    "CANCEL_SCOPE",
+    "PARKED_MEMO",
+    "RESOLVE",
+    "CancelScopes",
+    "is_in_open_scope",
+    "keys_undone_with_own_input",
+    "reports_of",
+    "run_id_and_seed",
+]
 
 CANCEL_SCOPE = "temporal_saga_testing_cancel_scope"
 

@@ -87,6 +87,7 @@ class Call:
         nth_in_workflow: Which call of that workflow with that label.
         asks_provider: Whether its function has passed a `provider_call`.
         is_plain_in_scope: Whether it is no step, and its workflow was in the scope of a saga that did not unwind.
+        was_parked: Whether it has failed for good and has waited for a person.
     """
 
     label: str
@@ -107,6 +108,7 @@ class Call:
     nth_in_workflow: int = 1
     asks_provider: bool = False
     is_plain_in_scope: bool = False
+    was_parked: bool = False
 
     @property
     def label_in_workflow(self) -> str:
