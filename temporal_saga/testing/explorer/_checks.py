@@ -495,7 +495,7 @@ def _fails_by_itself(simulation: Simulation[Any], call: Call) -> bool:
     """Tell whether nothing excuses an undo that has failed for good.
 
     A fault that makes it fail for good does; so does one that has done that to another undo of the saga before: this
-    one may depend on that one, and rightly refuse. A fault that passes by excuses an undo only if that is parked: then a
+    one may depend on that one, and rightly refuse. A fault that passes by excuses an undo only if that is parked: a
     person may let it be tried again.
     """
     saga = _saga_of(simulation, call)

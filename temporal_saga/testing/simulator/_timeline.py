@@ -51,7 +51,19 @@ _WORDS = {
 }
 
 _FAULTS = frozenset(
-    {"cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "task_failed", "late", "again", "bug", "parked", "decision"}
+    {
+        "cancel",
+        "cancel_with",
+        "cancel_scope",
+        "restart",
+        "slow_worker",
+        "task_failed",
+        "late",
+        "again",
+        "bug",
+        "parked",
+        "decision",
+    }
 )
 _BAD = frozenset({"failed", "timed_out", "retrying", "cancelled"})
 
