@@ -163,7 +163,7 @@ class Saga(Steps):
     ) -> Coroutine[Any, Any, Any]:
         # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
         # first runs, whose order a `gather` would leave to the loop.
-        scope = self._scope or self._entered()
+        scope = self._scope or self._entered(target if step is None else step)
         make = scope.new_step
         if options:
             if "on_step_failure" in options:
@@ -306,9 +306,14 @@ class Saga(Steps):
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    def _entered(self) -> Scope:
+    def _entered(self, step: Any = None) -> Scope:
         if self._scope is None:
-            raise RuntimeError("enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt")
+            for_what = (
+                "" if step is None else f", for step {step if isinstance(step, str) else registered_name(step)!r}"
+            )
+            raise RuntimeError(
+                f"enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt{for_what}"
+            )
         return self._scope
 
     def _owned(self, what: str) -> Scope:

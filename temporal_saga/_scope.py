@@ -146,8 +146,8 @@ class Scope:
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
                 raise self.shared.refuse(
-                    f"code that the unwind of saga {self.shared.name!r} runs called a step of it, which may have to "
-                    "wait for itself: call workflow.execute_activity(...) in a callback"
+                    f"code that the unwind of saga {self.shared.name!r} runs called a step of it ({what}), which may "
+                    "have to wait for itself: call workflow.execute_activity(...) in a callback"
                 )
         if await self.outlasts_unwind():
             raise unwound()

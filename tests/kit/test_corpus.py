@@ -16,25 +16,16 @@ from tests.kit.corpus.case import Buggy, Case, Correct
 pytestmark = pytest.mark.slow
 
 MISSED: dict[str, str] = {
-    "state-dropped-unchecked": "a child's detached state that nobody takes over: the child is listed, no more",
     "two-effects-in-one-activity": "a function runs whole or not at all",
-    "hold-outlasted": "runs that did the same are taken for one, whatever time they were told",
     "global-in-the-workflow": "it runs without the sandbox, and arguments that vary by themselves are not compared",
 }
 """Bugs that the kit does not see, and why."""
 
 MISLABELED: dict[str, str] = {
-    "one-value-before": "a cancel shows it before a fault of the second call with that name does",
-    "step-in-a-callback": "the error of a step that a callback calls does not name the step",
-    "update-before-the-scope": "the error of a step before its scope does not name the step",
-    "run-timeout": "the message says that the run closed, and not why",
 }
 """Bugs whose first violation does not name the culprit, and what it names."""
 
 FALSE_ALARMS: dict[str, tuple[str, str]] = {
-    "build-child": ("without compensation: ['Network']", "the child's detached state did undo it"),
-    "build-children": ("without compensation: ['Network']", "the same"),
-    "cart": ("was undone before reserve, which began after it", "saga.undo() undoes the older one first"),
 }
 """Correct workflows in which the kit sees a bug: what it says, and why that is wrong."""
 

@@ -16,7 +16,7 @@ shown about a label holds for all runs (`Known`). An objection that depends on m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -230,7 +230,9 @@ def _sagas_left_open(simulation: Simulation[Any]) -> Iterator[Objection]:
         failed = [name for name, state in undo_states.items() if state in _REPORTED and state != "BY_HAND"]
         unfinished = [name for name, state in undo_states.items() if state in ("PENDING", "RUNNING")]
         if report.state in ("OPEN", "UNWINDING", "PARKED"):
-            yield Objection("closed under a saga", f"the run closed while saga {report.name!r} was {report.state}")
+            by = ": its timeout closed it" if simulation.status == "timed out" else ""
+            said = f"the run closed ({simulation.status}) while saga {report.name!r} was {report.state}{by}"
+            yield Objection("closed under a saga", said)
         elif report.state == "COMPENSATED" and (failed or unfinished):
             names = ", ".join(failed + unfinished)
             yield Objection("not reported", f"saga {report.name!r} says COMPENSATED, but these are not undone: {names}")
@@ -270,6 +272,7 @@ def _effects_after_a_bad_end(
         return
     states = _states(simulation)
     own = _own_keys(simulation)
+    detached = {step.key for report in simulation.reports if report.state == "DETACHED" for step in report.steps}
     quiet = not any(call.phase == "do" and call.state != "completed" for call in simulation.calls) and not any(
         isinstance(fault, ActivationFault) for fault in simulation.faults
     )
@@ -288,21 +291,29 @@ def _effects_after_a_bad_end(
             yield Objection("undone for nothing", f"{effect.label} was undone, though the saga ended well")
         if effect.applied_at is None or not (ended_badly or (swallowed and state is not None)):
             continue
-        if effect.undone_at is not None or _undone_by_its_state(effect, effects):
+        if effect.undone_at is not None:
+            continue
+        given_away = _given_away(effect.do, effects, detached) if effect.do.kind == "child" else []
+        if any(undo.workflow_id != effect.do.activity_id for each in given_away for undo in each.undos):
+            known.compensated.add(effect.label)  # another saga has taken them over, and answers for each
             continue
         if ended_badly:
             known.applied.add(effect.label)
+        if not effect.is_armed:
+            for each in given_away:
+                if states[each.key] == "DETACHED":
+                    said = f"{each.label} stands: {effect.label} has detached its saga, and no saga has taken it over"
+                    yield Objection("not undone", said)
         yield from _stands(simulation, effect, swallowed)
 
 
-def _undone_by_its_state(effect: _Effect, effects: dict[str, _Effect]) -> bool:
-    """Tell whether a child has given its saga away, and what it did was undone by that."""
-    child = effect.do
-    if child is None or child.kind != "child":
-        return False
-    own = [each for each in effects.values() if each.do and each.do.workflow_id == child.activity_id]
-    applied = [each for each in own if each.applied_at is not None and each.is_armed]
-    return bool(applied) and all(each.undone_at is not None for each in applied)
+def _given_away(child: Call, effects: dict[str, _Effect], detached: Container[str]) -> list[_Effect]:
+    """Return what took effect in a child that has detached its saga, for another saga to take over."""
+    return [
+        each
+        for key, each in effects.items()
+        if key in detached and each.applied_at is not None and each.do and each.do.workflow_id == child.activity_id
+    ]
 
 
 def _stands(simulation: Simulation[Any], effect: _Effect, swallowed: bool) -> Iterator[Objection]:
@@ -341,6 +352,8 @@ def _order(simulation: Simulation[Any], effects: dict[str, _Effect]) -> Iterator
                 continue
             if place[id(older.undos[0])] < place[id(newer.dos[0])]:
                 continue  # undone before the newer one began: a savepoint
+            if older.undos[0].undone_in_open_saga:
+                continue  # that one alone, by `saga.undo()`
             if older.do.state != "completed" and newer.do.state == "completed":
                 continue  # swallowed: undone at a good end, before that turned into a bad one
             overlapped = _ended_at(older.do) is None or _began_at(newer.dos[0]) < (_ended_at(older.do) or 0)
@@ -411,7 +424,11 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
     errors = [each for each in chain if isinstance(each, ApplicationError) and each.type == "CompensationError"]
     if errors and simulation.reports and not any(report.state == "INCOMPLETE" for report in simulation.reports):
         yield Objection("untrue error", "the run failed with CompensationError, and every compensation succeeded")
-    a_step_failed = any(call.phase == "do" and call.state in ("failed", "timed out") for call in simulation.calls)
+    # What failed in an earlier run is not known in this one: a state has no errors in it.
+    a_step_failed = any(
+        call.phase == "do" and call.state in ("failed", "timed out") and call.run_id == simulation.run_ids[-1]
+        for call in simulation.calls
+    )
     if errors and errors[0].cause is None and a_step_failed:  # it has none after compensate()
         yield Objection("untrue error", "CompensationError has no cause: the error that made the saga unwind is lost")
     if incomplete and not errors:

@@ -83,7 +83,8 @@ _ALIKE = {
 
 PRUNED_ORDER = "the same faults in another order"
 PRUNED_UNSEEN = (
-    "longer by a fault, after one that changes nothing (restart, delivered_twice, delivered_late, a wrong decision)"
+    "longer by a fault, after one that the workflow cannot see "
+    "(restart, delivered_twice, delivered_late, a wrong decision)"
 )
 PRUNED_LATE = "longer by a fault, after a decision that comes a day late"
 PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cancel_with)"
@@ -133,6 +134,8 @@ class Points:
     crowded: frozenset[int] = frozenset()
     """The activations in front of which more than one thing is on its way: a slow worker gets them together."""
     rests: Rests = field(default_factory=Rests)
+    only: FaultKind | None = None
+    """The one kind of fault that may show something new; None if any may."""
 
     def of(self, fault: Fault) -> int:
         """Return the activation at which a fault struck."""
@@ -237,6 +240,8 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
         kinds: The kinds to try.
         events: The signals and updates to try.
     """
+    if points.only is not None:
+        kinds, events = {points.only} & set(kinds), ()
     start = points.start(plan)
     struck = {
         (fault.label, fault.nth) for fault in plan if isinstance(fault, ActivityFault) and fault.kind != "decision"
@@ -309,10 +314,11 @@ def comes_late(fault: Fault) -> bool:
 def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
     """Tell whether a fault strikes after the slow call that the plan ends with: then the slow call changes nothing.
 
-    Not so if the run undid anything: the slow call may have outlasted a deadline.
+    Not so if the run undid anything: the slow call may have outlasted a deadline. Nor so of another slow call: what one
+    has not outlasted, two together may.
     """
     last = plan[-1] if plan else None
-    if not isinstance(last, ActivityFault) or last.kind != "slow":
+    if not isinstance(last, ActivityFault) or last.kind != "slow" or fault.kind == "slow":
         return False
     call = points.call(last)
     undoes = any(each.is_undo for each in points.calls)

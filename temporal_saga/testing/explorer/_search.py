@@ -6,6 +6,7 @@ import random  # noqa: TID251 - not in a workflow
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -249,6 +250,8 @@ class Search(Generic[W, R]):
             reason = PRUNED_WITH
         elif not is_new:
             reason = PRUNED_SAME_RUN
+            if points is not None and plan and plan[-1].kind == "slow":
+                return replace(points, only="slow")  # it did the same, but later
         if reason is not None and depth_of(plan) < exploration.faults:
             exploration.pruned[reason] += 1
         return None if reason else points

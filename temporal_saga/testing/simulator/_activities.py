@@ -29,11 +29,13 @@ class Activities:
         run: RunState,
         *,
         is_in_scope: Callable[[], bool],
+        is_undone_on_demand: Callable[[str], bool],
         is_reminder: Callable[[Sequence[Payload]], bool],
         is_last_reminder: Callable[[Sequence[Payload]], bool],
     ) -> None:
         self._run = run
         self._is_in_scope = is_in_scope
+        self._is_undone_on_demand = is_undone_on_demand
         self._is_reminder = is_reminder
         self._is_last_reminder = is_last_reminder
         self._pending: dict[int, ActivityTask] = {}
@@ -61,6 +63,8 @@ class Activities:
         task.call.is_plain_in_scope = (
             task.call.phase is None and self._is_in_scope() and not self._is_reminder(command.arguments)
         )
+        if task.call.phase == "undo" and task.call.forward_key is not None:
+            task.call.undone_in_open_saga = self._is_undone_on_demand(task.call.forward_key)
         self._pending[command.seq] = task
         run.record("scheduled", task.call.label)
         if task.call.phase is None and self._is_last_reminder(command.arguments):

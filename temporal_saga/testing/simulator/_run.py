@@ -23,7 +23,7 @@ from ._messages import Messages
 from ._parked import ParkedCalls
 from ._retries import seconds
 from ._run_state import RunState, Status
-from ._sagas import is_in_open_scope, reports_of
+from ._sagas import is_in_open_scope, is_undone_on_demand, reports_of
 from ._sdk import RunStart
 from ._tasks import WorkflowTasks
 from ._timers import Timers
@@ -78,6 +78,7 @@ class Run:
         self._activities = Activities(
             state,
             is_in_scope=lambda: is_in_open_scope(self.cached.instance),
+            is_undone_on_demand=lambda key: is_undone_on_demand(self.cached.instance, world.parts.converter, key),
             is_reminder=self.parked.is_reminder,
             is_last_reminder=self.parked.is_last_reminder,
         )
