@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         slow_worker,
         update,
         worker_lost,
+        worker_lost_inside,
     )
 
 _OF_THE_EXPLORER = frozenset({"Cause", "Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
@@ -89,6 +90,7 @@ __all__ = [
     "step_environment",
     "update",
     "worker_lost",
+    "worker_lost_inside",
 ]
 
 

@@ -16,8 +16,7 @@ from tests.kit.corpus.case import Buggy, Case, Correct
 pytestmark = pytest.mark.slow
 
 MISSED: dict[str, str] = {
-    "two-effects-in-one-activity": "a function runs whole or not at all",
-    "global-in-the-workflow": "it runs without the sandbox, and arguments that vary by themselves are not compared",
+    "global-in-the-workflow": "it runs without the sandbox, and arguments that vary by themselves are not compared"
 }
 """Bugs that the kit does not see, and why."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from temporalio import activity, workflow
@@ -44,7 +45,7 @@ class Shop:
         self.charged: dict[str, int] = {}
         self.refunded: set[str] = set()
         self.reminders: list[Parked] = []
-        self.activities = [self.charge, self.refund, self.ship, self.remind]
+        self.activities: list[Callable[..., Any]] = [self.charge, self.refund, self.ship, self.remind]
 
     @activity.defn
     async def charge(self, amount: int) -> None:
@@ -161,7 +162,10 @@ def test_a_decision_about_what_is_not_parked_finds_nothing() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: decision("charge", "undo"), "action='undo': say 'retry', 'done_by_hand', 'give_up', 'wrong'"),
+        (
+            lambda: decision("charge", cast("Any", "undo")),
+            "action='undo': say 'retry', 'done_by_hand', 'give_up', 'wrong'",
+        ),
         (lambda: decision("charge", "retry", minutes=-1), "minutes=-1"),
     ],
 )

@@ -41,7 +41,7 @@ from ._plans import is_unseen
 
 PASSING = frozenset(
     {
-        *("fails_once", "worker_lost", "slow", "outage", "provider_before", "provider_after"),
+        *("fails_once", "worker_lost", "worker_lost_inside", "slow", "outage", "provider_before", "provider_after"),
         *("delivered_twice", "delivered_late", "bug_after"),
     }
 )

@@ -57,6 +57,7 @@ KINDS: tuple[FaultKind, ...] = (
     "outage",
     "slow_worker",
     *_PROVIDER,
+    "worker_lost_inside",
     "decision",
 )
 """The kinds that are tried by default. Signals and updates are tried when given."""
@@ -108,6 +109,7 @@ class CallPoint:
     is_undone: bool = False
     asks_provider: bool = False
     was_parked: bool = False
+    waits: bool = False
     also: tuple[str, int] = field(default=("", 0), compare=False)
     """Its other name in a fault: with the workflow, or without."""
 
@@ -190,6 +192,7 @@ def points_of(simulation: Simulation[Any]) -> Points:
                 call.phase == "do" and call.forward_key in undone and _ran(call),
                 call.asks_provider,
                 call.was_parked,
+                call.waits,
                 also=(call.label, call.nth)
                 if len(workflows[call.label]) > 1
                 else (call.label_in_workflow, call.nth_in_workflow),
@@ -257,6 +260,8 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
             for kind in (*(_UNDO if call.is_undo else _STEP), *(_PROVIDER if call.asks_provider else ()))
             if kind in kinds
         ]
+        if call.waits and "worker_lost_inside" in kinds:
+            found.append((call.scheduled_at, ActivityFault("worker_lost_inside", call.label, call.nth)))
         if call.is_undo and "outage" in kinds and (call.label, 1) not in struck:
             found.append((call.scheduled_at, ActivityFault("outage", call.label, minutes=OUTAGE_MINUTES)))
     for at in range(first_activation, points.activations + 1):

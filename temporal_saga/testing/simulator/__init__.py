@@ -50,6 +50,7 @@ from ._faults import (
     slow_worker,
     update,
     worker_lost,
+    worker_lost_inside,
 )
 from ._handle import SimulatedHandle, SimulatedUpdate
 from ._parked import WRONG
@@ -113,4 +114,5 @@ __all__ = [
     "varying",
     "why",
     "worker_lost",
+    "worker_lost_inside",
 ]

@@ -36,6 +36,7 @@ ActivityFaultKind = Literal[
     "outage",
     "provider_before",
     "provider_after",
+    "worker_lost_inside",
     "decision",
 ]
 Action = Literal["retry", "done_by_hand", "give_up", "wrong"]
@@ -118,6 +119,11 @@ def applies_late(label: str, *, nth: int = 1) -> ActivityFault:
 def worker_lost(label: str, *, nth: int = 1) -> ActivityFault:
     """The first attempt runs the function, and the worker dies before it reports: a timeout, then the next attempt."""
     return ActivityFault("worker_lost", label, nth)
+
+
+def worker_lost_inside(label: str, *, nth: int = 1) -> ActivityFault:
+    """The worker dies in the first attempt while its function waits, at the first `await` that does: then a timeout."""
+    return ActivityFault("worker_lost_inside", label, nth)
 
 
 def delivered_twice(label: str, *, nth: int = 1) -> ActivityFault:
