@@ -163,7 +163,7 @@ class Saga(Steps):
     ) -> Coroutine[Any, Any, Any]:
         # A plain function: the use of the name is counted now, in the order of the calls, and not when the coroutine
         # first runs, whose order a `gather` would leave to the loop.
-        scope = self._scope or self._entered(target if step is None else step)
+        scope = self._scope or self._entered(f", for step {step or getattr(target, '__name__', target)!r}")
         make = scope.new_step
         if options:
             if "on_step_failure" in options:
@@ -306,14 +306,9 @@ class Saga(Steps):
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    def _entered(self, step: Any = None) -> Scope:
+    def _entered(self, what: str = "") -> Scope:
         if self._scope is None:
-            for_what = (
-                "" if step is None else f", for step {step if isinstance(step, str) else registered_name(step)!r}"
-            )
-            raise RuntimeError(
-                f"enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt{for_what}"
-            )
+            raise RuntimeError(f"enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt{what}")
         return self._scope
 
     def _owned(self, what: str) -> Scope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from temporalio.api.common.v1 import Payload
 
@@ -109,11 +109,13 @@ class ParkedCalls:
         if len(arguments) != 1:
             return None
         try:
-            (told,) = self._run.world.parts.converter.of_workflow(self._run.start.workflow_id).decode(arguments)
+            told: Any = self._run.world.parts.converter.of_workflow(self._run.start.workflow_id).decode(arguments)[0]
         except Exception:  # a converter that has to know the type
             return None
-        told = dataclasses.asdict(told) if isinstance(told, Parked) else told
-        return told["reminder"] if isinstance(told, dict) and set[Any](told) == _FIELDS else None
+        if isinstance(told, dict):
+            fields = cast("dict[str, Any]", told)
+            return fields["reminder"] if fields.keys() == _FIELDS else None
+        return told.reminder if isinstance(told, Parked) else None
 
 
 def _wrong_answers(key: str, *, is_undo: bool) -> list[tuple[str, str, str, str]]:
