@@ -164,7 +164,7 @@ class Saga(Steps):
     ) -> Coroutine[Any, Any, Any]:
         # A plain function, so that the call is numbered now, in the order of the calls. A `gather` would leave the
         # order in which coroutines first run to the loop.
-        scope = self._scope or self._entered()
+        scope = self._scope or self._entered(f", for step {step or getattr(target, '__name__', target)!r}")
         make = scope.new_step
         if options:
             if "on_step_failure" in options:
@@ -305,9 +305,9 @@ class Saga(Steps):
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    def _entered(self) -> Scope:
+    def _entered(self, what: str = "") -> Scope:
         if self._scope is None:
-            raise RuntimeError("enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt")
+            raise RuntimeError(f"enter the saga first: async with Saga() as saga, or saga.savepoint() as attempt{what}")
         return self._scope
 
     def _owned(self, what: str) -> Scope:

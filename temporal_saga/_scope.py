@@ -147,8 +147,8 @@ class Scope:
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
                 raise self.shared.refuse(
-                    f"a callback of saga {self.shared.name!r} called a step of the saga, which may have to wait for "
-                    "itself: call workflow.execute_activity(...) in a callback"
+                    f"a callback of saga {self.shared.name!r} called a step of the saga ({what}), which may have to "
+                    "wait for itself: call workflow.execute_activity(...) in a callback"
                 )
         if await self.waited_for_unwind():
             raise unwound()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         cancel,
         cancel_scope,
         cancel_with,
+        decision,
         delivered_late,
         delivered_twice,
         fails_after,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         slow_worker,
         update,
         worker_lost,
+        worker_lost_inside,
     )
 
 _OF_THE_EXPLORER = frozenset({"Cause", "Exploration", "Violation", "ViolationError", "explore", "fault_plans"})
@@ -69,6 +71,7 @@ __all__ = [
     "cancel",
     "cancel_scope",
     "cancel_with",
+    "decision",
     "delivered_late",
     "delivered_twice",
     "explore",
@@ -87,6 +90,7 @@ __all__ = [
     "step_environment",
     "update",
     "worker_lost",
+    "worker_lost_inside",
 ]
 
 

@@ -121,7 +121,7 @@ def test_points_of_a_run() -> None:
         Call("child", 1, "child", "Child", "2", "run", scheduled_at=2, resolved_at=3),
         Call("a:undo", 1, "activity", "a", "3", "run", scheduled_at=3, phase="undo", forward_key="key"),
     ]
-    simulation: Any = SimpleNamespace(calls=calls, activations=5, trace=[])
+    simulation: Any = SimpleNamespace(calls=calls, activations=5, trace=[], parked=[])
     undo = CallPoint("a:undo", 1, True, 3, 5)
     assert points_of(simulation) == Points((A, undo), 5)
     calls[0].phase, calls[0].forward_key = "do", "key"

@@ -37,6 +37,7 @@ from temporal_saga.testing import (
     slow,
     update,
     worker_lost,
+    worker_lost_inside,
 )
 
 SECOND = timedelta(seconds=1)
@@ -530,3 +531,51 @@ def test_no_real_time_passes() -> None:
     simulation, _ = trip(slow("flight"), slow("car"), worker_lost("hotel"))
     assert simulation.duration > timedelta(seconds=30)
     assert time.monotonic() - began < 10
+
+
+# --- a worker that dies inside of a function -------------------------------------------------------------------------
+
+
+class TwoEffects:
+    """One activity of two effects, with a wait between them; a second attempt takes the first one for both."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.cleaned_up = False
+        self.activities = [self.both]
+
+    @activity.defn
+    async def both(self) -> None:
+        if self.done:
+            return
+        try:
+            self.done.append("first")
+            await asyncio.sleep(1)
+            self.done.append("second")
+        finally:
+            self.cleaned_up = True
+
+
+@workflow.defn
+class DoesBoth:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity_method(TwoEffects.both, start_to_close_timeout=timedelta(seconds=10))
+
+
+def test_a_worker_dies_while_a_function_waits() -> None:
+    """What was done before the wait stands, nothing behind it runs, and a timeout brings the next attempt."""
+    world = TwoEffects()
+    simulation = simulate(DoesBoth.run, activities=world.activities, faults=[worker_lost_inside("both")])
+    assert (simulation.status, world.done, world.cleaned_up) == ("completed", ["first"], False)
+    assert [(attempt.ran, attempt.outcome) for attempt in simulation.calls[0].attempts] == [
+        (False, "StartToClose timeout"),
+        (True, "completed"),
+    ]
+
+
+def test_a_function_that_never_waits_has_no_inside() -> None:
+    world = TwoEffects()
+    world.done.append("first")
+    with pytest.raises(SimulationError, match="found nothing to strike"):
+        simulate(DoesBoth.run, activities=world.activities, faults=[worker_lost_inside("both")])

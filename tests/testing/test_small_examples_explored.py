@@ -170,8 +170,6 @@ def all_or_nothing_is_paid(ann: Ann, simulation: Simulation[Any]) -> None:
     assert balance == 500_00 - paid + sum(ann.booked())
 
 
-# A cancel of the main task's scope, twice: what is left of a refund is cut short. The workflow has one cancel only.
-@pytest.mark.filterwarnings("ignore:.*TMPRL1102.*")
 @pytest.mark.slow
 def test_a_payment_is_paid_in_all_parts_or_in_none() -> None:
     order = Order("o", "4242", [30_00, 20_00])
@@ -306,8 +304,5 @@ def the_journal_is_right(bank: Owner, simulation: Simulation[Any]) -> None:
 def test_each_order_of_an_account_is_done_or_undone() -> None:
     """In three runs: the account continues as new after each order."""
     account = AccountData("ann", orders_per_run=1)
-    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2, fail=False)
-    # An undo that fails for good while the account is cancelled: the answer of the update is CompensationError, and the
-    # run ends Cancelled. `explore` looks at the run's error only.
-    assert {violation.kind for violation in tried.violations} <= {"not reported"}, str(tried)
+    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2)
     assert_tried(tried, 400, [])

@@ -16,7 +16,7 @@ shown about a label holds for all runs (`Known`). An objection that depends on m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from temporalio.exceptions import ApplicationError
 from temporal_saga import SagaReport, StepReport
 from temporal_saga.testing.simulator import (
     NOT_DECODED,
+    WRONG,
     ActivationFault,
     ActivityFault,
     Call,
@@ -36,11 +37,11 @@ from temporal_saga.testing.simulator import (
     varying,
 )
 
-from ._plans import UNSEEN
+from ._plans import is_unseen
 
 PASSING = frozenset(
     {
-        *("fails_once", "worker_lost", "slow", "outage", "provider_before", "provider_after"),
+        *("fails_once", "worker_lost", "worker_lost_inside", "slow", "outage", "provider_before", "provider_after"),
         *("delivered_twice", "delivered_late", "bug_after"),
     }
 )
@@ -73,6 +74,7 @@ class Known:
         compensated: The labels that some run has undone, or armed.
         applied: The labels of steps that took effect in a run that ended badly.
         ends: What a plan's run came to, by its faults.
+        parked: The labels of the calls that some run has left waiting for a person.
         plain: The plain activities that took effect in the scope of a saga that then ended badly.
         results_vary: Whether two runs without any fault gave two results, as with ids that an activity makes up.
         varying: The calls whose arguments two runs without any fault did not agree on.
@@ -81,6 +83,7 @@ class Known:
     compensated: set[str] = field(default_factory=lambda: set[str]())
     applied: set[str] = field(default_factory=lambda: set[str]())
     ends: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=lambda: dict[Any, Any]())
+    parked: set[str] = field(default_factory=lambda: set[str]())
     plain: set[str] = field(default_factory=lambda: set[str]())
     results_vary: bool = False
     varying: set[str] = field(default_factory=lambda: set[str]())
@@ -92,9 +95,20 @@ class _Effect:
 
     key: str
     label: str
-    do: Call | None = None
+    dos: list[Call] = field(default_factory=lambda: list["Call"]())
     undos: list[Call] = field(default_factory=lambda: list["Call"]())
     step: StepReport | None = None
+
+    @property
+    def do(self) -> Call | None:
+        """The step's call: the last one, if a person has let a parked one be tried again."""
+        return self.dos[-1] if self.dos else None
+
+    @property
+    def undo_calls(self) -> int:
+        """How many undos there were, without those that were parked and tried again because a person said so."""
+        decided = self.step is not None and self.step.who is not None
+        return len(self.undos) - sum(decided and undo.was_parked for undo in self.undos[:-1])
 
     @property
     def is_armed(self) -> bool:
@@ -104,7 +118,7 @@ class _Effect:
     @property
     def applied_at(self) -> int | None:
         """When the function first returned; late runs do not count."""
-        return _ran_at(self.do, late=False)
+        return min((at for do in self.dos if (at := _ran_at(do, late=False)) is not None), default=None)
 
     @property
     def undone_at(self) -> int | None:
@@ -119,6 +133,7 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
             known.compensated.add(effect.label)
     if any(report.state in ("COMPENSATED", "INCOMPLETE") for report in simulation.reports):
         known.plain |= {call.label for call in simulation.calls if call.is_plain_in_scope and _ran_at(call) is not None}
+    known.parked |= set(simulation.parked)
     unlike = list(_same_as_without(simulation, plan, known))
     objections: list[Objection] = [
         *(unlike or _hangs(simulation, plan)),  # it says so in its own words
@@ -130,6 +145,7 @@ def check_run(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known
         *_late(effects),
         *_errors(simulation),
         *_misused_keys(simulation),
+        *_wrong_decisions_taken(simulation),
     ]
     return list(dict.fromkeys(objections))
 
@@ -201,7 +217,7 @@ def _hangs(simulation: Simulation[Any], plan: tuple[Fault, ...]) -> Iterator[Obj
         yield Objection(
             "arguments do not decode", f"{call.label} got arguments that {call.type!r} cannot decode by its own types"
         )
-    if simulation.status == "waiting" and not undecoded:
+    if simulation.status == "waiting" and not undecoded and not simulation.parked:
         bug = any(fault.kind == "bug_after" for fault in plan)
         yield Objection("a bug unwinds" if bug else "hangs", f"the run never ends: {simulation.waiting_for}")
 
@@ -211,10 +227,12 @@ def _sagas_left_open(simulation: Simulation[Any]) -> Iterator[Objection]:
         return  # another check says so, or somebody stopped all workflow code on purpose
     for report in simulation.reports:
         undo_states = {step.name: step.undo_state for step in report.steps if step.undo_state is not None}
-        failed = [name for name, state in undo_states.items() if state in _REPORTED]
+        failed = [name for name, state in undo_states.items() if state in _REPORTED and state != "BY_HAND"]
         unfinished = [name for name, state in undo_states.items() if state in ("PENDING", "RUNNING")]
-        if report.state in ("OPEN", "UNWINDING"):
-            yield Objection("closed under a saga", f"the run closed while saga {report.name!r} was {report.state}")
+        if report.state in ("OPEN", "UNWINDING", "PARKED"):
+            by = ": its timeout closed it" if simulation.status == "timed out" else ""
+            said = f"the run closed ({simulation.status}) while saga {report.name!r} was {report.state}{by}"
+            yield Objection("closed under a saga", said)
         elif report.state == "COMPENSATED" and (failed or unfinished):
             names = ", ".join(failed + unfinished)
             yield Objection("not reported", f"saga {report.name!r} says COMPENSATED, but these are not undone: {names}")
@@ -254,17 +272,18 @@ def _effects_after_a_bad_end(
         return
     states = _states(simulation)
     own = _own_keys(simulation)
+    detached = {step.key for report in simulation.reports if report.state == "DETACHED" for step in report.steps}
     quiet = not any(call.phase == "do" and call.state != "completed" for call in simulation.calls) and not any(
         isinstance(fault, ActivationFault) for fault in simulation.faults
     )
     for effect in effects.values():
-        if len(effect.undos) > 1:
-            yield Objection("undone twice", f"{effect.label} was undone {len(effect.undos)} times")
+        if effect.undo_calls > 1:
+            yield Objection("undone twice", f"{effect.label} was undone {effect.undo_calls} times")
         state = states.get(effect.key)
         if state is None or state == "DETACHED":
             ended_badly = simulation.status in _CLOSED_BADLY and effect.key in own
         else:
-            ended_badly = state in ("COMPENSATED", "INCOMPLETE", "OPEN", "UNWINDING")
+            ended_badly = state in ("COMPENSATED", "INCOMPLETE", "OPEN", "UNWINDING", "PARKED")
         if effect.do is None:
             continue
         swallowed = effect.do.state != "completed"
@@ -272,21 +291,29 @@ def _effects_after_a_bad_end(
             yield Objection("undone for nothing", f"{effect.label} was undone, though the saga ended well")
         if effect.applied_at is None or not (ended_badly or (swallowed and state is not None)):
             continue
-        if effect.undone_at is not None or _undone_by_its_state(effect, effects):
+        if effect.undone_at is not None:
+            continue
+        given_away = _given_away(effect.do, effects, detached) if effect.do.kind == "child" else []
+        if any(undo.workflow_id != effect.do.activity_id for each in given_away for undo in each.undos):
+            known.compensated.add(effect.label)  # another saga has taken them over, and answers for each
             continue
         if ended_badly:
             known.applied.add(effect.label)
+        if not effect.is_armed:
+            for each in given_away:
+                if states[each.key] == "DETACHED":
+                    said = f"{each.label} stands: {effect.label} has detached its saga, and no saga has taken it over"
+                    yield Objection("not undone", said)
         yield from _stands(simulation, effect, swallowed)
 
 
-def _undone_by_its_state(effect: _Effect, effects: dict[str, _Effect]) -> bool:
-    """Tell whether a child has given its saga away, and what it did was undone by that."""
-    child = effect.do
-    if child is None or child.kind != "child":
-        return False
-    own = [each for each in effects.values() if each.do and each.do.workflow_id == child.activity_id]
-    applied = [each for each in own if each.applied_at is not None and each.is_armed]
-    return bool(applied) and all(each.undone_at is not None for each in applied)
+def _given_away(child: Call, effects: dict[str, _Effect], detached: Container[str]) -> list[_Effect]:
+    """Return what took effect in a child that has detached its saga, for another saga to take over."""
+    return [
+        each
+        for key, each in effects.items()
+        if key in detached and each.applied_at is not None and each.do and each.do.workflow_id == child.activity_id
+    ]
 
 
 def _stands(simulation: Simulation[Any], effect: _Effect, swallowed: bool) -> Iterator[Objection]:
@@ -316,18 +343,20 @@ def _order(simulation: Simulation[Any], effects: dict[str, _Effect]) -> Iterator
     sagas = {step.key: number for number, report in enumerate(simulation.reports) for step in report.steps}
     place = {id(call): number for number, call in enumerate(simulation.calls)}
     undone = [effect for effect in effects.values() if effect.do is not None and effect.undos]
-    undone.sort(key=lambda effect: place[id(effect.do)])
+    undone.sort(key=lambda effect: place[id(effect.dos[0])])
     for number, older in enumerate(undone):
         assert older.do is not None
         for newer in undone[number + 1 :]:
             assert newer.do is not None
             if sagas.get(older.key) != sagas.get(newer.key) or older.do.run_id != newer.do.run_id:
                 continue
-            if place[id(older.undos[0])] < place[id(newer.do)]:
+            if place[id(older.undos[0])] < place[id(newer.dos[0])]:
                 continue  # undone before the newer one began: a savepoint
+            if older.undos[0].undone_in_open_saga:
+                continue  # that one alone, by `saga.undo()`
             if older.do.state != "completed" and newer.do.state == "completed":
                 continue  # swallowed: undone at a good end, before that turned into a bad one
-            overlapped = _ended_at(older.do) is None or _began_at(newer.do) < (_ended_at(older.do) or 0)
+            overlapped = _ended_at(older.do) is None or _began_at(newer.dos[0]) < (_ended_at(older.do) or 0)
             began = _began_at(older.undos[0])
             if not overlapped and began < (_ended_at(newer.undos[0]) or began + 1):
                 yield Objection("wrong order", f"{older.label} was undone before {newer.label}, which began after it")
@@ -339,7 +368,8 @@ def _overtaken(effects: dict[str, _Effect]) -> Iterator[Objection]:
         if effect.do is None or not effect.undos or not effect.undos[0].attempts:
             continue
         began = _began_at(effect.undos[0])
-        if any(not each.late and (each.ended_order is None or each.ended_order > began) for each in effect.do.attempts):
+        attempts = [each for do in effect.dos for each in do.attempts if not each.late]
+        if any(each.ended_order is None or each.ended_order > began for each in attempts):
             yield Objection("undone too early", f"{effect.label} was still running when its undo began")
 
 
@@ -362,6 +392,13 @@ def _misused_keys(simulation: Simulation[Any]) -> Iterator[Objection]:
         for attempt in call.attempts:
             if attempt.outcome.split(": ")[1:2] == ["KeyMisuse"]:
                 yield Objection("key misused", f"{call.label} asked for something else under the same key")
+
+
+def _wrong_decisions_taken(simulation: Simulation[Any]) -> Iterator[Objection]:
+    """What nobody may decide is rejected."""
+    for command in simulation.commands:
+        if command[0] == "update_accepted" and command[1].startswith(WRONG):
+            yield Objection("wrong decision taken", "what does not fit was decided about what is parked")
 
 
 def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
@@ -387,7 +424,11 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
     errors = [each for each in chain if isinstance(each, ApplicationError) and each.type == "CompensationError"]
     if errors and simulation.reports and not any(report.state == "INCOMPLETE" for report in simulation.reports):
         yield Objection("untrue error", "the run failed with CompensationError, and every compensation succeeded")
-    a_step_failed = any(call.phase == "do" and call.state in ("failed", "timed out") for call in simulation.calls)
+    # What failed in an earlier run is not known in this one: a state has no errors in it.
+    a_step_failed = any(
+        call.phase == "do" and call.state in ("failed", "timed out") and call.run_id == simulation.run_ids[-1]
+        for call in simulation.calls
+    )
     if errors and errors[0].cause is None and a_step_failed:  # it has none after compensate()
         yield Objection("untrue error", "CompensationError has no cause: the error that made the saga unwind is lost")
     if incomplete and not errors:
@@ -397,7 +438,7 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
 
 def _same_as_without(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> Iterator[Objection]:
     """Faults that the workflow cannot see change nothing; neither does a bug that was fixed."""
-    rest = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
+    rest = tuple(fault for fault in plan if not is_unseen(fault) and fault.kind != "bug_after")
     if len(rest) == len(plan) or any(isinstance(fault, ActivationFault) for fault in rest):
         return  # a bug adds an activation, so that the rest would strike elsewhere
     expected = known.ends.get(rest)
@@ -436,7 +477,7 @@ def _effects(simulation: Simulation[Any]) -> dict[str, _Effect]:
         if call.phase == "undo":
             effect.undos.append(call)
         else:
-            effect.do = call
+            effect.dos.append(call)
     return effects
 
 
@@ -445,8 +486,13 @@ def _says(call: Call, message: str) -> bool:
 
 
 def _failed_undos(simulation: Simulation[Any]) -> list[Call]:
+    """Return the undos that have failed for good, and that nobody has made good since."""
+    last = {call.activity_id: call for call in simulation.calls if call.phase in ("undo", "push")}
+    by_hand = {step.key for report in simulation.reports for step in report.steps if step.undo_state == "BY_HAND"}
     return [
-        call for call in simulation.calls if call.phase in ("undo", "push") and call.state in ("failed", "timed out")
+        call
+        for call in last.values()
+        if call.state in ("failed", "timed out") and by_hand.isdisjoint({call.key, call.forward_key})
     ]
 
 
@@ -458,7 +504,7 @@ def _faults_of(simulation: Simulation[Any], call: Call) -> list[ActivityFault]:
     return [
         fault
         for fault in simulation.faults
-        if isinstance(fault, ActivityFault) and any(fault.names(each) for each in calls)
+        if isinstance(fault, ActivityFault) and fault.kind != "decision" and any(fault.names(each) for each in calls)
     ]
 
 
@@ -466,7 +512,8 @@ def _fails_by_itself(simulation: Simulation[Any], call: Call) -> bool:
     """Tell whether nothing excuses an undo that has failed for good.
 
     A fault that makes it fail for good does; so does one that has done that to another undo of the saga before: this
-    one may depend on that one, and rightly refuse. A fault that passes by excuses nothing.
+    one may depend on that one, and rightly refuse. A fault that passes by excuses an undo only if that is parked: a
+    person may let it be tried again.
     """
     saga = _saga_of(simulation, call)
     ended = _ended_at(call)
@@ -475,7 +522,7 @@ def _fails_by_itself(simulation: Simulation[Any], call: Call) -> bool:
             before = _ended_at(other)
             if _saga_of(simulation, other) != saga or before is None or (ended is not None and before > ended):
                 continue
-        if any(fault.kind not in PASSING for fault in _faults_of(simulation, other)):
+        if any(other.was_parked or fault.kind not in PASSING for fault in _faults_of(simulation, other)):
             return False
     return True
 

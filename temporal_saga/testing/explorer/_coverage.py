@@ -59,6 +59,7 @@ class Coverage:
     def kinds(self, *, of_workflow: bool) -> list[str]:
         """Return the kinds of faults that struck the workflow, or calls."""
         struck = {kind for label, kind in self.cells if (label == WORKFLOW) is of_workflow}
+        # Of a decision, a signal or an update each is a kind of its own.
         return [kind for kind in KINDS if kind in struck] + sorted(struck - set(KINDS))
 
     def __str__(self) -> str:
@@ -91,6 +92,9 @@ def _table(rows: list[str], kinds: list[str], cells: dict[tuple[str, str], Tally
 
 
 def _in_two(kind: str) -> tuple[str, str]:
+    if kind.startswith("decision "):
+        first, _, second = kind.partition(" ")
+        return first, second.replace("_", " ")
     first, _, second = kind.replace(" ", "_").rpartition("_")
     return first.replace("_", " "), second
 

@@ -88,6 +88,7 @@ class Exploration:
         without_compensation: The steps that took effect in a run that ended badly, and that no run undid.
         plain_activities: The activities that are no steps, and took effect in the scope of a saga that ended badly:
             nothing undoes them.
+        parked: What some plan left waiting for a person, by the labels of its calls: a plan without a decision.
         notes: What could not be tried, and why.
         seconds: How long it took.
         coverage: How many plans held, by what their last fault struck and by its kind.
@@ -104,6 +105,7 @@ class Exploration:
     violations: list[Violation] = field(default_factory=lambda: list[Violation]())
     without_compensation: list[str] = field(default_factory=lambda: list[str]())
     plain_activities: list[str] = field(default_factory=lambda: list[str]())
+    parked: list[str] = field(default_factory=lambda: list[str]())
     notes: list[str] = field(default_factory=lambda: list[str]())
     seconds: float = 0.0
     coverage: Coverage = field(default_factory=Coverage)
@@ -146,6 +148,8 @@ class Exploration:
         if self.plain_activities:
             plain = ", ".join(self.plain_activities)
             lines.append(f"plain activities in a saga's scope, which nothing undoes: {plain}")
+        if self.parked:
+            lines.append(f"parked until a person decides: {', '.join(self.parked)}")
         lines += self.notes
         if self.alone and self.seconds > 1:
             lines.append(f"in one process, because {self.alone} (see processes=)")

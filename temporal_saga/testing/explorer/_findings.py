@@ -74,6 +74,7 @@ class Findings:
                 self._violation(doubt.plan, None, doubt.objection, doubt.alike)
         self._exploration.without_compensation = sorted(self._known.applied - self._known.compensated)
         self._exploration.plain_activities = sorted(self._known.plain)
+        self._exploration.parked = sorted(self._known.parked)
 
     def _violation(self, plan: Plan, shown: Shown | None, objection: Objection, alike: int = 0) -> None:
         violations = self._exploration.violations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from temporal_saga.testing.simulator import Fault, UnusedFaultsError
 
 from ._explore import check_options
-from ._plans import KINDS, FaultKind, check_choice, events_of, longer, points_of
+from ._plans import KINDS, FaultKind, check_choice, decisions, events_of, longer, points_of
 from ._runner import PlanError, Runner
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def fault_plans(
         plan: tuple[Fault, ...] = ()
         run, _ = runner.run(plan)
         for _ in range(faults):
-            found = list(longer(plan, points_of(run), kinds, events))
+            points = points_of(run)
+            found = [*decisions(plan, points, kinds), *longer(plan, points, kinds, events)]
             # None comes first: Hypothesis shrinks towards what comes first in a list.
             fault = draw(st.sampled_from([None, *found]))
             if fault is None:

@@ -24,6 +24,8 @@ _SHAPES: Mapping[str, Shape] = {
     "slow_worker": "fault",
     "bug": "fault",
     "task_failed": "failed",
+    "decision": "fault",
+    "by_hand": "undone",
 }
 _ENDS = frozenset({"completed", "failed", "timed_out", "retrying", "cancelled"})
 
@@ -90,7 +92,7 @@ def _struck(faults: Sequence[Fault], rows: Sequence[Row], trace: Sequence[TraceE
         if event is not None and (event.kind == "again" or (event.kind in _ENDS and event.attempt == 1)):
             shown.setdefault((event.label, event.kind == "again"), []).append(column)
     for fault in faults:
-        if isinstance(fault, ActivityFault):
+        if isinstance(fault, ActivityFault) and fault.kind != "decision":  # that has a mark of its own
             again = fault.kind in ("delivered_twice", "delivered_late")
             columns = shown.get((fault.label, again), [])
             yield from columns[:1] if again else columns[fault.nth - 1 : fault.nth]

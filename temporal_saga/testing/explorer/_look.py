@@ -11,7 +11,7 @@ from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, input
 from ._checks import Known, Objection, end_of
 from ._lanes import drawing_of
 from ._picture import Drawing
-from ._plans import Plan, Points, Rests, points_of
+from ._plans import Plan, Points, Rests, depth_of, points_of
 from ._rest import number_of, rests_of, story_of
 from ._runner import PlanError, Runner
 
@@ -95,7 +95,7 @@ class Looker(Generic[W, R]):
             look.replay = self.runner.check_replay(plan, simulation)
         self._seen.add(look.did)
         look.labels = tuple(dict.fromkeys(call.label for call in simulation.calls if call.kind == "activity"))
-        if len(plan) < self._faults or not plan:
+        if depth_of(plan) < self._faults or not plan or any(call.was_parked for call in simulation.calls):
             look.points, look.end = points_with_rests(simulation), end_of(simulation)
         if look.objections or look.replay:
             look.shown = shown(simulation)

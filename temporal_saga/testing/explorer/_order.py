@@ -48,7 +48,7 @@ class Plans(Sequence[Plan]):
 def pair_of(fault: Fault) -> Pair:
     """Return what a fault covers: the label of the call that it strikes, or nothing for the workflow; and its kind."""
     if isinstance(fault, ActivityFault):
-        return fault.label, fault.kind
+        return fault.label, f"{fault.kind} {fault.action}" if fault.action else fault.kind
     return "", f"{fault.kind} {fault.name}" if fault.name else fault.kind
 
 

@@ -18,6 +18,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from temporal_saga.testing.simulator import (
+    Action,
     ActivationFault,
     ActivationFaultKind,
     ActivityFault,
@@ -56,11 +57,22 @@ KINDS: tuple[FaultKind, ...] = (
     "outage",
     "slow_worker",
     *_PROVIDER,
+    "worker_lost_inside",
+    "decision",
 )
 """The kinds that are tried by default. Signals and updates are tried when given."""
 
-UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice", "delivered_late"})
-"""Faults that the workflow cannot see. Alone they must change nothing, which is checked; so none is combined."""
+_UNSEEN: frozenset[FaultKind] = frozenset({"restart", "delivered_twice", "delivered_late"})
+
+A_DAY = 24 * 60
+_DECISIONS: tuple[tuple[Action, float], ...] = (
+    ("retry", 0),
+    ("done_by_hand", 0),
+    ("give_up", 0),
+    ("wrong", 0),
+    ("retry", A_DAY),
+)
+"""What a person may answer, and after how many minutes."""
 
 _ALIKE = {
     "fails_before": "fails",
@@ -71,7 +83,11 @@ _ALIKE = {
 }
 
 PRUNED_ORDER = "the same faults in another order"
-PRUNED_UNSEEN = "longer by a fault, after one that the workflow cannot see (restart, delivered_twice, delivered_late)"
+PRUNED_UNSEEN = (
+    "longer by a fault, after one that the workflow cannot see "
+    "(restart, delivered_twice, delivered_late, a wrong decision)"
+)
+PRUNED_LATE = "longer by a fault, after a decision that comes a day late"
 PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cancel_with)"
 PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
 PRUNED_FAILED = "longer by a fault, after one that fails already"
@@ -92,6 +108,8 @@ class CallPoint:
     """The activations that scheduled it and that got its result; the last one if none did."""
     is_undone: bool = False
     asks_provider: bool = False
+    was_parked: bool = False
+    waits: bool = False
     also: tuple[str, int] = field(default=("", 0), compare=False)
     """Its other name in a fault: with the workflow, or without."""
 
@@ -118,6 +136,8 @@ class Points:
     crowded: frozenset[int] = frozenset()
     """The activations in front of which more than one thing is on its way: a slow worker gets them together."""
     rests: Rests = field(default_factory=Rests)
+    only: FaultKind | None = None
+    """The one kind of fault that may show something new; None if any may."""
 
     def of(self, fault: Fault) -> int:
         """Return the activation at which a fault struck."""
@@ -126,7 +146,9 @@ class Points:
         if fault.kind == "delivered_late":
             return self.activations  # after all else
         call = self.call(fault)
-        return call.scheduled_at if call else self.activations
+        if call is None:
+            return self.activations
+        return call.resolved_at if fault.kind == "decision" else call.scheduled_at
 
     def what_is_struck(self, fault: Fault) -> tuple[object, ...]:
         """Return what tells two strikes apart: what is left of the run there, and the fault, wherever that is."""
@@ -149,7 +171,8 @@ class Points:
 
 def points_of(simulation: Simulation[Any]) -> Points:
     """Return where a fault can strike in a run."""
-    last = simulation.activations
+    # While something is parked the run goes on, so a cancel or a signal may come behind all that has happened.
+    last = simulation.activations + bool(simulation.parked)
     undone = {call.forward_key for call in simulation.calls if call.phase == "undo" and _ran(call)}
     workflows: dict[str, set[str]] = {}
     for call in simulation.calls:
@@ -165,9 +188,11 @@ def points_of(simulation: Simulation[Any]) -> Points:
                 ),
                 call.phase in ("undo", "push"),
                 call.scheduled_at,
-                last if call.resolved_at is None else call.resolved_at,
+                simulation.activations if call.resolved_at is None else call.resolved_at,
                 call.phase == "do" and call.forward_key in undone and _ran(call),
                 call.asks_provider,
+                call.was_parked,
+                call.waits,
                 also=(call.label, call.nth)
                 if len(workflows[call.label]) > 1
                 else (call.label_in_workflow, call.nth_in_workflow),
@@ -218,8 +243,12 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
         kinds: The kinds to try.
         events: The signals and updates to try.
     """
+    if points.only is not None:
+        kinds, events = {points.only} & set(kinds), ()
     start = points.start(plan)
-    struck = {(fault.label, fault.nth) for fault in plan if isinstance(fault, ActivityFault)}
+    struck = {
+        (fault.label, fault.nth) for fault in plan if isinstance(fault, ActivityFault) and fault.kind != "decision"
+    }
     at_activation = {fault.at for fault in plan if isinstance(fault, ActivationFault)}
     first_activation = start + 1 if plan and isinstance(plan[-1], ActivityFault) else max(start, 1)
     found: list[tuple[int, Fault]] = []
@@ -231,6 +260,8 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
             for kind in (*(_UNDO if call.is_undo else _STEP), *(_PROVIDER if call.asks_provider else ()))
             if kind in kinds
         ]
+        if call.waits and "worker_lost_inside" in kinds:
+            found.append((call.scheduled_at, ActivityFault("worker_lost_inside", call.label, call.nth)))
         if call.is_undo and "outage" in kinds and (call.label, 1) not in struck:
             found.append((call.scheduled_at, ActivityFault("outage", call.label, minutes=OUTAGE_MINUTES)))
     for at in range(first_activation, points.activations + 1):
@@ -252,13 +283,47 @@ def longer(plan: Plan, points: Points, kinds: Collection[str], events: Sequence[
                 yield ActivityFault("delivered_late", call.label, call.nth)
 
 
+def decisions(plan: Plan, points: Points, kinds: Collection[str]) -> Iterator[ActivityFault]:
+    """Yield what a person may decide about what a plan has parked. A decision is an answer, and does not count.
+
+    Each parked call has one decision, and a plan no more of them than it has faults: what is tried again by hand may
+    fail by itself for ever.
+    """
+    made = [fault for fault in plan if fault.kind == "decision"]
+    if "decision" not in kinds or 2 * len(made) >= len(plan):
+        return
+    start = points.start(plan)
+    for call in points.calls:
+        if not call.was_parked or call.resolved_at < start or any(points.call(fault) is call for fault in made):
+            continue
+        for action, minutes in _DECISIONS:
+            if call.is_undo or action != "done_by_hand":
+                yield ActivityFault("decision", call.label, call.nth, minutes, action)
+
+
+def depth_of(plan: Plan) -> int:
+    """Return how many faults a plan has."""
+    return sum(fault.kind != "decision" for fault in plan)
+
+
+def is_unseen(fault: Fault) -> bool:
+    """Tell whether the workflow cannot see a fault. Alone that must change nothing, which is checked."""
+    return fault.kind in _UNSEEN or (isinstance(fault, ActivityFault) and fault.action == "wrong")
+
+
+def comes_late(fault: Fault) -> bool:
+    """Tell whether a fault is a decision that lets wait; meanwhile there may be many reminders."""
+    return isinstance(fault, ActivityFault) and fault.kind == "decision" and fault.minutes > 0
+
+
 def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
     """Tell whether a fault strikes after the slow call that the plan ends with: then the slow call changes nothing.
 
-    Not so if the run undid anything: the slow call may have outlasted a deadline.
+    Not so if the run undid anything: the slow call may have outlasted a deadline. Nor so of another slow call: what one
+    has not outlasted, two together may.
     """
     last = plan[-1] if plan else None
-    if not isinstance(last, ActivityFault) or last.kind != "slow":
+    if not isinstance(last, ActivityFault) or last.kind != "slow" or fault.kind == "slow":
         return False
     call = points.call(last)
     undoes = any(each.is_undo for each in points.calls)
@@ -267,7 +332,12 @@ def comes_too_late(plan: Plan, points: Points, fault: Fault) -> bool:
 
 def kinds_alike(plan: Plan) -> tuple[str, ...]:
     """Return the kinds of a plan's faults; kinds that have the same effect on a workflow become one."""
-    return tuple(_ALIKE.get(fault.kind, fault.kind) for fault in plan)
+    return tuple(
+        f"decision {fault.action}"
+        if isinstance(fault, ActivityFault) and fault.kind == "decision"
+        else _ALIKE.get(fault.kind, fault.kind)
+        for fault in plan
+    )
 
 
 def in_any_order(plan: Plan) -> tuple[str, ...]:

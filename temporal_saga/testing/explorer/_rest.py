@@ -36,7 +36,10 @@ from typing import Any
 from temporal_saga.testing.simulator import ActivityFault, Call, Fault, Simulation, TraceEvent, told_of
 
 _LOUD = frozenset(
-    {"scheduled", "child_scheduled", "timer_started", "cancel", "cancel_requested", "late", "again", "continued"}
+    {
+        *("scheduled", "child_scheduled", "timer_started", "cancel", "cancel_requested", "late", "again", "continued"),
+        *("parked", "decision", "by_hand"),
+    }
 )
 """The events that say what a run asks for, and what comes from outside."""
 

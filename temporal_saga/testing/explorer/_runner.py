@@ -15,7 +15,15 @@ from typing import Any, Generic, TypeVar
 from temporalio.exceptions import TemporalError
 from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
-from temporal_saga.testing.simulator import End, Simulation, SimulationError, UnusedFaultsError, simulate, why
+from temporal_saga.testing.simulator import (
+    ActivityFault,
+    End,
+    Simulation,
+    SimulationError,
+    UnusedFaultsError,
+    simulate,
+    why,
+)
 
 from ._checks import Known, Objection, check_inputs, check_replay, check_run, undo_failed
 from ._plans import Plan
@@ -94,8 +102,8 @@ class Runner(Generic[W, R]):
                 *check_run(simulation, plan, self.known),
                 *check_inputs(simulation, self.known),
             ]
-            if self._check is not None and not undo_failed(simulation):
-                objections += self._users(world, simulation)
+            if self._check is not None and not undo_failed(simulation) and not simulation.parked:
+                objections += self._users(world, simulation, plan)
         finally:
             _close(world)
         return simulation, objections
@@ -116,6 +124,8 @@ class Runner(Generic[W, R]):
 
     def check_end(self, happy: Simulation[R]) -> list[Objection]:
         """Object if the run without any fault ended in another way than expected: then other runs show nothing."""
+        if happy.parked:
+            return [Objection("ends otherwise", f"it is not {self._ends}: it waits for {happy.waiting_for}")]
         if happy.status in (self._ends, "waiting"):  # a run that never ends is objected to as such
             return []
         because = f": {why(happy)}" if happy.status == "failed" else ""
@@ -158,18 +168,28 @@ class Runner(Generic[W, R]):
         with quiet():
             return check_replay(simulation, self.known, lambda: self.run(plan)[0])
 
-    def _users(self, world: W, simulation: Simulation[R]) -> list[Objection]:
+    def _users(self, world: W, simulation: Simulation[R], plan: Plan) -> list[Objection]:
         assert self._check is not None
         try:
             answer: object = self._check(world, simulation)
         except AssertionError as error:
             said = _first_line(error)
-            return [Objection("the check objects", f"{said} ({_where(error)})" if said else _where(error))]
+            said = f"{said} ({_where(error)})" if said else _where(error)
+            return [Objection("the check objects", f"{said}{_undone(simulation, plan)}")]
         except Exception as error:
             return [Objection("the check raises", f"{type(error).__name__}: {_first_line(error)} ({_where(error)})")]
         if _is_unfinished(answer):
             raise TypeError("check has to be a plain function: not async, and without yield; it has not run")
-        return [Objection("the check objects", "the check returned False")] if answer is False else []
+        said = f"the check returned False{_undone(simulation, plan)}"
+        return [Objection("the check objects", said)] if answer is False else []
+
+
+def _undone(simulation: Simulation[Any], plan: Plan) -> str:
+    """Say what was undone, where the plan names no step: what is wrong may be one of these."""
+    if any(isinstance(fault, ActivityFault) for fault in plan):
+        return ""
+    undone = [call.label.removesuffix(":undo") for call in simulation.calls if call.phase in ("undo", "push")]
+    return f"; undone were {', '.join(undone)}" if undone else ""
 
 
 def _restrictions() -> SandboxRestrictions:

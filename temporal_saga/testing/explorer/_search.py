@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random  # noqa: TID251 - not in a workflow
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -20,18 +21,22 @@ from ._order import Candidate, Plans, ends_of_each, in_rounds, pair_of
 from ._plans import (
     PRUNED_FAILED,
     PRUNED_IDLE,
+    PRUNED_LATE,
     PRUNED_ORDER,
     PRUNED_REST,
     PRUNED_SAME_RUN,
     PRUNED_SLOW,
     PRUNED_UNSEEN,
     PRUNED_WITH,
-    UNSEEN,
     Event,
     Plan,
     Points,
+    comes_late,
     comes_too_late,
+    decisions,
+    depth_of,
     in_any_order,
+    is_unseen,
     longer,
     points_of,
 )
@@ -78,7 +83,7 @@ class Search(Generic[W, R]):
         for call in points_of(simulation).calls:  # which of them have a compensation
             with suppress(UnusedFaultsError, PlanError):
                 self._runner.run((fails_after(call.label, nth=call.nth),))
-        seen = tuple(fault for fault in plan if fault.kind not in UNSEEN and fault.kind != "bug_after")
+        seen = tuple(fault for fault in plan if not is_unseen(fault) and fault.kind != "bug_after")
         if seen != plan:
             with suppress(UnusedFaultsError, PlanError):
                 self._runner.known.ends[seen] = end_of(self._runner.run(seen)[0])
@@ -127,8 +132,17 @@ class Search(Generic[W, R]):
         level: Level = [((), points)]
         for depth in range(1, exploration.faults + 1):
             next_level: Level = []
-            found = self._candidates(level, kinds, events)
-            while at_once := list(islice(found, _AT_ONCE)):
+            answered = 0  # up to here, what is parked has been decided about
+            found = self._candidates(level, lambda plan, points: longer(plan, points, kinds, events))
+            while True:
+                at_once = list(islice(found, _AT_ONCE))
+                if not at_once:
+                    # Then what a person decides: an answer, and no fault. It may park something else.
+                    level, answered = next_level[answered:], len(next_level)
+                    found = self._candidates(level, lambda plan, points: decisions(plan, points, kinds))
+                    at_once = list(islice(found, _AT_ONCE))
+                    if not at_once or (first and exploration.violations):
+                        break
                 kept, left_out = ends_of_each(at_once, self._rests)
                 self._rests.update(rest for _, _, rest, _ in at_once)
                 if left_out:
@@ -141,12 +155,12 @@ class Search(Generic[W, R]):
                 return
             level = next_level
 
-    def _candidates(self, level: Level, kinds: Collection[str], events: Sequence[Event]) -> Iterator[Candidate]:
+    def _candidates(self, level: Level, further: Callable[[Plan, Points], Iterable[Fault]]) -> Iterator[Candidate]:
         """Yield the plans that are longer by a fault than those of a level, but for those that show nothing new."""
         exploration = self.exploration
         for number, (plan, points) in enumerate(level):
             undos = {call.label for call in points.calls if call.is_undo}
-            for fault in longer(plan, points, kinds, events):
+            for fault in further(plan, points):
                 if comes_too_late(plan, points, fault):
                     exploration.pruned[PRUNED_SLOW] += 1
                     continue
@@ -187,7 +201,7 @@ class Search(Generic[W, R]):
         for plan, look in zip(plans, looks.each(plans, is_over), strict=False):
             done += 1
             points = self._judge(plan, look)
-            if points is not None and depth < exploration.faults:
+            if points is not None:
                 next_level.append((plan, points))
             bar.show(done, exploration)
             if first and exploration.violations:
@@ -228,12 +242,16 @@ class Search(Generic[W, R]):
         reason = None
         if any(map(self.findings.is_certain, objections)):
             reason = PRUNED_FAILED
-        elif plan and plan[-1].kind in UNSEEN:
+        elif plan and is_unseen(plan[-1]):
             reason = PRUNED_UNSEEN
+        elif plan and comes_late(plan[-1]):
+            reason = PRUNED_LATE
         elif plan and plan[-1].kind == "cancel_with":
             reason = PRUNED_WITH
         elif not is_new:
             reason = PRUNED_SAME_RUN
-        if reason is not None and len(plan) < exploration.faults:
+            if points is not None and plan and plan[-1].kind == "slow":
+                return replace(points, only="slow")  # it did the same, but later
+        if reason is not None and depth_of(plan) < exploration.faults:
             exploration.pruned[reason] += 1
         return None if reason else points

@@ -7,6 +7,7 @@ Imports inside point down this list:
     _server                         workflow ids and their chains of runs
     _run                            one run: its begin, its commands, its end
     _activities _children ...       what takes the commands of one kind: _timers, _externals, _messages
+    _parked                         what waits for a person
     _activity _attempt              one activity on the server, one attempt on the worker
     _tasks                          the workflow tasks of one run
     _elsewhere                      histories that travel to another process
@@ -24,6 +25,7 @@ from ._attempt import NOT_DECODED
 from ._elsewhere import History
 from ._errors import SimulationError, UnsupportedError, UnusedFaultsError
 from ._faults import (
+    Action,
     ActivationFault,
     ActivationFaultKind,
     ActivityFault,
@@ -34,6 +36,7 @@ from ._faults import (
     cancel,
     cancel_scope,
     cancel_with,
+    decision,
     delivered_late,
     delivered_twice,
     fails_after,
@@ -47,8 +50,10 @@ from ._faults import (
     slow_worker,
     update,
     worker_lost,
+    worker_lost_inside,
 )
 from ._handle import SimulatedHandle, SimulatedUpdate
+from ._parked import WRONG
 from ._pending import check_faults
 from ._provider import provider_call
 from ._result import End, Simulation, Status, changed_inputs, histories_of, inputs_of, told_of, varying, why
@@ -59,6 +64,8 @@ from ._trace import FAILURE_TYPE, Attempt, Call, TraceEvent
 __all__ = [
     "FAILURE_TYPE",
     "NOT_DECODED",
+    "WRONG",
+    "Action",
     "ActivationFault",
     "ActivationFaultKind",
     "ActivityFault",
@@ -84,6 +91,7 @@ __all__ = [
     "cancel_with",
     "changed_inputs",
     "check_faults",
+    "decision",
     "delivered_late",
     "delivered_twice",
     "fails_after",
@@ -106,4 +114,5 @@ __all__ = [
     "varying",
     "why",
     "worker_lost",
+    "worker_lost_inside",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from temporalio.api.common.v1 import Payload
 from temporalio.bridge.proto.activity_result import ActivityResolution
 from temporalio.bridge.proto.workflow_activation import ResolveActivity, WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import ActivityCancellationType
@@ -17,16 +18,29 @@ from ._errors import SimulationError
 from ._jobs import Job
 from ._retries import reason
 from ._run_state import RunState
+from ._trace import Call
 
 
 class Activities:
     """Takes a run's commands for activities."""
 
-    def __init__(self, run: RunState, is_in_scope: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        run: RunState,
+        *,
+        is_in_scope: Callable[[], bool],
+        is_undone_on_demand: Callable[[str], bool],
+        is_reminder: Callable[[Sequence[Payload]], bool],
+        is_last_reminder: Callable[[Sequence[Payload]], bool],
+    ) -> None:
         self._run = run
         self._is_in_scope = is_in_scope
+        self._is_undone_on_demand = is_undone_on_demand
+        self._is_reminder = is_reminder
+        self._is_last_reminder = is_last_reminder
         self._pending: dict[int, ActivityTask] = {}
         self._left: list[ActivityTask] = []  # the server runs these on, unknown to the workflow
+        self._failed: dict[str, ActivityTask] = {}  # for good: a person may do these by hand
         self._bugs: dict[int, tuple[Job, ActivityTask]] = {}  # on their way to the workflow
 
     @property
@@ -46,10 +60,22 @@ class Activities:
             )
         run.events += 1
         task = ActivityTask(run, command, self._ended)
-        task.call.is_plain_in_scope = task.call.phase is None and self._is_in_scope()
+        task.call.is_plain_in_scope = (
+            task.call.phase is None and self._is_in_scope() and not self._is_reminder(command.arguments)
+        )
+        if task.call.phase == "undo" and task.call.forward_key is not None:
+            task.call.undone_in_open_saga = self._is_undone_on_demand(task.call.forward_key)
         self._pending[command.seq] = task
         run.record("scheduled", task.call.label)
+        if task.call.phase is None and self._is_last_reminder(command.arguments):
+            return  # it stays where it is: nobody decides, and reminders would go on for ever
         task.schedule()
+
+    def do_by_hand(self, call: Call) -> None:
+        """A person does what an activity that has failed for good should have done."""
+        task = self._failed.get(call.activity_id)
+        if task is not None:
+            task.run_by_hand()
 
     def request_cancel(self, command: Any) -> None:
         """Take the command that cancels an activity."""
@@ -94,12 +120,15 @@ class Activities:
             return
         del self._pending[seq]
         task.call.state = end.state
+        if end.state in ("failed", "timed out"):
+            self._failed[task.activity_id] = task
         if end.state != "timed out":  # a timeout was recorded when it happened
             number = task.call.attempts[-1].number if task.call.attempts else None
             self._run.record(end.state, label, _reason(end.resolution), attempt=number)
         proto = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=end.resolution))
         journal = self._run.world.journal
         job = Job(proto, events=end.events, delivered=lambda: journal.note_resolved(task.call))
+        job.of_reminder = task.call.phase is None and self._is_reminder(task.command.arguments)
         if end.is_bug:
             bug = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=bug_resolution()))
             job = dataclasses.replace(job, proto=bug, instead=proto)

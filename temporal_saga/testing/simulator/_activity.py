@@ -75,6 +75,7 @@ class ActivityTask:
         self._closed = False
         self._attempt = 1
         self._running: AttemptRun | None = None
+        self._last: AttemptRun | None = None
         self._heartbeat: Sequence[Payload] = ()
         self._alike, self._alike_reason = 0, ""
         self._gave_up = False
@@ -132,6 +133,11 @@ class ActivityTask:
         if self._is_served:
             self._world.loop.call_soon(self._dispatch)
 
+    def run_by_hand(self) -> None:
+        """A person does what the activity has not done."""
+        if self._last is not None:
+            self._last.run_again("by_hand")
+
     def request_cancel(self) -> None:
         """Take note of the workflow's wish; what no worker has in hand ends at once."""
         self.cancel_requested = True
@@ -182,7 +188,7 @@ class ActivityTask:
         if self._closed or self._running is not None:
             return
         self._timers.cancel("to start")
-        attempt = self._running = AttemptRun(self._world, self, self._attempt)
+        attempt = self._running = self._last = AttemptRun(self._world, self, self._attempt)
         if self.to_close:
             self._set_timer("to close", self.to_close, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
         if self.heartbeat_timeout:

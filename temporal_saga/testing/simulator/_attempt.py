@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from temporalio import activity, exceptions
@@ -156,7 +157,7 @@ class AttemptRun:
             world.journal.note_ran(record)
 
         run = self._run = ActivityRun(
-            world.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return
+            world.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return, self._on_wait
         )
         if not record.late:
             provider.set(self._provider_fails)
@@ -198,6 +199,22 @@ class AttemptRun:
     def _provider_fails(self, at: str) -> bool:
         self._task.call.asks_provider = True
         return self._faults.use(f"provider_{at}")
+
+    def _on_wait(self, function: object) -> Awaitable[object] | None:
+        """The function waits; return what it waits for instead, if its worker dies."""
+        record = self.record
+        self._task.call.waits = True
+        if record.late or record.number > 1 or not self._faults.use("worker_lost_inside"):
+            return None
+        self._done = True
+        self._world.dead.append(function)  # else its `finally` would run, once nothing refers to it
+        return self._for_ever()
+
+    async def _for_ever(self) -> None:
+        while not self._world.is_stopping:
+            with suppress(asyncio.CancelledError):  # no cancel reaches a worker that is dead
+                await self._world.loop.create_future()
+        raise asyncio.CancelledError
 
     # --- asynchronous completion ---
 

@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
@@ -122,6 +122,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def has_timers(self) -> bool:
         """Whether anything is still to happen."""
         return any(not handle.cancelled() for _, _, handle in self._timers)
+
+    def has_timers_besides(self, known: Collection[asyncio.TimerHandle]) -> bool:
+        """Tell whether anything but these is still to happen."""
+        return any(not handle.cancelled() and handle not in known for _, _, handle in self._timers)
 
     def run_until_complete(self, future: Any) -> Any:
         """Run until the awaitable is done; an error if it waits for something that never happens here."""

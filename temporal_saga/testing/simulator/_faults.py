@@ -19,7 +19,7 @@ activation scheduled, and has not run any of it. `at=1` is in the first activati
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ._trace import Call
 
@@ -36,7 +36,10 @@ ActivityFaultKind = Literal[
     "outage",
     "provider_before",
     "provider_after",
+    "worker_lost_inside",
+    "decision",
 ]
+Action = Literal["retry", "done_by_hand", "give_up", "wrong"]
 ActivationFaultKind = Literal["cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "signal", "update"]
 
 
@@ -48,12 +51,17 @@ class ActivityFault:
     label: str
     nth: int = 1
     minutes: float = 0.0
-    """How long an outage lasts."""
+    """How long an outage lasts, or a person takes to decide."""
+    action: Action | Literal[""] = ""
+    """What a person decides."""
 
     def __repr__(self) -> str:
         if self.kind == "outage":
             return f"outage({self.label!r}, minutes={self.minutes:g})"
         nth = f", nth={self.nth}" if self.nth != 1 else ""
+        if self.kind == "decision":
+            minutes = f", minutes={self.minutes:g}" if self.minutes else ""
+            return f"decision({self.label!r}, {self.action!r}{nth}{minutes})"
         name, _, at = self.kind.partition("_")
         if name == "provider":
             return f"provider_fault({self.label!r}{nth}, at={at!r})"
@@ -113,6 +121,11 @@ def worker_lost(label: str, *, nth: int = 1) -> ActivityFault:
     return ActivityFault("worker_lost", label, nth)
 
 
+def worker_lost_inside(label: str, *, nth: int = 1) -> ActivityFault:
+    """The worker dies in the first attempt while its function waits, at the first `await` that does: then a timeout."""
+    return ActivityFault("worker_lost_inside", label, nth)
+
+
 def delivered_twice(label: str, *, nth: int = 1) -> ActivityFault:
     """The function runs once more after the attempt has completed."""
     return ActivityFault("delivered_twice", label, nth)
@@ -138,6 +151,20 @@ def provider_fault(label: str, *, at: Literal["before", "after"], nth: int = 1) 
     if at not in ("before", "after"):
         raise ValueError(f"at={at!r}: say 'before' or 'after'")
     return ActivityFault("provider_before" if at == "before" else "provider_after", label, nth)
+
+
+def decision(label: str, action: Action, *, nth: int = 1, minutes: float = 0.0) -> ActivityFault:
+    """The call has failed for good and is parked: a person decides, by `saga_resolve`, so many minutes later.
+
+    What is done by hand is done by the undo's function. A decision that is `"wrong"` is four updates, each of which has
+    to be rejected: an unknown key, an action that does not fit, an empty who, an empty why. Without a decision nobody
+    ever answers: then `Simulation.parked` has the call's label.
+    """
+    if action not in get_args(Action):
+        raise ValueError(f"action={action!r}: say {', '.join(map(repr, get_args(Action)))}")
+    if not minutes >= 0:
+        raise ValueError(f"minutes={minutes!r}: nobody decides before it is parked")
+    return ActivityFault("decision", label, nth, minutes, action)
 
 
 def bug_after(label: str, *, nth: int = 1) -> ActivityFault:

@@ -26,6 +26,8 @@ class Job:
     instead: WorkflowActivationJob | None = None
     """The job that comes in place of this one, once this one has failed its workflow task."""
     revoked: bool = False
+    of_reminder: bool = False
+    """Whether it is the end of a reminder of what is parked."""
 
     @property
     def is_message(self) -> bool:

@@ -45,6 +45,10 @@ class PendingFaults:
         """Return the faults of a call."""
         return CallFaults(self, [fault for fault in self._of_calls if fault.names(call)])
 
+    def decisions_about(self, call: Call) -> list[ActivityFault]:
+        """Return what a person decides about a call that is parked."""
+        return [fault for fault in self._of_calls if fault.kind == "decision" and fault.names(call)]
+
     def due(self, activation: int) -> bool:
         """Whether faults that have not come yet are to come in front of an activation."""
         return bool(self._in_front) and min(self._in_front) <= activation

@@ -45,6 +45,7 @@ class Simulation(Generic[R]):
         activations: How many activations the workflow had, its further runs included.
         duration: How long it took, on the virtual clock.
         reports: The report of each saga, those of further runs and of children included.
+        parked: What waits for a person at the end, by the labels of its calls: the run goes on once it is decided.
         task_failures: Why workflow tasks failed: a bug, or a replay that differs.
         replay_difference: Where a replay after `restart` gave other commands; None if nowhere. See `check_replay`.
         client_error: What the client's function raised because of a fault.
@@ -71,6 +72,12 @@ class Simulation(Generic[R]):
             for run in execution.runs
             if run.cached.activations
             for report in reports_of(run.cached.instance, world.parts.converter)
+        ]
+        self.parked: list[str] = [
+            label
+            for execution in server.executions
+            if not (main.is_open and main.run.tasks.failure)
+            for label in execution.run.parked.labels
         ]
         self.task_failures: list[str] = journal.task_failures
         self.faults: list[Fault] = faults.faults

@@ -20,9 +20,10 @@ from ._errors import UnsupportedError
 from ._externals import Externals
 from ._jobs import Job
 from ._messages import Messages
+from ._parked import ParkedCalls
 from ._retries import seconds
 from ._run_state import RunState, Status
-from ._sagas import is_in_open_scope
+from ._sagas import is_in_open_scope, is_undone_on_demand, reports_of
 from ._sdk import RunStart
 from ._tasks import WorkflowTasks
 from ._timers import Timers
@@ -62,13 +63,25 @@ class Run:
         self.start = start
         self.cached: CachedRun = CachedRun(world.parts, start)
         self.messages: Messages = Messages(state)
-        self.tasks: WorkflowTasks = WorkflowTasks(state, self.cached, self.messages, take=self._take)
+        self.tasks: WorkflowTasks = WorkflowTasks(state, self.cached, self.messages, take=self._take, on_end=self._look)
         self.result: Payload | None = None
         self.failure: Failure | None = None
         self.close_details: str = ""
         self._world = world
         self._chain = chain
-        self._activities = Activities(state, lambda: is_in_open_scope(self.cached.instance))
+        self.parked: ParkedCalls = ParkedCalls(
+            state,
+            self.messages,
+            reports=lambda: reports_of(self.cached.instance, world.parts.converter),
+            do_by_hand=lambda call: self._activities.do_by_hand(call),
+        )
+        self._activities = Activities(
+            state,
+            is_in_scope=lambda: is_in_open_scope(self.cached.instance),
+            is_undone_on_demand=lambda key: is_undone_on_demand(self.cached.instance, world.parts.converter, key),
+            is_reminder=self.parked.is_reminder,
+            is_last_reminder=self.parked.is_last_reminder,
+        )
         self._timers = Timers(state)
         self._children = Children(state, workflows)
         self._externals = Externals(state, workflows)
@@ -223,10 +236,15 @@ class Run:
 
     # --- looking ---
 
+    def _look(self) -> None:
+        self.parked.look(self.memo)
+
     @property
     def waits_for(self) -> str:
         """What an open run waits for, for people."""
         if self.tasks.failure:
             return f"its workflow task, which fails for ever: {self.tasks.failure}"
+        if parked := self.parked.labels:
+            return f"a person, who decides about what is parked: {', '.join(parked)}"
         things = [*self._activities.waits_for, *self._children.waits_for, *self._timers.waits_for]
         return " and ".join(things or ["a condition, or a signal or update that never comes"])

@@ -25,6 +25,7 @@ class RunState:
         size: How many bytes the payloads in it have, roughly.
         inbox: The jobs that wait for the next workflow task.
         at_once: Core's own answers, which come in the same workflow task.
+        reminds: Whether the activation that runs was brought by a reminder of what is parked, and by nothing else.
     """
 
     def __init__(self, world: World, start: RunStart, *, is_main: bool, on_job: Callable[[], None]) -> None:
@@ -37,6 +38,7 @@ class RunState:
         self.size = 0
         self.inbox: Inbox = Inbox()
         self.at_once: list[Job] = []
+        self.reminds: bool = False
         self._on_job = on_job
 
     @property

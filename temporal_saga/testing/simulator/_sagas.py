@@ -15,11 +15,25 @@ from temporalio.api.failure.v1 import Failure
 
 from temporal_saga import SagaReport
 from temporal_saga._compensation import Call, Callback
+from temporal_saga._parking import MEMO as PARKED_MEMO
+from temporal_saga._parking import UPDATE as RESOLVE
 from temporal_saga._run import QUERY, Run
 from temporal_saga._seed import seed_of
 
 from ._converter import Converter
 from ._sdk import Instance
+
+__all__ = [
+    "CANCEL_SCOPE",
+    "PARKED_MEMO",
+    "RESOLVE",
+    "CancelScopes",
+    "is_in_open_scope",
+    "is_undone_on_demand",
+    "keys_undone_with_own_input",
+    "reports_of",
+    "run_id_and_seed",
+]
 
 CANCEL_SCOPE = "temporal_saga_testing_cancel_scope"
 
@@ -67,6 +81,23 @@ def is_in_open_scope(instance: Instance) -> bool:
     return isinstance(run, Run) and any(not saga.ends_by_itself for saga in run.open_sagas())
 
 
+def is_undone_on_demand(instance: Instance, converter: Converter, key: str) -> bool:
+    """Tell whether the undo of that step begins while its saga is open: `saga.undo()`, or the unwind of a savepoint."""
+    if instance.is_sandboxed:
+        reports = reports_of(instance, converter)
+        return any(report.state == "OPEN" and any(step.key == key for step in report.steps) for report in reports)
+    run = instance.query_handler(QUERY)
+    sagas = run.open_sagas() if isinstance(run, Run) else ()
+    return any(
+        _is_undone_singly(saga) and any(step.key == key for step in saga.shared.steps) for saga in cast(Any, sagas)
+    )
+
+
+def _is_undone_singly(scope: Any) -> bool:
+    # An unwind that has begun since waits for such an undo before it begins its own.
+    return not scope.ends_by_itself or bool(scope.undos) or any(map(_is_undone_singly, scope.savepoints))
+
+
 def _innermost_owner() -> asyncio.Task[Any] | None:
     """Return the task inside the innermost open saga; None if no saga is open."""
     run = Run.find()
@@ -90,10 +121,12 @@ class _CancelScope(worker.WorkflowInboundInterceptor):
         cancelled: list[Any] = []
 
         def cancel_scope() -> None:
-            task = _innermost_owner() or main
-            assert task is not None
-            cancelled.append(task)
-            task.cancel()
+            task = _innermost_owner()
+            if task is None and Run.find() is None:
+                task = main  # by hand, without any saga
+            if task is not None:
+                cancelled.append(task)
+                task.cancel()
 
         cast(Any, workflow).set_signal_handler(CANCEL_SCOPE, cancel_scope)
         try:

@@ -531,12 +531,14 @@ class ActivityRun:
         headers: Mapping[str, Payload],
         on_heartbeat: Callable[..., None],
         on_return: Callable[[], None],
+        on_wait: Callable[[object], Awaitable[object] | None],
     ) -> None:
         self._parts = parts
         self._definition = definition
         self._headers = headers
         self._outbound = _Outbound(info, on_heartbeat)
         self._on_return = on_return
+        self._on_wait = on_wait
         self._task = asyncio.current_task()
         self._cancelled = _ActivityCancellationDetailsHolder()
         self._context = _Context(
@@ -565,7 +567,7 @@ class ActivityRun:
         # Whatever fails before its function runs is quicker than the functions that run beside it.
         await asyncio.sleep(0)
         cast(Any, _Context).set(self._context)
-        impl: worker.ActivityInboundInterceptor = _Innermost(self._on_return)
+        impl: worker.ActivityInboundInterceptor = _Innermost(self._on_return, self._on_wait)
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
         impl.init(self._outbound)
@@ -592,8 +594,9 @@ class _Outbound(worker.ActivityOutboundInterceptor):
 
 
 class _Innermost(worker.ActivityInboundInterceptor):
-    def __init__(self, on_return: Callable[[], None]) -> None:
+    def __init__(self, on_return: Callable[[], None], on_wait: Callable[[object], Awaitable[object] | None]) -> None:
         self._on_return = on_return
+        self._on_wait = on_wait
 
     def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
         context = _Context.current()
@@ -603,11 +606,35 @@ class _Innermost(worker.ActivityInboundInterceptor):
     async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
         call = type(input.fn).__call__
         if inspect.iscoroutinefunction(input.fn) or inspect.iscoroutinefunction(call):
-            result = await input.fn(*input.args)
+            result = await _Watched(input.fn(*input.args), self._on_wait)
         else:
             result = call_as_in_a_thread(input.fn, *input.args)
         self._on_return()
         return result
+
+
+class _Watched:
+    """Awaits a function, and asks each time that it waits for something whether to wait for something else instead."""
+
+    def __init__(self, function: Any, on_wait: Callable[[object], Awaitable[object] | None]) -> None:
+        self._function = function
+        self._on_wait = on_wait
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        function, error = self._function.__await__(), None
+        while True:
+            try:
+                waits_for = function.send(None) if error is None else function.throw(error)
+            except StopIteration as end:
+                return end.value
+            instead = self._on_wait(function)
+            if instead is not None:
+                yield from instead.__await__()
+            try:
+                yield waits_for
+                error = None
+            except BaseException as caught:
+                error = caught
 
 
 def activity_info(**fields: Any) -> activity.Info:

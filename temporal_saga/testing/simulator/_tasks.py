@@ -26,7 +26,13 @@ class WorkflowTasks:
     """Makes workflow tasks of what comes, lets faults come in front of them, and tries again what failed."""
 
     def __init__(
-        self, state: RunState, cached: CachedRun, messages: Messages, *, take: Callable[[WorkflowCommand], None]
+        self,
+        state: RunState,
+        cached: CachedRun,
+        messages: Messages,
+        *,
+        take: Callable[[WorkflowCommand], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.on_begin: list[Callable[[], None]] = []
         """Called once the next workflow task is over."""
@@ -35,6 +41,7 @@ class WorkflowTasks:
         self._cached = cached
         self._messages = messages
         self._take_command = take
+        self._on_end = on_end
         self._began = False
         self._slow: ActivationFault | None = None
         self._pumping = False
@@ -147,6 +154,7 @@ class WorkflowTasks:
         begun, self.on_begin = self.on_begin, []
         for callback in begun:
             callback()
+        self._on_end()
         if state.is_main and state.is_open:
             # Behind the begin of what has been scheduled, before any of it runs.
             self._world.loop.call_soon(self._inject_if_due)
@@ -166,6 +174,7 @@ class WorkflowTasks:
         )
         if completion.HasField("failed"):
             return completion.failed.failure
+        state.reminds = all(job.of_reminder for job in jobs)
         for command in completion.successful.commands:
             state.size += command.ByteSize()
             if not state.is_open:

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -45,10 +45,25 @@ _WORDS = {
     "again": "delivered again",
     "bug": "a bug: TypeError out of its await",
     "continued": "continued as new",
+    "parked": "is parked: it waits for a person",
+    "decision": "a person decides",
+    "by_hand": "by hand",
 }
 
 _FAULTS = frozenset(
-    {"cancel", "cancel_with", "cancel_scope", "restart", "slow_worker", "task_failed", "late", "again", "bug"}
+    {
+        "cancel",
+        "cancel_with",
+        "cancel_scope",
+        "restart",
+        "slow_worker",
+        "task_failed",
+        "late",
+        "again",
+        "bug",
+        "parked",
+        "decision",
+    }
 )
 _BAD = frozenset({"failed", "timed_out", "retrying", "cancelled"})
 
@@ -73,9 +88,7 @@ class Row(NamedTuple):
 
 def rows_of(trace: Sequence[TraceEvent], calls: Sequence[Call]) -> list[Row]:
     """Return what happened in a run, a row for each event that a person wants to see."""
-    tried = {
-        (call.label, attempt.number): (call, attempt) for call in calls for attempt in call.attempts if not attempt.late
-    }
+    tried = _Tried(calls)
     rows: list[Row] = []
     attempts = {call.label: call.attempts[-1].number for call in calls if call.attempts}
     for number, event in enumerate(trace):
@@ -109,12 +122,32 @@ def timeline(trace: Sequence[TraceEvent], calls: Sequence[Call], ending: str = "
     return "\n".join(lines)
 
 
-def _said(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt]]) -> str:
+class _Tried:
+    """Finds the attempt behind an event that says how one has ended; the events have to be asked about in order."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        ended = [(attempt, call) for call in calls for attempt in call.attempts if not attempt.late]
+        ended.sort(key=lambda each: (each[0].ended_order is None, each[0].ended_order))
+        self._left: dict[tuple[str, int], list[tuple[Call, Attempt]]] = {}
+        for attempt, call in ended:
+            self._left.setdefault((call.label, attempt.number), []).append((call, attempt))
+
+    def of(self, event: TraceEvent) -> tuple[Call, Attempt] | tuple[None, None]:
+        """Return the call and the attempt; the calls of one label end one by one."""
+        left = self._left.get((event.label, event.attempt or 1))
+        if not left:
+            return None, None
+        return left.pop(0) if len(left) > 1 else left[0]
+
+
+def _said(event: TraceEvent, tried: _Tried) -> str:
     word = _WORDS.get(event.kind, event.kind)
     if event.kind == "completed":
-        call, attempt = tried.get((event.label, event.attempt or 1), (None, None))
+        call, attempt = tried.of(event)
         phase = call.phase if call is not None and attempt is not None and attempt.ran else None
         word = {"do": "+ applied", "undo": "- undone", "push": "- undone"}.get(phase or "", "  done")
+    elif event.kind == "by_hand":
+        word = f"- {word}"
     elif event.kind in _FAULTS:
         word = f"! {word}"
     elif event.kind in _BAD:
@@ -127,9 +160,9 @@ def _said(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt
     return f"{word}{again}: {event.detail}" if event.detail else f"{word}{again}"
 
 
-def _whether_it_ran(event: TraceEvent, tried: Mapping[tuple[str, int], tuple[Call, Attempt]]) -> str:
+def _whether_it_ran(event: TraceEvent, tried: _Tried) -> str:
     """Say it where the error does not: a function that raised by itself has told."""
-    _, attempt = tried.get((event.label, event.attempt or 1), (None, None))
+    _, attempt = tried.of(event)
     if attempt is None:
         return ""
     if attempt.ran:

@@ -43,6 +43,8 @@ class Timers:
         self._run.events += 1
         delay = seconds(command.start_to_fire_timeout)
         handle = self._run.world.loop.call_later(delay, self._fire, command.seq)
+        if self._run.reminds:
+            self._run.world.note_reminder(handle)
         timer = self._pending[command.seq] = _Timer(delay, handle, self._run.task)
         self._run.record("timer_started", str(timer))
 

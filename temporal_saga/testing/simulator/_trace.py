@@ -87,6 +87,9 @@ class Call:
         nth_in_workflow: Which call of that workflow with that label.
         asks_provider: Whether its function has passed a `provider_call`.
         is_plain_in_scope: Whether it is no step, and its workflow was in the scope of a saga that did not unwind.
+        waits: Whether its function has waited for something.
+        was_parked: Whether it has failed for good and has waited for a person.
+        undone_in_open_saga: Whether it is an undo that a saga began which did not unwind: `saga.undo()` did.
     """
 
     label: str
@@ -107,6 +110,9 @@ class Call:
     nth_in_workflow: int = 1
     asks_provider: bool = False
     is_plain_in_scope: bool = False
+    waits: bool = False
+    was_parked: bool = False
+    undone_in_open_saga: bool = False
 
     @property
     def label_in_workflow(self) -> str:

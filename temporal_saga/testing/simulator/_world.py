@@ -41,11 +41,14 @@ class World:
         """These run when nothing else is left to happen."""
         self.held: list[Callable[[], None]] = []
         """These run when nothing else is left to happen, before `late`: they let go what was held."""
+        self.dead: list[object] = []
+        """Functions whose worker has died."""
         self.completed_by_client: list[Any] = []
         """Attempts that a client is to complete."""
         self.error: BaseException | None = None
         """What stopped the simulation."""
         self.is_stopping: bool = False
+        self._reminders: list[asyncio.TimerHandle] = []
         self._start_time = start_time
         self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
         self._max_activations = max_activations
@@ -69,6 +72,18 @@ class World:
     def nanoseconds(self) -> int:
         """Return the time in nanoseconds since 1970."""
         return (self._since_1970 + timedelta(seconds=self.loop.time())) // _MICROSECOND * 1_000
+
+    # --- reminders of what is parked ---
+
+    def note_reminder(self, timer: asyncio.TimerHandle) -> None:
+        """Note that all this timer brings is a reminder."""
+        self._reminders = [each for each in self._reminders if not each.cancelled() and each.when() >= self.time()]
+        self._reminders.append(timer)
+
+    @property
+    def has_more_than_reminders(self) -> bool:
+        """Whether anything but reminders is still to happen."""
+        return self.loop.has_timers_besides(self._reminders)
 
     # --- the workflows that there are ---
 
