@@ -204,16 +204,29 @@ def _decode(name: str, value: Any) -> Any:
     return value * _MICROSECOND
 
 
+def unreadable(state: SagaState) -> str | None:
+    """Return what is wrong with a state of a format that this release does not know, or None."""
+    if state.version <= VERSION:
+        return None
+    return (
+        f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga on this "
+        "worker"
+    )
+
+
 def name_of(state: SagaState, name: str) -> str:
     """Return the name of the saga that goes on with a state.
 
     Raises:
+        TypeError: If the state is not a `SagaState`.
         RuntimeError: If this release cannot read the state, or the user gave another name than the state's.
     """
-    if state.version > VERSION:
-        raise RuntimeError(
-            f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade the library"
+    if not isinstance(state, SagaState):  # pyright: ignore[reportUnnecessaryIsInstance] - without a type it is a dict
+        raise TypeError(
+            f"state= must be a SagaState; got {type(state).__name__}. Annotate what carries it as SagaState"
         )
+    if misuse := unreadable(state):
+        raise RuntimeError(misuse)
     if name not in ("saga", state.name):
         raise RuntimeError(f"the state is that of saga {state.name!r}: leave out name=, it is part of every key")
     return state.name
