@@ -97,6 +97,9 @@ idioms: $(VENV)/installed.stamp testbed ## how sagas written by hand fare, again
 histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
 	$(RUN) -m tests.histories
 
+vectors: $(VENV)/installed.stamp testbed ## add the missing test vectors of what is frozen; none is ever changed
+	$(RUN) -m tests.vectors
+
 docs: $(VENV)/docs.stamp $(VENV)/installed.stamp testbed ## the site, in build/docs; a warning is an error
 	rm -rf build/docs
 	$(RUN) -m sphinx -q -W --keep-going -b html -d $(CURDIR)/build/doctrees $(CURDIR)/docs $(CURDIR)/build/docs

@@ -223,7 +223,8 @@ def name_of(state: SagaState, name: str) -> str:
     """
     if not isinstance(state, SagaState):  # pyright: ignore[reportUnnecessaryIsInstance] - without a type it is a dict
         raise TypeError(
-            f"state= must be a SagaState; got {type(state).__name__}. Annotate what carries it as SagaState"
+            f"state= must be a SagaState; got {type(state).__name__}. Annotate what carries the state as "
+            "SagaState"
         )
     if misuse := unreadable(state):
         raise RuntimeError(misuse)

@@ -632,7 +632,7 @@ def test_a_state_that_came_without_its_type_is_told_so() -> None:
     assert run.task_failure == (
         "task_failed",
         "TypeError",
-        "state= must be a SagaState; got dict. Annotate what carries it as SagaState",
+        "state= must be a SagaState; got dict. Annotate what carries the state as SagaState",
     )
 
 
