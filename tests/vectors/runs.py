@@ -47,6 +47,7 @@ def outcome(given: Any, _: Any) -> Any:
 SHOWN = [
     "memo",
     "search attribute",
+    "patches",
     "query saga_report",
     "argument of park_reminder",
     "update saga_resolve",
@@ -105,6 +106,7 @@ def _all() -> dict[str, Any]:
         for each in protos
         if each.HasField("modify_workflow_properties")
     ]
+    found["patches"] = sorted({each.set_patch_marker.patch_id for each in protos if each.HasField("set_patch_marker")})
     found["search attribute"] = [
         {
             name: _json(payload)
