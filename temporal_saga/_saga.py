@@ -60,8 +60,7 @@ class Saga(Steps):
         name: The saga's name.
 
     Raises:
-        TypeError: If `name` is not a string or is empty; if `state` is not a `SagaState`; for an option that does not
-            exist, or has another type.
+        TypeError: If `name`, `state` or an option has another type; if `name` is empty; for an unknown option.
         ValueError: If `order`, `on_step_failure` or `on_compensation_failure` is something else; if the interval of
             `park_reminder` is not positive; for a retry policy that contradicts itself.
         RuntimeError: If `state` has a format that this release cannot read, or is another saga's than `name`.

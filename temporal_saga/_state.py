@@ -128,18 +128,9 @@ def write_steps(
             options.append(encoded)
         payloads = compensation.payloads(activity_options, step_id(step.name, step.phase, step.key))
         arguments = [base64.b64encode(payload.SerializeToString(deterministic=True)).decode() for payload in payloads]
-        written.append(
-            StepState(
-                step.name,
-                step.key,
-                step.phase,
-                list(step.began),
-                list(step.ended),
-                step.outcome.value,
-                step.raised,
-                CompensationState(compensation.kind, compensation.name, arguments, place),
-            )
-        )
+        undo = CompensationState(compensation.kind, compensation.name, arguments, place)
+        began, ended = list(step.began), list(step.ended)
+        written.append(StepState(step.name, step.key, step.phase, began, ended, step.outcome.value, step.raised, undo))
     return written
 
 
@@ -206,12 +197,8 @@ def _decode(name: str, value: Any) -> Any:
 
 def unreadable(state: SagaState) -> str | None:
     """Return what is wrong with a state of a format that this release does not know, or None."""
-    if state.version <= VERSION:
-        return None
-    return (
-        f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga on this "
-        "worker"
-    )
+    wrong = f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
+    return wrong if state.version > VERSION else None
 
 
 def name_of(state: SagaState, name: str) -> str:
@@ -222,10 +209,7 @@ def name_of(state: SagaState, name: str) -> str:
         RuntimeError: If this release cannot read the state, or the user gave another name than the state's.
     """
     if not isinstance(state, SagaState):  # pyright: ignore[reportUnnecessaryIsInstance] - without a type it is a dict
-        raise TypeError(
-            f"state= must be a SagaState; got {type(state).__name__}. Annotate what carries the state as "
-            "SagaState"
-        )
+        raise TypeError(f"state= takes a SagaState; got {type(state).__name__}: annotate what carries it as SagaState")
     if misuse := unreadable(state):
         raise RuntimeError(misuse)
     if name not in ("saga", state.name):

@@ -109,7 +109,7 @@ FORMATS: dict[str, Format] = {
 
 def read() -> dict[str, Any]:
     """Return the vectors of the file, by format."""
-    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}  # type: ignore[no-any-return]
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
 
 
 def missing(name: str, vectors: Sequence[Any]) -> list[Any]:
