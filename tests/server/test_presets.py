@@ -143,7 +143,7 @@ async def test_attempts_that_take_their_time_end_with_schedule_to_close(client: 
         state, error = await end(handle)
         script.hangs = False
     assert isinstance(error, TimeoutError)
-    # Server 1.30 and older name the other one.
+    # Servers 1.29 and 1.30 give the second.
     assert state in (RetryState.TIMEOUT, RetryState.NON_RETRYABLE_FAILURE)
     # 1 s, a wait of 1 s, 1 s, a wait of 2 s, 1 s, cut off by schedule-to-close; a busy server is a little late.
     assert len(script.attempts) in (2, 3)
