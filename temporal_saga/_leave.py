@@ -15,7 +15,7 @@ from ._cancels import after
 from ._compensation import Callback
 from ._outcome import bug_in, saga_failure
 from ._scope import Scope, State, unwound
-from ._state import VERSION, WARN_BYTES, SagaState, write_steps
+from ._state import VERSION, WARN_BYTES, SagaState, write_decisions, write_steps
 from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
 from .errors import SagaDeadlineExceeded, SagaStateTooLarge
@@ -196,9 +196,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
         raise shared.refuse("detach() with a step in flight: await every step first")
     if never := scope.stack.never_awaited():
         raise shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
-    if callbacks := [
-        step.name for step in (*scope.stack.armed, *scope.stack.failed) if isinstance(step.compensation, Callback)
-    ]:
+    kept = (*scope.stack.armed, *scope.stack.failed)
+    if callbacks := [step.name for step in kept if isinstance(step.compensation, Callback)]:
         raise shared.refuse(
             f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
         )
@@ -211,9 +210,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
             "compensations less data, such as an id, or end the saga earlier"
         )
     if state.size > WARN_BYTES:
-        workflow.logger.warning(
-            "The state of saga %s has %d bytes; detach() refuses %d", shared.name, state.size, max_bytes
-        )
+        message = "The state of saga %s has %d bytes; detach() refuses %d"
+        workflow.logger.warning(message, shared.name, state.size, max_bytes)
     if shared.pivot.held is not None:
         scope.cancels.deliver()
     if scope.cancels.expired:
@@ -242,6 +240,7 @@ def _state_of(scope: Scope) -> SagaState:
         options=options,
         failed=write_steps(scope.stack.failed, scope.options.compensation, options),
         cancelled=shared.pivot.is_holding_a_cancel(),
+        decided=write_decisions((*scope.stack.armed, *scope.stack.failed)),
     )
 
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError
 
 from ._compensation import check_arguments, registered_name
 from ._identity import checked_name
@@ -24,6 +24,9 @@ __all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminde
 
 UPDATE = "saga_resolve"
 MEMO = "saga_parked"
+
+# The memo is written again with each decision: the names of a thousand steps would fill the history.
+_MOST_NAMED = 20
 
 # What may be decided of each. A step has a result, which nobody can type in by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
@@ -94,20 +97,17 @@ class Parking:
         """Let something wait."""
         parked = ticket.parked
         if not self._is_registered:
+            self.check_name_is_free()
             self._is_registered = True
             cast(Any, workflow).set_update_handler(UPDATE, self.resolve, validator=self.check)
         self._tickets[parked.key] = ticket
         which = "undo of step" if parked.what == "undo" else "step"
-        workflow.logger.error(
+        message = (
             "Saga %s: the %s %r (key %s) has failed for good with %s. It is parked until a person decides: send the "
-            f"update {UPDATE}, or run `temporal-saga resolve`",
-            parked.saga,
-            which,
-            parked.step,
-            parked.key,
-            parked.error,
-            extra={"saga": parked.saga, "step": parked.step, "key": parked.key},
+            f"update {UPDATE}, or run `temporal-saga resolve`"
         )
+        extra = {"saga": parked.saga, "step": parked.step, "key": parked.key}
+        workflow.logger.error(message, parked.saga, which, parked.step, parked.key, parked.error, extra=extra)
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
 
     def note(self) -> None:
@@ -120,7 +120,7 @@ class Parking:
         names = [ticket.parked.step for ticket in self._tickets.values()]
         if names != self._noted:
             self._noted = names
-            cast(Any, workflow).upsert_memo({MEMO: names or None})
+            cast(Any, workflow).upsert_memo({MEMO: _some(names) or None})
 
     async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
         """Wait for the decision; None if it was withdrawn."""
@@ -134,23 +134,30 @@ class Parking:
 
     def check(self, key: str, action: str, who: str, why: str) -> None:
         """Reject what cannot be done; the message says what would be right."""
-        ticket = self._tickets.get(key)
-        if ticket is None or ticket.decision.done():
-            waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
-            raise _rejected(f"nothing is parked under the key {key!r}; parked is: {waiting}")
-        actions = _ACTIONS[ticket.parked.what]
+        actions = _ACTIONS[self._waiting(key).parked.what]
         if action not in actions:
             hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
             raise _rejected(f"action must be one of {', '.join(actions)}; got {action!r}{hint}")
-        for name, value in (("who", who), ("why", why)):
+        for name, value, most in (("who", who, 100), ("why", why, 800)):  # the failure of the run carries them, too
             if not (value or "").strip():  # a client may send null
                 raise _rejected(f"say {name}: it goes on record, in the history and in the saga's report")
+            if len(value) > most:
+                raise _rejected(f"{name} has {len(value):,} characters, and may have {most}")
+        if not who.isprintable():
+            raise _rejected("who must be a name, without line breaks and control characters: the UI shows it")
 
     def resolve(self, key: str, action: str, who: str, why: str) -> None:
         """Do what a person has decided."""
-        ticket = self._tickets[key]
+        ticket = self._waiting(key)  # an interceptor may have waited since the check, and another decision came first
         count("resolved", "Decisions on what was parked.", saga=ticket.parked.saga, action=action)
         ticket.settle(Resolution(action, who, why))
+
+    def _waiting(self, key: str) -> Ticket:
+        ticket = self._tickets.get(key)
+        if ticket is not None and not ticket.decision.done():
+            return ticket
+        waiting = ", ".join(_some([f"{each.parked.step} ({key})" for key, each in self._tickets.items()]))
+        raise _rejected(f"nothing is parked under the key {key!r}; parked is: {waiting or 'nothing'}")
 
 
 def check_reminder(reminder: object) -> None:
@@ -173,7 +180,7 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     while True:
         try:
             await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
-        except ActivityError:
+        except Exception:  # also of a data converter that cannot write a Parked: what is parked must not hang on that
             if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
                 workflow.logger.warning(message, parked.saga, parked.step, parked.key)
@@ -181,6 +188,11 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
             return  # an activity's handle swallows the cancel of this task
         await asyncio.sleep(interval.total_seconds())
         parked = replace(parked, reminder=parked.reminder + 1)
+
+
+def _some(texts: list[str]) -> list[str]:
+    more = len(texts) - _MOST_NAMED
+    return texts if more <= 0 else [*texts[:_MOST_NAMED], f"and {more} more"]
 
 
 def _rejected(message: str) -> ApplicationError:

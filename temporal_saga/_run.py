@@ -101,7 +101,7 @@ class Run(Arrivals):
     Attributes:
         unwinding: How many scopes unwind.
         details: What the UI showed before a saga was shown there, to show it again.
-        is_incomplete: Whether a saga has ended with an undo that failed for good.
+        is_incomplete: Whether an undo has failed for good: then its saga ends incomplete, perhaps much later.
     """
 
     unwinding = 0

@@ -263,7 +263,6 @@ class Scope:
         if was is State.UNWINDING:
             run = self.shared.run
             run.unwinding -= 1
-            run.is_incomplete |= state is State.INCOMPLETE and self.parent is None
             run.show_state()
             self._log_end()
         parent = self.parent
@@ -302,6 +301,8 @@ class Scope:
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
         self.stack.failed = [*self.stack.failed, *failed]
+        self.shared.run.is_incomplete |= bool(self.stack.failed)
+        self.shared.run.show_state()
 
     def compensation_error(self, failed: Sequence[Step], cause: BaseException | None) -> CompensationError:
         names = ", ".join(step.name for step in failed)

@@ -142,10 +142,10 @@ class Stack:
 
     def join(self, state: SagaState, within: Moment) -> list[Step]:
         """Take the entries of a state in, and return them."""
-        joined = steps_of(state.steps, state.options, within)
-        failed = steps_of(state.failed, state.options, within)
+        joined = steps_of(state, state.steps, within)
+        failed = steps_of(state, state.failed, within)
         for step in failed:
-            step.undo_state = "FAILED"
+            step.undo_state = "GIVEN_UP" if step.undo_state == "GIVEN_UP" else "FAILED"
         self.take(joined)
         self.failed = [*self.failed, *failed]
         self._shared.steps += sorted([*joined, *failed], key=lambda step: step.began)

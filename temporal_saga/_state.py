@@ -19,7 +19,8 @@ from temporalio.common import Priority, RawValue, RetryPolicy
 from ._compensation import Call
 from ._identity import Phase, step_id
 from ._outcome import Outcome
-from ._step import Step
+from ._parking import Resolution
+from ._step import Step, UndoState
 from ._typing import Kind, Moment
 
 VERSION = 2
@@ -86,6 +87,7 @@ class SagaState:
     options: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[StepState] = field(default_factory=list[StepState])
     cancelled: bool = False
+    decided: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     @property
     def size(self) -> int:
@@ -143,17 +145,25 @@ def write_steps(
     return written
 
 
-def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within: Moment) -> list[Step]:
+def write_decisions(steps: Iterable[Step]) -> dict[str, list[str]]:
+    """Return what persons have decided, by the keys of the steps: the state of the undo, the action, who and why."""
+    return {step.key: [step.undo_state or "", *step.resolution] for step in steps if step.resolution is not None}
+
+
+def steps_of(state: SagaState, states: Iterable[StepState], within: Moment) -> list[Step]:
     """Return steps that were written down; those of a child's saga lie within the moment at which its step began."""
     steps: list[Step] = []
     for written in states:
-        compensation = _read(written.compensation, options)
+        compensation = _read(written.compensation, state.options)
         step = Step(written.name, written.key, compensation)
         step.phase = cast(Phase, written.phase)
         step.began = (*within, *written.place)
         step.ended = (*within, *written.ended)
         step.outcome = Outcome(written.outcome)
         step.raised = written.raised
+        if written.key in state.decided:
+            undo_state, *decision = state.decided[written.key]
+            step.undo_state, step.resolution = cast(UndoState, undo_state), Resolution(*decision)
         steps.append(step)
     return steps
 
