@@ -20,6 +20,9 @@ from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
 from .errors import SagaDeadlineExceeded, SagaStateTooLarge
 
+# A call that waits for a semaphore, in a timeout, looks the same once the timeout has given it up.
+_AWAIT = "await each call, and where a semaphore or a timeout is, call the step inside of it"
+
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
     """Leave the scope with what left its body; return what goes on: the same, another error, or None."""
@@ -109,7 +112,7 @@ async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
             raise unwound()
         stack.settle_ended()
         if stack.called and not scope.in_progress() and (never := stack.never_awaited()):
-            scope.shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
+            scope.shared.refuse(f"{', '.join(never)} was called and never awaited: {_AWAIT}")
     return None
 
 
@@ -195,7 +198,7 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
     if scope.is_busy:
         raise shared.refuse("detach() with a step in flight: await every step first")
     if never := scope.stack.never_awaited():
-        raise shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
+        raise shared.refuse(f"{', '.join(never)} was called and never awaited: {_AWAIT}")
     kept = (*scope.stack.armed, *scope.stack.failed)
     if callbacks := [step.name for step in kept if isinstance(step.compensation, Callback)]:
         raise shared.refuse(

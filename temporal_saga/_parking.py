@@ -20,13 +20,13 @@ from ._identity import checked_name
 from ._metrics import count
 from ._typing import Reminder
 
-__all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
+__all__ = ["MEMO", "MOST_NAMED", "UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
 
 UPDATE = "saga_resolve"
 MEMO = "saga_parked"
 
 # The memo is written again with each decision: the names of a thousand steps would fill the history.
-_MOST_NAMED = 20
+MOST_NAMED = 20
 
 # What may be decided of each. A step has a result, which nobody can type in by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
@@ -163,13 +163,12 @@ class Parking:
 def check_reminder(reminder: object) -> None:
     """Raise if it is not an activity that takes one argument, and an interval."""
     pair: Any = reminder
+    fix = "(tell_us, timedelta(hours=1))"
     if not isinstance(reminder, tuple) or len(pair) != 2 or not isinstance(pair[1], timedelta):
-        raise TypeError(
-            f"park_reminder= is an activity and an interval, as in (tell_us, timedelta(hours=1)); got {pair!r}"
-        )
+        raise TypeError(f"park_reminder= is an activity and an interval, as in {fix}; got {pair!r}")
     if pair[1] <= timedelta(0):
         raise ValueError(f"the interval of park_reminder= must be positive; got {pair[1]}")
-    checked_name("the activity of park_reminder=", registered_name(pair[0]), "(tell_us, timedelta(hours=1))")
+    checked_name("the activity of park_reminder=", registered_name(pair[0]), fix)
     check_arguments(pair[0], ("a Parked",))
 
 
@@ -191,8 +190,8 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
 
 
 def _some(texts: list[str]) -> list[str]:
-    more = len(texts) - _MOST_NAMED
-    return texts if more <= 0 else [*texts[:_MOST_NAMED], f"and {more} more"]
+    more = len(texts) - MOST_NAMED
+    return texts if more <= 0 else [*texts[:MOST_NAMED], f"and {more} more"]
 
 
 def _rejected(message: str) -> ApplicationError:

@@ -164,7 +164,7 @@ class Scope:
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
-                "`async with` block" + (", or call it on the saga" if self.parent else "")
+                "`async with` block, and await your tasks there" + (", or call it on the saga" if self.parent else "")
             )
         return SagaClosed(f"{name} has ended")
 

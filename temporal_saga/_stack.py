@@ -148,6 +148,7 @@ class Stack:
             step.undo_state = "GIVEN_UP" if step.undo_state == "GIVEN_UP" else "FAILED"
         self.take(joined)
         self.failed = [*self.failed, *failed]
+        self._shared.run.is_incomplete |= bool(failed)
         self._shared.steps += sorted([*joined, *failed], key=lambda step: step.began)
         return joined
 

@@ -130,18 +130,9 @@ def write_steps(
             options.append(encoded)
         payloads = compensation.payloads(activity_options, step_id(step.name, step.phase, step.key))
         arguments = [base64.b64encode(payload.SerializeToString(deterministic=True)).decode() for payload in payloads]
-        written.append(
-            StepState(
-                step.name,
-                step.key,
-                step.phase,
-                list(step.began),
-                list(step.ended),
-                step.outcome.value,
-                step.raised,
-                CompensationState(compensation.kind, compensation.name, arguments, place),
-            )
-        )
+        began, ended = list(step.began), list(step.ended)
+        undo = CompensationState(compensation.kind, compensation.name, arguments, place)
+        written.append(StepState(step.name, step.key, step.phase, began, ended, step.outcome.value, step.raised, undo))
     return written
 
 

@@ -23,6 +23,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.exceptions import is_cancelled_exception
 from temporalio.plugin import SimplePlugin
+from temporalio.service import RPCError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteWorkflowInput,
@@ -75,7 +76,7 @@ class SagaPlugin(SimplePlugin):
 
         Raises:
             RuntimeError: If it is not registered as a Keyword: each workflow task that sets it would fail. The message
-                has the command that registers it.
+                has the command that registers it. Also if the server does not let this worker ask.
         """
         if self._search_attribute is not None:
             await _check_search_attribute(worker.client, self._search_attribute)
@@ -83,9 +84,14 @@ class SagaPlugin(SimplePlugin):
 
 
 async def _check_search_attribute(client: Client, name: str) -> None:
-    registered = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace), retry=True
-    )
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    try:
+        registered = await client.operator_service.list_search_attributes(request, retry=True)
+    except RPCError as error:
+        raise RuntimeError(
+            f"the server does not tell whether the search attribute {name!r} is registered ({error.status.name}): let "
+            "the credentials of this worker call ListSearchAttributes, or leave search_attribute= out"
+        ) from error
     kind = registered.custom_attributes.get(name)
     if kind == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
         return

@@ -28,6 +28,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
+from temporal_saga._parking import MEMO
 from temporal_saga._proof import mark_in
 
 __all__ = ["BY_US", "Call", "Decision", "Mark", "Now", "Pending", "Run", "Trouble", "read", "read_description"]
@@ -75,6 +76,7 @@ class Call:
         end: How.
         error: The type of its error.
         refused: Whether the error proves that nothing took effect.
+        answered: Whether the error is an answer, such as Declined: then a step does not wait for a person.
         attempts: How many attempts there were, where the history tells.
         by: Who completed it, if that was not the worker that ran it.
         by_hand: Whether that was a person, as far as the name tells: `resolve`, or the `temporal` CLI.
@@ -94,6 +96,7 @@ class Call:
     end: End = "RUNNING"
     error: str | None = None
     refused: bool = False
+    answered: bool = False
     attempts: int = 0
     by: str | None = None
     by_hand: bool = False
@@ -165,6 +168,8 @@ class Run:
         reset_from: The run that this one was reset from.
         forked_at: The number of the first event that the two do not share.
         encoded: Whether details of a failure are encoded, so that a proof may be missed.
+        parked: The steps of which something is parked, by name, as the saga has noted in the memo; None if that is
+            encoded.
     """
 
     workflow_id: str
@@ -191,6 +196,7 @@ class Run:
     reset_to: str | None = None
     forked_at: int = 0
     encoded: bool = False
+    parked: list[str] | None = field(default_factory=list[str])
 
 
 def read(events: Iterable[HistoryEvent], now: Now | None = None, *, workflow_id: str = "", run_id: str = "") -> Run:
@@ -333,6 +339,13 @@ class _Reader:
         else:
             self.run.encoded = True
 
+    def _workflow_properties_modified(self, event: HistoryEvent, modified: Any, at: datetime) -> None:
+        fields = modified.upserted_memo.fields
+        if MEMO in fields:
+            names = _plain(fields[MEMO])
+            is_list = names is None or isinstance(names, list)
+            self.run.parked = [str(name) for name in cast("list[object]", names or [])] if is_list else None
+
     # --- activities ---
 
     def _activity_task_scheduled(self, event: HistoryEvent, scheduled: Any, at: datetime) -> None:
@@ -356,6 +369,7 @@ class _Reader:
         if call := self._end(failed.scheduled_event_id, "FAILED", at, failed.failure):
             mark = mark_in([self._last_detail(failed.failure)])
             call.refused = mark is not None and mark.get("effect") == "none"
+            call.answered = mark is not None and mark.get("kind") in ("DECLINED", "REJECTED", "FENCED")
 
     def _activity_task_timed_out(self, event: HistoryEvent, timed_out: Any, at: datetime) -> None:
         failure = timed_out.failure

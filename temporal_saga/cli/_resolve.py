@@ -55,8 +55,12 @@ def identity_of(who: str, why: str) -> str:
     for name, value, most in (("--who", who, _MOST_WHO), ("--why", why, _MOST_WHY)):
         if not value.strip():
             raise Problem(f"say {name}: it goes on record")
-        if len(value.encode()) > most:
+        if len(value.encode(errors="replace")) > most:
             raise Problem(f"{name} is too long: it may have {most} bytes")
+        if not value.replace("\n", "").isprintable():
+            raise Problem(f"{name} holds control characters: write text")
+    if "\n" in who:
+        raise Problem("--who holds a line break: write a name there, and the rest as --why")
     if ": " in who:
         raise Problem("--who holds a colon: write a name there, and the rest as --why")
     return f"{who}: {why}{BY_US}"
