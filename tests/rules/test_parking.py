@@ -694,7 +694,6 @@ def test_a_handler_of_that_name_is_misuse(what: str, later: bool) -> None:
 @pytest.mark.parametrize("action", ["retry", "give_up"])
 def test_who_has_decided_and_why_goes_on_with_a_detached_saga(action: str) -> None:
     """Of a step and of an undo; that an undo was given up, too. From one run to the next, and to the one after that."""
-    decided: dict[str, tuple[Any, ...]] = {}
     state: list[SagaState] = []
 
     @flow
@@ -724,9 +723,9 @@ def test_who_has_decided_and_why_goes_on_with_a_detached_saga(action: str) -> No
     if action == "retry":
         run.activate(completed("undo_b"))
     assert run.closed is not None, run.task_failure
-    decided = {"a": ("PENDING", "ann", "it was down")} | (
-        {"b": ("GIVEN_UP", "bob", "no way")} if "give" in action else {}
-    )
+    decided = {"a": ("PENDING", "ann", "it was down")}
+    if action == "give_up":
+        decided["b"] = ("GIVEN_UP", "bob", "no way")
     for _ in range(2):
         run = Run(later).start()
         seen = {step["name"]: (step["undo_state"], step["who"], step["why"]) for step in report(run)["steps"]}
@@ -807,7 +806,7 @@ def test_a_reminder_that_cannot_be_sent_is_told_each_time(caplog: pytest.LogCapt
     run.check()
 
 
-@pytest.mark.parametrize("count", [20, 21, 300])
+@pytest.mark.parametrize("count", [20, 21, 60])
 def test_what_names_all_that_is_parked_is_short(count: int) -> None:
     """The memo, which is written again with each decision, and the message of a decision that is rejected."""
 
