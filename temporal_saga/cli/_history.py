@@ -236,7 +236,7 @@ def read_description(answer: DescribeWorkflowExecutionResponse, attribute: str =
     fields = info.search_attributes.indexed_fields
     state = _plain(fields[attribute]) if attribute in fields else None
     return Now(
-        status=_enum(WorkflowExecutionStatus.Name(info.status), "WORKFLOW_EXECUTION_STATUS_"),
+        status=_enum(WorkflowExecutionStatus, info.status) or "RUNNING",  # how it was closed, its history tells
         pending={
             each.activity_id: Pending(
                 activity=each.activity_type.name,
@@ -264,9 +264,10 @@ class _Reader:
         self.failed_tasks: list[str] = []  # since the last that completed
         self._calls: dict[int, Call] = {}
         self._started_by: dict[int, str] = {}
+        self._decisions: dict[int, tuple[Decision, Mark]] = {}
 
     def take(self, event: HistoryEvent) -> None:
-        name = _enum(EventType.Name(event.event_type), "EVENT_TYPE_")
+        name = _enum(EventType, event.event_type)
         handler: Callable[..., None] | None = getattr(self, f"_{name.lower()}", None)
         if handler is not None:
             attributes = getattr(event, cast(str, event.WhichOneof("attributes")))
@@ -315,8 +316,8 @@ class _Reader:
             self.run.forked_at = event.event_id
             self.run.marks.append(Mark(at, "reset to this point"))
             return
-        cause = _enum(WorkflowTaskFailedCause.Name(failed.cause), "WORKFLOW_TASK_FAILED_CAUSE_")
-        own = cause in ("UNSPECIFIED", "WORKFLOW_WORKER_UNHANDLED_FAILURE")
+        cause = _enum(WorkflowTaskFailedCause, failed.cause)
+        own = cause in ("", "UNSPECIFIED", "WORKFLOW_WORKER_UNHANDLED_FAILURE")
         error = _error_type(failed.failure) if own else cause.capitalize().replace("_", " ")
         if not self.failed_tasks:
             self.run.marks.append(Mark(at, f"workflow task fails: {error}"))
@@ -334,10 +335,18 @@ class _Reader:
         given = [_plain(each) for each in call.args.payloads]
         if len(given) >= 3 and all(isinstance(each, str) for each in given[:3]):
             key, action, who = cast("list[str]", given[:3])
-            self.run.decisions.append(Decision(key, action, who, at))
-            self.run.marks.append(Mark(at, f"{who} decides: {action.replace('_', ' ')}"))
+            decision = Decision(key, action, who, at), Mark(at, f"{who} decides: {action.replace('_', ' ')}")
+            self._decisions[event.event_id] = decision
+            self.run.decisions.append(decision[0])
+            self.run.marks.append(decision[1])
         else:
             self.run.encoded = True
+
+    def _workflow_execution_update_completed(self, event: HistoryEvent, completed: Any, at: datetime) -> None:
+        decision = self._decisions.get(completed.accepted_event_id)
+        if decision is not None and completed.outcome.HasField("failure"):  # another one came first
+            self.run.decisions.remove(decision[0])
+            self.run.marks.remove(decision[1])
 
     def _workflow_properties_modified(self, event: HistoryEvent, modified: Any, at: datetime) -> None:
         fields = modified.upserted_memo.fields
@@ -482,8 +491,8 @@ def _error_type(failure: Failure) -> str:
     if kind == "application_failure_info":
         return failure.application_failure_info.type or "ApplicationError"
     if kind == "timeout_failure_info":
-        which = _enum(TimeoutType.Name(failure.timeout_failure_info.timeout_type), "TIMEOUT_TYPE_")
-        return f"{which.lower().replace('_', '-')} timeout"
+        which = _enum(TimeoutType, failure.timeout_failure_info.timeout_type)
+        return f"{which.lower().replace('_', '-')} timeout".strip()
     return {"canceled_failure_info": "cancelled", "terminated_failure_info": "terminated"}.get(kind or "", "error")
 
 
@@ -497,8 +506,10 @@ def _plain(payload: Payload) -> object:
         return _ENCODED
 
 
-def _enum(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
+def _enum(kind: Any, value: int) -> str:
+    """Return a name without its prefix, which is that of the first; "" for one that a newer server has."""
+    first, *_ = kind.keys()
+    return str(kind.Name(value)).removeprefix(first.removesuffix("UNSPECIFIED")) if value in kind.values() else ""
 
 
 def _time(time: Message) -> datetime:

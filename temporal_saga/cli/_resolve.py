@@ -177,6 +177,8 @@ async def _update(client: Client, settlement: Settlement, who: str, why: str) ->
         except RPCError as error:
             if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
                 raise _unheard() from error
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise Problem("the workflow has ended meanwhile: look at it again with `temporal-saga show`") from error
             raise
 
 

@@ -25,6 +25,8 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
+from temporal_saga.cli._connect import Problem
+from temporal_saga.cli._resolve import Settlement, settle
 from temporal_saga.plugin import SagaPlugin
 from tests.cli import sagas
 from tests.cli.sagas import KEY, MARKER
@@ -333,6 +335,15 @@ async def test_an_undo_that_is_tried_again_is_settled_by_hand(world: World) -> N
     assert f"alice: {REASON} (temporal-saga resolve)" in identities
     late = await world.cli(*ask, "done-by-hand", *record, "--yes")
     assert (late.code, "is undone already" in late.err) == (1, True)
+
+
+async def test_a_workflow_that_ends_before_the_decision_comes(world: World) -> None:
+    """It was open when the person was asked. That it has ended is what is said, and not that there is none."""
+    ended_one = world.client.get_workflow_handle("completed")
+    run_id = (await ended_one.describe()).run_id
+    late = Settlement("completed", run_id, "update", "", KEY, "retry", "?", "!")
+    with pytest.raises(Problem, match="the workflow has ended meanwhile"):
+        await settle(world.client, late, "ann", "x")
 
 
 async def test_what_is_not_parked_is_not_settled(world: World) -> None:

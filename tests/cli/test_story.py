@@ -15,13 +15,14 @@ import pytest
 from rich.console import Console
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 from temporalio.client import WorkflowHistory
 
 from temporal_saga._parking import MOST_NAMED
 from temporal_saga._proof import failure_mark
 from temporal_saga.cli._commands import cli
 from temporal_saga.cli._connect import Problem
-from temporal_saga.cli._history import BY_US, Now, Pending, Run, parse_id, read
+from temporal_saga.cli._history import BY_US, Now, Pending, Run, parse_id, read, read_description
 from temporal_saga.cli._look import kinds_of
 from temporal_saga.cli._page import page
 from temporal_saga.cli._resolve import decide, identity_of
@@ -367,6 +368,36 @@ def test_a_decision_is_read_from_the_history(action: str, undo_state: str, stand
     assert (step.undo_state, step.who, step.stands) == (undo_state, "alice", stands)
     assert f"alice decides: {action.replace('_', ' ')}" in shown(story)
     assert "secret" not in shown(story) + as_json(story, NOW)
+
+
+def test_a_decision_that_came_too_late_is_none() -> None:
+    """It was accepted, and then refused: an interceptor of the worker had delayed it."""
+    written = parked_undo().decide(KEYS[0], "give_up", "alice", "x").decide(KEYS[0], "retry", "bob", "x")
+    for number, failed in ((-2, False), (-1, True)):
+        accepted = [each for each in written.events if "UPDATE_ACCEPTED" in EventType.Name(each.event_type)][number]
+        written.add("WORKFLOW_EXECUTION_UPDATE_COMPLETED", accepted_event_id=accepted.event_id)
+        if failed:
+            outcome = written.events[-1].workflow_execution_update_completed_event_attributes.outcome
+            outcome.failure.message = "nothing is parked"
+    story = written.story()
+    step = next(step for step in story.steps if step.name == "charge")
+    assert (step.undo_state, step.who) == ("GIVEN_UP", "alice")
+    assert "bob" not in shown(story)
+
+
+def test_what_a_newer_server_says_is_passed_over() -> None:
+    """An event, a status, a cause of a failure that this release does not know."""
+    written = Written().do("charge", KEYS[0])
+    written.add("WORKFLOW_TASK_FAILED")
+    written.events[-1].workflow_task_failed_event_attributes.cause = 999  # type: ignore[assignment, unused-ignore]
+    written.events.append(HistoryEvent(event_id=len(written.events) + 1, event_type=999))  # type: ignore[arg-type, unused-ignore]
+    answer = DescribeWorkflowExecutionResponse()
+    answer.workflow_execution_info.status = 999  # type: ignore[assignment, unused-ignore]
+    now = read_description(answer)
+    assert now.status == "RUNNING"
+    story = written.story(now)
+    assert (story.state, story.steps[0].state) == ("STUCK", "APPLIED")
+    assert "charge" in shown(story)
 
 
 def test_who_settled_the_undo_is_not_who_decided_about_the_step() -> None:
