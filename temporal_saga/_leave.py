@@ -265,12 +265,11 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
     if failure is None or scope.has_ended:
         return None
     if failure is error:
-        workflow.logger.warning(
+        message = (
             "Saga %s meets a %s, which Temporal takes for a bug: the workflow task fails, and is tried again "
-            "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError",
-            scope.shared.name,
-            type(error).__name__,
+            "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError"
         )
+        workflow.logger.warning(message, scope.shared.name, type(error).__name__)
     await fail_task(failure)  # whoever catches it, the effects of this scope would stand
     return failure
 

@@ -190,8 +190,7 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
 
 
 def _some(texts: list[str]) -> list[str]:
-    more = len(texts) - MOST_NAMED
-    return texts if more <= 0 else [*texts[:MOST_NAMED], f"and {more} more"]
+    return texts if len(texts) <= MOST_NAMED else [*texts[:MOST_NAMED], f"and {len(texts) - MOST_NAMED} more"]
 
 
 def _rejected(message: str) -> ApplicationError:

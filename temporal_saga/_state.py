@@ -152,9 +152,8 @@ def steps_of(state: SagaState, states: Iterable[StepState], within: Moment) -> l
         step.ended = (*within, *written.ended)
         step.outcome = Outcome(written.outcome)
         step.raised = written.raised
-        if written.key in state.decided:
-            undo_state, *decision = state.decided[written.key]
-            step.undo_state, step.resolution = cast(UndoState, undo_state), Resolution(*decision)
+        if decided := state.decided.get(written.key):
+            step.undo_state, step.resolution = cast(UndoState, decided[0]), Resolution(*decided[1:])
         steps.append(step)
     return steps
 

@@ -38,6 +38,7 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from ._cancels import Gate, gates
+from ._identity import checked_name
 from ._outcome import saga_failure
 from ._run import OpenSaga, Run, in_main_method, search_attribute
 from ._scope import UNWOUND
@@ -64,6 +65,8 @@ class SagaPlugin(SimplePlugin):
 
     def __init__(self, *, classify: bool | Profile = False, search_attribute: str | None = None) -> None:
         profile = checked_profile(None if classify is True else classify) if classify else None
+        if search_attribute is not None:
+            checked_name("search_attribute=", search_attribute, 'search_attribute="SagaState"')
         self._search_attribute = search_attribute
         cast(Any, super()).__init__(
             "temporal_saga.SagaPlugin",

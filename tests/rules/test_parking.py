@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from temporalio import activity, workflow
+from temporalio.common import SearchAttributeKey
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
@@ -760,6 +761,12 @@ def test_options_are_checked_where_they_are_written(options: dict[str, Any], say
     with pytest.raises((ValueError, TypeError)) as caught:
         Saga(**options)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", 5, SearchAttributeKey.for_keyword("SagaState")])
+def test_the_search_attribute_is_given_by_its_name(name: Any) -> None:
+    with pytest.raises(TypeError, match='Write search_attribute="SagaState"'):
+        SagaPlugin(search_attribute=name)
 
 
 @pytest.mark.parametrize("works", [True, False])
