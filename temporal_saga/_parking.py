@@ -8,6 +8,7 @@ give_up         it has failed
 # No `from __future__ import annotations`: the SDK evaluates those of an update handler.
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
@@ -62,10 +63,16 @@ class Resolution(NamedTuple):
 
 
 class Ticket:
-    """One thing that waits."""
+    """One thing that waits.
 
-    def __init__(self, parked: Parked) -> None:
+    Args:
+        parked: What it is.
+        show: Shows its saga in the UI.
+    """
+
+    def __init__(self, parked: Parked, show: Callable[[], object]) -> None:
         self.parked = parked
+        self.show = show
         self.decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
 
     def settle(self, resolution: Resolution | None) -> None:
@@ -109,6 +116,11 @@ class Parking:
         extra = {"saga": parked.saga, "step": parked.step, "key": parked.key}
         workflow.logger.error(message, parked.saga, which, parked.step, parked.key, parked.error, extra=extra)
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
+
+    def show(self) -> None:
+        """Show the saga of what was parked last: another one has been shown meanwhile."""
+        *_, newest = self._tickets.values()
+        newest.show()
 
     def note(self) -> None:
         """Note in the run's memo which steps have something parked.

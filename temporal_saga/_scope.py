@@ -264,12 +264,13 @@ class Scope:
             run = self.shared.run
             run.unwinding -= 1
             run.show_state()
+            if run.parking:
+                run.parking.show()
             self._log_end()
         parent = self.parent
         if parent is None:
             self.shared.run.leave(self)
-            outcome = _OUTCOMES.get(state)
-            if outcome is not None:
+            if outcome := _OUTCOMES.get(state):
                 count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
             self.cancel_waited = self.shared.pivot.end()
         else:

@@ -118,13 +118,11 @@ class Stack:
             step.outcome, result, inputs[0] if len(inputs) == 1 else list(inputs) or None, step.key
         )
         refuse = self._shared.refuse
+        what = f"compensation_from= of step {step.name!r}"
         try:
             chosen = choose(outcome)
-        except Exception as error:
-            raise refuse(
-                f"compensation_from= of step {step.name!r} failed on an outcome that is {outcome.state.value}: "
-                f"{type(error).__name__}"
-            ) from error
+        except Exception as bug:
+            raise refuse(f"{what} failed on an outcome that is {outcome.state.value}: {type(bug).__name__}") from bug
         if chosen is None:
             step.disarm()
         elif isinstance(chosen, Call):
@@ -135,10 +133,7 @@ class Stack:
             self._shared.run.joined = [*self._shared.run.joined, chosen.identity]
             step.join(self.join(chosen, step.began))
         else:
-            raise refuse(
-                f"compensation_from= of step {step.name!r} returned {type(chosen).__name__}: "
-                "return a Compensation, a SagaState or None"
-            )
+            raise refuse(f"{what} returned {type(chosen).__name__}: return a Compensation, a SagaState or None")
 
     def join(self, state: SagaState, within: Moment) -> list[Step]:
         """Take the entries of a state in, and return them."""

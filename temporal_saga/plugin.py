@@ -68,11 +68,8 @@ class SagaPlugin(SimplePlugin):
         if search_attribute is not None:
             checked_name("search_attribute=", search_attribute, 'search_attribute="SagaState"')
         self._search_attribute = search_attribute
-        cast(Any, super()).__init__(
-            "temporal_saga.SagaPlugin",
-            interceptors=[_SagaInterceptor(profile, search_attribute)],
-            workflow_runner=_pass_through,
-        )
+        own = [_SagaInterceptor(profile, search_attribute)]
+        cast(Any, super()).__init__("temporal_saga.SagaPlugin", interceptors=own, workflow_runner=_pass_through)
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
         """Check that the search attribute is registered, then run the worker.

@@ -625,6 +625,43 @@ def test_the_details_show_what_is_parked_and_then_what_they_showed_before() -> N
     run.check()
 
 
+@pytest.mark.parametrize("other", ["park", "raise"])
+@pytest.mark.parametrize("name", ["savepoint", "saga"])
+def test_what_is_parked_is_not_hidden_behind_another_saga(other: str, name: str) -> None:
+    """That was decided, or has unwound, while the first one still waits for a person."""
+    shown: list[str] = []
+
+    @flow
+    async def body() -> None:
+        async def second() -> None:
+            async with new_saga("second", on_step_failure=other) as saga:
+                if name == "saga":
+                    await do(saga, "b")
+                    return
+                async with saga.savepoint() as attempt:
+                    await do(attempt, "b")
+
+        workflow.set_signal_handler("look", lambda: shown.append(workflow.get_current_details()))
+        async with new_saga("first", on_step_failure="park") as saga:
+            task = asyncio.create_task(second())
+            await do(saga, "a")
+        await asyncio.wait([task])
+
+    run = Run(body).start()
+    run.activate(failed("a", REFUSED))
+    run.activate(failed("b", REFUSED))
+    if other == "park":
+        run.activate(decide(key_of(run, "b"), "retry", update_id="1"))
+        run.activate(completed("b"))
+    else:
+        run.activate(completed("undo_b"))
+    run.activate(signal("look"))
+    assert shown[0].startswith("Saga **first**: 0 of 1 undone\n\n- **a** (PARKED)")
+    run.activate(decide(key_of(run, "a"), "give_up", update_id="2"))
+    run.activate(completed("undo_a"))
+    run.check()
+
+
 def test_the_details_come_back_though_another_saga_unwinds_meanwhile() -> None:
     """Whichever of the two was shown first."""
 
