@@ -33,6 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 _MOST_DAYS = 36_500
+_MOST_PROBLEMS = 5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -259,8 +260,10 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
     say(out, f"{len(found.stories)} found, {found.looked_at} histories read, {how}.", "dim")
     if found.left_out:
         say(out, f"There are more: only {search.most} were read. Narrow it with --query, or give --most.", "yellow")
-    for problem in found.problems[:5]:
+    for problem in found.problems[:_MOST_PROBLEMS]:
         say(out, f"Left out: {problem}", "yellow")
+    if len(found.problems) > _MOST_PROBLEMS:
+        say(out, f"Left out, too: {len(found.problems) - _MOST_PROBLEMS} more", "yellow")
 
 
 def main() -> NoReturn:

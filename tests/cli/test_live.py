@@ -25,7 +25,9 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
+from temporal_saga.cli import _fetch
 from temporal_saga.cli._connect import Problem
+from temporal_saga.cli._history import read
 from temporal_saga.cli._resolve import Settlement, settle
 from temporal_saga.plugin import SagaPlugin
 from tests.cli import sagas
@@ -258,6 +260,24 @@ async def test_list_without_the_attribute(world: World) -> None:
     assert [each["workflow_id"] for each in json.loads(only.out)] == ["terminated"]
     few = await world.cli("list", "--most", "2")
     assert "There are more" in few.err
+
+
+async def test_a_history_that_cannot_be_read_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the list, and of a child of what is shown. It is named; what the error says is not repeated."""
+
+    def reads(events: Any, now: Any = None, **options: Any) -> Any:
+        run = read(events, now, **options)
+        if run.workflow_id == "incomplete" or run.type == "Child":
+            raise ValueError(MARKER)
+        return run
+
+    monkeypatch.setattr(_fetch, "read", reads)
+    said = await world.cli("list", "--incomplete", "--json")  # as an open one is, too
+    assert {each["workflow_id"] for each in json.loads(said.out)} == {"swallowed", "terminated"}
+    assert "Left out: workflow 'incomplete': a fault in temporal-saga: ValueError" in said.err
+    story = json.loads((await world.cli("show", "parent", "--json")).out)
+    assert story["steps"]
+    assert any("cannot be read: ValueError" in note for note in story["notes"])
 
 
 async def key_of(world: World, id: str, step: str, namespace: str = "operators") -> str:
