@@ -16,10 +16,13 @@ from ._cancels import chained
 from ._compensation import Callback
 from ._outcome import bug_in, saga_failure
 from ._scope import Scope, State, unwound
-from ._state import VERSION, WARN_BYTES, SagaState, write_steps
+from ._state import VERSION, WARN_BYTES, SagaState, write_decisions, write_steps
 from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
 from .errors import SagaDeadlineExceeded, SagaStateTooLarge
+
+# A call that waits for a semaphore, in a timeout, looks the same once the timeout has given it up.
+_AWAIT = "await each call, and where a semaphore or a timeout is, call the step inside of it"
 
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:
@@ -110,7 +113,7 @@ async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
             raise unwound()
         stack.settle_ended()
         if stack.called and not scope.in_progress() and (never := stack.never_awaited()):
-            scope.shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
+            scope.shared.refuse(f"{', '.join(never)} was called and never awaited: {_AWAIT}")
     return None
 
 
@@ -196,10 +199,9 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
     if scope.is_busy:
         raise shared.refuse("detach() with a step in flight: await every step first")
     if never := scope.stack.never_awaited():
-        raise shared.refuse(f"{', '.join(never)} was called and never awaited: await each call")
-    if callbacks := [
-        step.name for step in (*scope.stack.armed, *scope.stack.failed) if isinstance(step.compensation, Callback)
-    ]:
+        raise shared.refuse(f"{', '.join(never)} was called and never awaited: {_AWAIT}")
+    kept = (*scope.stack.armed, *scope.stack.failed)
+    if callbacks := [step.name for step in kept if isinstance(step.compensation, Callback)]:
         raise shared.refuse(
             f"a callback is code and cannot be detached ({', '.join(callbacks)}): push an activity instead"
         )
@@ -212,9 +214,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
             "compensations less data, such as an id, or end the saga earlier"
         )
     if state.size > WARN_BYTES:
-        workflow.logger.warning(
-            "The state of saga %s has %d bytes; detach() refuses %d", shared.name, state.size, max_bytes
-        )
+        message = "The state of saga %s has %d bytes; detach() refuses %d"
+        workflow.logger.warning(message, shared.name, state.size, max_bytes)
     if shared.pivot.held is not None:
         scope.cancels.deliver()
     if scope.cancels.expired:
@@ -243,6 +244,7 @@ def _state_of(scope: Scope) -> SagaState:
         options=options,
         failed=write_steps(scope.stack.failed, scope.options.compensation, options),
         cancelled=shared.pivot.is_holding_a_cancel(),
+        decided=write_decisions((*scope.stack.armed, *scope.stack.failed)),
     )
 
 
@@ -264,12 +266,11 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
     if failure is None or scope.has_ended:
         return None
     if failure is error:
-        workflow.logger.warning(
+        message = (
             "The body of saga %s raised a %s, which Temporal treats as a bug: the workflow task fails, and is retried "
-            "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError",
-            scope.shared.name,
-            type(error).__name__,
+            "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError"
         )
+        workflow.logger.warning(message, scope.shared.name, type(error).__name__)
     await fail_task(failure)  # if code around the scope caught it, the effects of the scope would stand
     return failure
 

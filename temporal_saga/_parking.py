@@ -8,22 +8,26 @@ give_up         it has failed
 # No `from __future__ import annotations`: the SDK evaluates those of an update handler.
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError
 
 from ._compensation import check_arguments, registered_name
 from ._identity import checked_name
 from ._metrics import count
 from ._typing import Reminder
 
-__all__ = ["UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
+__all__ = ["MEMO", "MOST_NAMED", "UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
 
 UPDATE = "saga_resolve"
 MEMO = "saga_parked"
+
+# The memo is written again with each decision: the names of a thousand steps would fill the history.
+MOST_NAMED = 20
 
 # The possible decisions. A step has a result, and nobody can type in a result by hand.
 _ACTIONS = {"undo": ("retry", "done_by_hand", "give_up"), "step": ("retry", "give_up")}
@@ -59,10 +63,16 @@ class Resolution(NamedTuple):
 
 
 class Ticket:
-    """One step or undo that waits."""
+    """One step or undo that waits.
 
-    def __init__(self, parked: Parked) -> None:
+    Args:
+        parked: What it is.
+        show: Shows its saga in the UI.
+    """
+
+    def __init__(self, parked: Parked, show: Callable[[], object]) -> None:
         self.parked = parked
+        self.show = show
         self.decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
 
     def settle(self, resolution: Resolution | None) -> None:
@@ -94,21 +104,23 @@ class Parking:
         """Let something wait."""
         parked = ticket.parked
         if not self._is_registered:
+            self.check_name_is_free()
             self._is_registered = True
             cast(Any, workflow).set_update_handler(UPDATE, self.resolve, validator=self.check)
         self._tickets[parked.key] = ticket
         which = "undo of step" if parked.what == "undo" else "step"
-        workflow.logger.error(
+        message = (
             "Saga %s: the %s %r (key %s) has failed for good with %s. It is parked until a person decides: send the "
-            f"update {UPDATE}, or run `temporal-saga resolve`",
-            parked.saga,
-            which,
-            parked.step,
-            parked.key,
-            parked.error,
-            extra={"saga": parked.saga, "step": parked.step, "key": parked.key},
+            f"update {UPDATE}, or run `temporal-saga resolve`"
         )
+        extra = {"saga": parked.saga, "step": parked.step, "key": parked.key}
+        workflow.logger.error(message, parked.saga, which, parked.step, parked.key, parked.error, extra=extra)
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
+
+    def show(self) -> None:
+        """Show the saga of what was parked last: another one has been shown meanwhile."""
+        *_, newest = self._tickets.values()
+        newest.show()
 
     def note(self) -> None:
         """Note in the run's memo which steps have something parked.
@@ -120,7 +132,7 @@ class Parking:
         names = [ticket.parked.step for ticket in self._tickets.values()]
         if names != self._noted:
             self._noted = names
-            cast(Any, workflow).upsert_memo({MEMO: names or None})
+            cast(Any, workflow).upsert_memo({MEMO: _some(names) or None})
 
     async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
         """Wait for the decision. Return None if a cancel ended the waiting."""
@@ -134,35 +146,41 @@ class Parking:
 
     def check(self, key: str, action: str, who: str, why: str) -> None:
         """Reject a decision that is not possible. The message names the possible ones."""
-        ticket = self._tickets.get(key)
-        if ticket is None or ticket.decision.done():
-            waiting = ", ".join(f"{each.parked.step} ({key})" for key, each in self._tickets.items()) or "nothing"
-            raise _rejected(f"nothing is parked under the key {key!r}; parked now: {waiting}")
-        actions = _ACTIONS[ticket.parked.what]
+        actions = _ACTIONS[self._waiting(key).parked.what]
         if action not in actions:
             hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
             raise _rejected(f"action must be one of {', '.join(actions)}; got {action!r}{hint}")
-        for name, value in (("who", who), ("why", why)):
+        for name, value, most in (("who", who, 100), ("why", why, 800)):  # the failure of the run carries them, too
             if not (value or "").strip():  # a client may send null
                 raise _rejected(f"say {name}: it goes on record, in the history and in the saga's report")
+            if len(value) > most:
+                raise _rejected(f"{name} has {len(value):,} characters, and may have {most}")
+        if not who.isprintable():
+            raise _rejected("who must be a name, without line breaks and control characters: the UI shows it")
 
     def resolve(self, key: str, action: str, who: str, why: str) -> None:
         """Carry out a person's decision."""
-        ticket = self._tickets[key]
+        ticket = self._waiting(key)  # an interceptor may have waited since the check, and another decision came first
         count("resolved", "Decisions on what was parked.", saga=ticket.parked.saga, action=action)
         ticket.settle(Resolution(action, who, why))
+
+    def _waiting(self, key: str) -> Ticket:
+        ticket = self._tickets.get(key)
+        if ticket is not None and not ticket.decision.done():
+            return ticket
+        waiting = ", ".join(_some([f"{each.parked.step} ({key})" for key, each in self._tickets.items()]))
+        raise _rejected(f"nothing is parked under the key {key!r}; parked now: {waiting or 'nothing'}")
 
 
 def check_reminder(reminder: object) -> None:
     """Raise unless it is a pair of an activity that takes one argument, and an interval."""
     pair: Any = reminder
+    fix = "(tell_us, timedelta(hours=1))"
     if not isinstance(reminder, tuple) or len(pair) != 2 or not isinstance(pair[1], timedelta):
-        raise TypeError(
-            f"park_reminder= must be an activity and an interval, as in (tell_us, timedelta(hours=1)); got {pair!r}"
-        )
+        raise TypeError(f"park_reminder= must be an activity and an interval, as in {fix}; got {pair!r}")
     if pair[1] <= timedelta(0):
         raise ValueError(f"the interval of park_reminder= must be positive; got {pair[1]}")
-    checked_name("the activity of park_reminder=", registered_name(pair[0]), "(tell_us, timedelta(hours=1))")
+    checked_name("the activity of park_reminder=", registered_name(pair[0]), fix)
     check_arguments(pair[0], ("a Parked",))
 
 
@@ -173,7 +191,7 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     while True:
         try:
             await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
-        except ActivityError:
+        except Exception:  # also of a data converter that cannot write a Parked: what is parked must not hang on that
             if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
                 workflow.logger.warning(message, parked.saga, parked.step, parked.key)
@@ -181,6 +199,10 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
             return  # an activity's handle swallows the cancel of this task
         await asyncio.sleep(interval.total_seconds())
         parked = replace(parked, reminder=parked.reminder + 1)
+
+
+def _some(texts: list[str]) -> list[str]:
+    return texts if len(texts) <= MOST_NAMED else [*texts[:MOST_NAMED], f"and {len(texts) - MOST_NAMED} more"]
 
 
 def _rejected(message: str) -> ApplicationError:

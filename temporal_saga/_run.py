@@ -102,7 +102,7 @@ class Run(Arrivals):
     Attributes:
         unwinding: How many scopes unwind.
         details: The text that the UI showed before it showed a saga. It is restored later.
-        is_incomplete: Whether a saga has ended with an undo that failed for good.
+        is_incomplete: Whether an undo has failed for good: then its saga ends incomplete, perhaps much later.
     """
 
     unwinding = 0

@@ -165,7 +165,7 @@ class Scope:
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
-                "`async with` block" + (", or call it on the saga" if self.parent else "")
+                "`async with` block, and await your tasks there" + (", or call it on the saga" if self.parent else "")
             )
         return SagaClosed(f"{name} has ended")
 
@@ -265,14 +265,14 @@ class Scope:
         if was is State.UNWINDING:
             run = self.shared.run
             run.unwinding -= 1
-            run.is_incomplete |= state is State.INCOMPLETE and self.parent is None
             run.show_state()
+            if run.parking:
+                run.parking.show()
             self._log_end()
         parent = self.parent
         if parent is None:
             self.shared.run.leave(self)
-            outcome = _OUTCOMES.get(state)
-            if outcome is not None:
+            if outcome := _OUTCOMES.get(state):
                 count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
             self.cancel_waited = self.shared.pivot.end()
         else:
@@ -304,6 +304,8 @@ class Scope:
         if failed and not self.stack.failed:
             self.failed_for = cause or failed[0].undo_error
         self.stack.failed = [*self.stack.failed, *failed]
+        self.shared.run.is_incomplete |= bool(self.stack.failed)
+        self.shared.run.show_state()
 
     def compensation_error(self, failed: Sequence[Step], cause: BaseException | None) -> CompensationError:
         """Return the error to raise for undos that failed for good."""

@@ -144,7 +144,7 @@ class Shared:
     ) -> Resolution | None:
         """Let a step or its undo wait for a person. Return the decision, or None if a cancel came first."""
         run = self.run
-        ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)))
+        ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)), self._show_soon)
         try:
             if what == "step":  # a cancel in the same activation ends the waiting: then nobody is asked
                 await run.turn((2, step.began))
@@ -159,7 +159,9 @@ class Shared:
             step.ticket = None
         step.resolution = resolution or step.resolution
         run.show_state()
-        if run.unwinding or run.parking:
+        if run.parking:
+            run.parking.show()
+        elif run.unwinding:
             self._show_soon()
         else:
             workflow.set_current_details(run.details)

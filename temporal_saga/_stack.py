@@ -118,13 +118,11 @@ class Stack:
             step.outcome, result, inputs[0] if len(inputs) == 1 else list(inputs) or None, step.key
         )
         refuse = self._shared.refuse
+        what = f"compensation_from= of step {step.name!r}"
         try:
             chosen = choose(outcome)
-        except Exception as error:
-            raise refuse(
-                f"compensation_from= of step {step.name!r} failed for the outcome {outcome.state.value}: "
-                f"{type(error).__name__}"
-            ) from error
+        except Exception as bug:
+            raise refuse(f"{what} failed for the outcome {outcome.state.value}: {type(bug).__name__}") from bug
         if chosen is None:
             step.disarm()
         elif isinstance(chosen, Call):
@@ -137,19 +135,17 @@ class Stack:
             self._shared.run.joined = [*self._shared.run.joined, chosen.identity]
             step.join(self.join(chosen, step.began))
         else:
-            raise refuse(
-                f"compensation_from= of step {step.name!r} returned {type(chosen).__name__}: "
-                "return a Compensation, a SagaState or None"
-            )
+            raise refuse(f"{what} returned {type(chosen).__name__}: return a Compensation, a SagaState or None")
 
     def join(self, state: SagaState, within: Moment) -> list[Step]:
         """Take in the steps of a state, and return them."""
-        joined = steps_of(state.steps, state.options, within)
-        failed = steps_of(state.failed, state.options, within)
+        joined = steps_of(state, state.steps, within)
+        failed = steps_of(state, state.failed, within)
         for step in failed:
-            step.undo_state = "FAILED"
+            step.undo_state = "GIVEN_UP" if step.undo_state == "GIVEN_UP" else "FAILED"
         self.take(joined)
         self.failed = [*self.failed, *failed]
+        self._shared.run.is_incomplete |= bool(failed)
         self._shared.steps += sorted([*joined, *failed], key=lambda step: step.began)
         return joined
 

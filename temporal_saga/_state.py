@@ -19,7 +19,8 @@ from temporalio.common import Priority, RawValue, RetryPolicy
 from ._compensation import Call
 from ._identity import Phase, step_id
 from ._outcome import Outcome
-from ._step import Step
+from ._parking import Resolution
+from ._step import Step, UndoState
 from ._typing import Kind, Moment
 
 VERSION = 2
@@ -86,6 +87,7 @@ class SagaState:
     options: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: list[StepState] = field(default_factory=list[StepState])
     cancelled: bool = False
+    decided: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     @property
     def size(self) -> int:
@@ -128,23 +130,30 @@ def write_steps(
             options.append(encoded)
         payloads = compensation.payloads(activity_options, step_id(step.name, step.phase, step.key))
         arguments = [base64.b64encode(payload.SerializeToString(deterministic=True)).decode() for payload in payloads]
-        undo = CompensationState(compensation.kind, compensation.name, arguments, place)
         began, ended = list(step.began), list(step.ended)
+        undo = CompensationState(compensation.kind, compensation.name, arguments, place)
         written.append(StepState(step.name, step.key, step.phase, began, ended, step.outcome.value, step.raised, undo))
     return written
 
 
-def steps_of(states: Iterable[StepState], options: list[dict[str, Any]], within: Moment) -> list[Step]:
+def write_decisions(steps: Iterable[Step]) -> dict[str, list[str]]:
+    """Return the decisions of persons, by the keys of the steps: the state of the undo, the action, who and why."""
+    return {step.key: [step.undo_state or "", *step.resolution] for step in steps if step.resolution is not None}
+
+
+def steps_of(state: SagaState, states: Iterable[StepState], within: Moment) -> list[Step]:
     """Return steps that were written down. Those of a child's saga get moments within the start of the child's step."""
     steps: list[Step] = []
     for written in states:
-        compensation = _read(written.compensation, options)
+        compensation = _read(written.compensation, state.options)
         step = Step(written.name, written.key, compensation)
         step.phase = cast(Phase, written.phase)
         step.began = (*within, *written.place)
         step.ended = (*within, *written.ended)
         step.outcome = Outcome(written.outcome)
         step.raised = written.raised
+        if decided := state.decided.get(written.key):
+            step.undo_state, step.resolution = cast(UndoState, decided[0]), Resolution(*decided[1:])
         steps.append(step)
     return steps
 

@@ -174,6 +174,7 @@ async def _undo(step: Step, how: How) -> None:
         if resolution.action == "give_up":
             step.undo_state = "GIVEN_UP"
             break
+        step.undo_state = "PENDING"
         size = _size(step, how)
         await how.room.wait(size)
         how.room.take(size)

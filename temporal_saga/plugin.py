@@ -23,6 +23,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.exceptions import is_cancelled_exception
 from temporalio.plugin import SimplePlugin
+from temporalio.service import RPCError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteWorkflowInput,
@@ -37,6 +38,7 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from ._cancels import Gate, gates
+from ._identity import checked_name
 from ._outcome import saga_failure
 from ._run import OpenSaga, Run, in_main_method, search_attribute
 from ._scope import UNWOUND
@@ -63,19 +65,18 @@ class SagaPlugin(SimplePlugin):
 
     def __init__(self, *, classify: bool | Profile = False, search_attribute: str | None = None) -> None:
         profile = checked_profile(None if classify is True else classify) if classify else None
+        if search_attribute is not None:
+            checked_name("search_attribute=", search_attribute, 'search_attribute="SagaState"')
         self._search_attribute = search_attribute
-        cast(Any, super()).__init__(
-            "temporal_saga.SagaPlugin",
-            interceptors=[_SagaInterceptor(profile, search_attribute)],
-            workflow_runner=_pass_through,
-        )
+        own = [_SagaInterceptor(profile, search_attribute)]
+        cast(Any, super()).__init__("temporal_saga.SagaPlugin", interceptors=own, workflow_runner=_pass_through)
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
         """Check that the search attribute is registered, then run the worker.
 
         Raises:
             RuntimeError: If it is not registered as a Keyword, since each workflow task that sets it would fail. The
-                message has the command that registers it.
+                message has the command that registers it. Also if the server does not let this worker ask.
         """
         if self._search_attribute is not None:
             await _check_search_attribute(worker.client, self._search_attribute)
@@ -83,9 +84,14 @@ class SagaPlugin(SimplePlugin):
 
 
 async def _check_search_attribute(client: Client, name: str) -> None:
-    registered = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace), retry=True
-    )
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    try:
+        registered = await client.operator_service.list_search_attributes(request, retry=True)
+    except RPCError as error:
+        raise RuntimeError(
+            f"the server does not tell whether the search attribute {name!r} is registered ({error.status.name}): let "
+            "the credentials of this worker call ListSearchAttributes, or leave search_attribute= out"
+        ) from error
     kind = registered.custom_attributes.get(name)
     if kind == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
         return

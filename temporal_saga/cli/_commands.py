@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -23,13 +24,16 @@ from ._look import KINDS, Found, Kind, Search, look
 from ._page import page
 from ._resolve import ACTIONS, Action, decide, identity_of, settle
 from ._story import Story
-from ._text import as_json, cell, console, list_as_json, say, show, table
+from ._text import as_json, cell, console, list_as_json, printable, say, show, table, whole
 from ._words import duration, headline, summary
 
 __all__ = ["cli"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+_MOST_DAYS = 36_500
+_MOST_PROBLEMS = 5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,13 +90,13 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
     now = datetime.now(timezone.utc)
     if html is not None:
         try:
-            html.write_text(page(story, now), encoding="utf-8")
+            html.write_text(page(story, now), encoding="utf-8", errors="xmlcharrefreplace")
         except OSError as error:
             raise click.ClickException(f"{html} cannot be written: {error.strerror}") from error
     if json_:
         click.echo(as_json(story, now))
     elif html is not None:
-        click.echo(f"{headline(story).text} The page is in {html}")
+        click.echo(printable(f"{headline(story).text} The page is in {html}"))
     else:
         show(console(), story, now)
 
@@ -145,6 +149,8 @@ def list_command(
         raise click.ClickException(f"{search_attribute!r} is not the name of a search attribute")
     flags = dict(zip(KINDS, (parked, stuck, incomplete, unwinding), strict=True))
     kinds: frozenset[Kind] = frozenset(kind for kind in KINDS if flags[kind]) or frozenset(KINDS)
+    if not days <= _MOST_DAYS:  # nor is it a number then that a date can be made of
+        raise click.ClickException(f"--days may be {_MOST_DAYS} at most")
     now = datetime.now(timezone.utc)
     search = Search(kinds, query, timedelta(days=days), most, by_looking, search_attribute)
     found = _run(lambda progress: _look(connection, search, now, progress))
@@ -194,10 +200,11 @@ def resolve_command(
         await settle(await connection.connect(identity_of(who, why)), settlement, who, why)
 
     settlement = _run(prepare)
-    if not yes and not click.confirm(f"{settlement.question}\nOn record as {who}. Go on?", default=False):
+    question = printable(f"{settlement.question}\nOn record as {who}. Go on?")
+    if not yes and not click.confirm(question, default=False):
         raise click.ClickException("nothing was done")
-    _run(act)
-    click.echo(settlement.done)
+    _run(act, interrupted="interrupted: the decision may be taken all the same. Look with `temporal-saga show` first")
+    click.echo(printable(settlement.done))
 
 
 async def _fetch(
@@ -210,8 +217,13 @@ async def _look(connection: Connection, search: Search, now: datetime, progress:
     return await look(await connection.connect(), search, now, progress)
 
 
-def _run(work: Callable[[Callable[[str], object]], Coroutine[Any, Any, T]]) -> T:
-    """Do some work, and show the progress on a terminal. A problem ends the command with one line."""
+def _run(work: Callable[[Callable[[str], object]], Coroutine[Any, Any, T]], *, interrupted: str | None = None) -> T:
+    """Do some work, and show the progress on a terminal. A problem ends the command with one line.
+
+    Args:
+        work: The work.
+        interrupted: What to say if the person interrupts it.
+    """
     out = console(stderr=True)
     try:
         if not out.is_terminal:
@@ -219,9 +231,9 @@ def _run(work: Callable[[Callable[[str], object]], Coroutine[Any, Any, T]]) -> T
         with out.status("connecting") as status:
             return asyncio.run(work(lambda text: status.update(cell(text))))
     except Problem as problem:
-        raise click.ClickException(str(problem)) from None
+        raise click.ClickException(printable(str(problem))) from None
     except KeyboardInterrupt:
-        raise click.Abort from None
+        raise (click.ClickException(interrupted) if interrupted else click.Abort) from None
 
 
 def _print_list(out: Console, found: Found, now: datetime) -> None:
@@ -229,9 +241,9 @@ def _print_list(out: Console, found: Found, now: datetime) -> None:
         say(out, "Nothing needs a person.")
         return
     rows = Table("", "workflow", "type", "started", "what", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    whole(rows)
     for column in (0, 3):
         rows.columns[column].no_wrap = True
-    rows.columns[1].overflow = "fold"
     for kinds, story in found.stories:
         since = f"{duration(now - story.started)} ago"
         style = "yellow" if kinds == ["unwinding"] else "bold red"
@@ -251,17 +263,25 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
     say(out, f"{len(found.stories)} found, {found.looked_at} histories read, {how}.", "dim")
     if found.left_out:
         say(out, f"There are more: only {search.most} were read. Narrow it with --query, or give --most.", "yellow")
-    for problem in found.problems[:5]:
+    for problem in found.problems[:_MOST_PROBLEMS]:
         say(out, f"Left out: {problem}", "yellow")
+    if len(found.problems) > _MOST_PROBLEMS:
+        say(out, f"Left out, too: {len(found.problems) - _MOST_PROBLEMS} more", "yellow")
 
 
 def main() -> NoReturn:
     """Run the command line."""
     code: object = 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal has not
     try:
         cli(prog_name="temporal-saga")
     except SystemExit as end:
         code = end.code
+    except OSError as error:  # of the server there are none left: a disk that is full
+        click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+        code = 1
     except Exception as error:  # its message may quote the data of a workflow
         *_, place = traceback.extract_tb(error.__traceback__)
         click.echo(
@@ -271,7 +291,7 @@ def main() -> NoReturn:
     finally:
         # The threads of the SDK's core outlive a client. If the interpreter ends at once, several of ten processes
         # crash (github.com/temporalio/sdk-python/issues/300). So end the process, and not the interpreter.
-        with suppress(BrokenPipeError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for each in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):  # a stream that the shell has closed is None
+                each.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)

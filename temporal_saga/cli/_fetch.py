@@ -73,8 +73,9 @@ class _Fetcher:
                 continue
             try:
                 child = await self.story(id, first, level + 1)
-            except Problem as problem:
-                notes.append(f"Child workflow {id} cannot be read: {problem}.")
+            except Exception as error:  # what is known of its parent is told all the same
+                why = str(error) if isinstance(error, Problem) else type(error).__name__
+                notes.append(f"Child workflow {id} cannot be read: {why}.")
                 continue
             if child.steps or child.children or child.trouble or child.failing:
                 children.append(child)

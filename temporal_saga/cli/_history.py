@@ -28,6 +28,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
+from temporal_saga._parking import MEMO
 from temporal_saga._proof import mark_in
 
 __all__ = ["BY_US", "Call", "Decision", "Mark", "Now", "Pending", "Run", "Trouble", "read", "read_description"]
@@ -75,6 +76,7 @@ class Call:
         end: How.
         error: The type of its error.
         refused: Whether the error proves that nothing took effect.
+        answered: Whether the error is an answer, such as Declined: then a step does not wait for a person.
         attempts: How many attempts there were, where the history tells.
         by: Who completed it, if that was not the worker that ran it.
         by_hand: Whether that was a person, as far as the name tells: `resolve`, or the `temporal` CLI.
@@ -94,6 +96,7 @@ class Call:
     end: End = "RUNNING"
     error: str | None = None
     refused: bool = False
+    answered: bool = False
     attempts: int = 0
     by: str | None = None
     by_hand: bool = False
@@ -165,6 +168,8 @@ class Run:
         reset_from: The run that this one was reset from.
         forked_at: The number of the first event that the two do not share.
         encoded: Whether details of a failure are encoded, so that a proof may be missed.
+        parked: The steps of which something is parked, by name, as the saga has noted in the memo; None if that is
+            encoded.
     """
 
     workflow_id: str
@@ -191,6 +196,7 @@ class Run:
     reset_to: str | None = None
     forked_at: int = 0
     encoded: bool = False
+    parked: list[str] | None = field(default_factory=list[str])
 
 
 def read(events: Iterable[HistoryEvent], now: Now | None = None, *, workflow_id: str = "", run_id: str = "") -> Run:
@@ -230,7 +236,7 @@ def read_description(answer: DescribeWorkflowExecutionResponse, attribute: str =
     fields = info.search_attributes.indexed_fields
     state = _plain(fields[attribute]) if attribute in fields else None
     return Now(
-        status=_enum(WorkflowExecutionStatus.Name(info.status), "WORKFLOW_EXECUTION_STATUS_"),
+        status=_enum(WorkflowExecutionStatus, info.status) or "RUNNING",  # how it was closed, its history tells
         pending={
             each.activity_id: Pending(
                 activity=each.activity_type.name,
@@ -258,9 +264,10 @@ class _Reader:
         self.failed_tasks: list[str] = []  # since the last that completed
         self._calls: dict[int, Call] = {}
         self._started_by: dict[int, str] = {}
+        self._decisions: dict[int, tuple[Decision, Mark]] = {}
 
     def take(self, event: HistoryEvent) -> None:
-        name = _enum(EventType.Name(event.event_type), "EVENT_TYPE_")
+        name = _enum(EventType, event.event_type)
         handler: Callable[..., None] | None = getattr(self, f"_{name.lower()}", None)
         if handler is not None:
             attributes = getattr(event, cast(str, event.WhichOneof("attributes")))
@@ -309,8 +316,8 @@ class _Reader:
             self.run.forked_at = event.event_id
             self.run.marks.append(Mark(at, "reset to this point"))
             return
-        cause = _enum(WorkflowTaskFailedCause.Name(failed.cause), "WORKFLOW_TASK_FAILED_CAUSE_")
-        own = cause in ("UNSPECIFIED", "WORKFLOW_WORKER_UNHANDLED_FAILURE")
+        cause = _enum(WorkflowTaskFailedCause, failed.cause)
+        own = cause in ("", "UNSPECIFIED", "WORKFLOW_WORKER_UNHANDLED_FAILURE")
         error = _error_type(failed.failure) if own else cause.capitalize().replace("_", " ")
         if not self.failed_tasks:
             self.run.marks.append(Mark(at, f"workflow task fails: {error}"))
@@ -328,10 +335,25 @@ class _Reader:
         given = [_plain(each) for each in call.args.payloads]
         if len(given) >= 3 and all(isinstance(each, str) for each in given[:3]):
             key, action, who = cast("list[str]", given[:3])
-            self.run.decisions.append(Decision(key, action, who, at))
-            self.run.marks.append(Mark(at, f"{who} decides: {action.replace('_', ' ')}"))
+            decision = Decision(key, action, who, at), Mark(at, f"{who} decides: {action.replace('_', ' ')}")
+            self._decisions[event.event_id] = decision
+            self.run.decisions.append(decision[0])
+            self.run.marks.append(decision[1])
         else:
             self.run.encoded = True
+
+    def _workflow_execution_update_completed(self, event: HistoryEvent, completed: Any, at: datetime) -> None:
+        decision = self._decisions.get(completed.accepted_event_id)
+        if decision is not None and completed.outcome.HasField("failure"):  # another one came first
+            self.run.decisions.remove(decision[0])
+            self.run.marks.remove(decision[1])
+
+    def _workflow_properties_modified(self, event: HistoryEvent, modified: Any, at: datetime) -> None:
+        fields = modified.upserted_memo.fields
+        if MEMO in fields:
+            names = _plain(fields[MEMO])
+            is_list = names is None or isinstance(names, list)
+            self.run.parked = [str(name) for name in cast("list[object]", names or [])] if is_list else None
 
     # --- activities ---
 
@@ -356,6 +378,7 @@ class _Reader:
         if call := self._end(failed.scheduled_event_id, "FAILED", at, failed.failure):
             mark = mark_in([self._last_detail(failed.failure)])
             call.refused = mark is not None and mark.get("effect") == "none"
+            call.answered = mark is not None and mark.get("kind") in ("DECLINED", "REJECTED", "FENCED")
 
     def _activity_task_timed_out(self, event: HistoryEvent, timed_out: Any, at: datetime) -> None:
         failure = timed_out.failure
@@ -468,8 +491,8 @@ def _error_type(failure: Failure) -> str:
     if kind == "application_failure_info":
         return failure.application_failure_info.type or "ApplicationError"
     if kind == "timeout_failure_info":
-        which = _enum(TimeoutType.Name(failure.timeout_failure_info.timeout_type), "TIMEOUT_TYPE_")
-        return f"{which.lower().replace('_', '-')} timeout"
+        which = _enum(TimeoutType, failure.timeout_failure_info.timeout_type)
+        return f"{which.lower().replace('_', '-')} timeout".strip()
     return {"canceled_failure_info": "cancelled", "terminated_failure_info": "terminated"}.get(kind or "", "error")
 
 
@@ -483,8 +506,10 @@ def _plain(payload: Payload) -> object:
         return _ENCODED
 
 
-def _enum(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
+def _enum(kind: Any, value: int) -> str:
+    """Return a name without its prefix, which is that of the first; "" for one that a newer server has."""
+    first, *_ = kind.keys()
+    return str(kind.Name(value)).removeprefix(first.removesuffix("UNSPECIFIED")) if value in kind.values() else ""
 
 
 def _time(time: Message) -> datetime:

@@ -122,8 +122,9 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
         async with places:
             try:
                 story = await fetch(client, workflow_id, run_id, children="undos", attribute=search.attribute)
-            except Problem as problem:
-                found.problems.append(str(problem))
+            except Exception as error:  # one history that we cannot read must not hide the others
+                fault = f"workflow {workflow_id!r}: a fault in temporal-saga: {type(error).__name__}"
+                found.problems.append(str(error) if isinstance(error, Problem) else fault)
                 return
         found.looked_at += 1
         progress(f"looked at {found.looked_at} of {len(candidates)} histories, found {len(found.stories)}")
@@ -144,8 +145,7 @@ async def _queries(client: Client, search: Search, has_attribute: bool, now: dat
     ended = f'CloseTime > "{(now - search.since).isoformat()}"'
     queries: list[str] = []
     if not has_attribute or search.by_looking:
-        if wants_open:
-            queries.append(_OPEN)
+        queries.append(_OPEN)  # an open workflow may be incomplete already
         if "incomplete" in search.kinds:
             queries.append(f'ExecutionStatus IN ("Failed", "Canceled", "Terminated", "TimedOut") AND {ended}')
         return queries

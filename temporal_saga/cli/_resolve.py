@@ -55,8 +55,12 @@ def identity_of(who: str, why: str) -> str:
     for name, value, most in (("--who", who, _MOST_WHO), ("--why", why, _MOST_WHY)):
         if not value.strip():
             raise Problem(f"say {name}: it goes on record")
-        if len(value.encode()) > most:
+        if len(value.encode(errors="replace")) > most:
             raise Problem(f"{name} is too long: at most {most} bytes")
+        if not value.replace("\n", "").isprintable():
+            raise Problem(f"{name} has control characters: write text")
+    if "\n" in who:
+        raise Problem("--who has a line break: write only a name there, and the rest as --why")
     if ": " in who:
         raise Problem("--who has a colon: write only a name there, and the rest as --why")
     return f"{who}: {why}{BY_US}"
@@ -169,6 +173,8 @@ async def _update(client: Client, settlement: Settlement, who: str, why: str) ->
         except RPCError as error:
             if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
                 raise _unheard() from error
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise Problem("the workflow has ended in the meantime: check it with `temporal-saga show`") from error
             raise
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, cast
 
+from temporal_saga._parking import MOST_NAMED
+
 from ._history import Call, Decision, Mark, Pending, Run, Trouble
 
 __all__ = ["Step", "Story", "tell"]
@@ -180,15 +182,16 @@ def tell(
     for key, entry in known.items():
         steps.setdefault(key, Step(entry["name"], key))  # a callback has no call
     decisions = [decision for each in runs for decision in each.decisions]
-    waits = run.saga_state == "PARKED" or any(report.get("state") == "PARKED" for report in reports)
+    said = [str(report.get("state")) for report in reports]
     is_open = run.status in _OPEN
+    waits = is_open and ("PARKED" in said if reports else run.saga_state == "PARKED" or bool(run.parked))
     for step in steps.values():
         _judge(step, is_open)
         _apply_decisions(step, [each for each in decisions if each.key == step.key])
         if step.key in known:
             _apply_report(step, known[step.key])
-    if waits and is_open and not reports:
-        _park(steps.values(), decisions)
+    if waits and not reports:
+        _park(steps.values(), decisions, run.parked)
     _join_children(steps, children)
     for step in steps.values():
         step.stands = _stands(step)
@@ -199,7 +202,7 @@ def tell(
         run.run_id,
         run.type,
         run.status,
-        _state(run, in_order, [str(report.get("state")) for report in reports]),
+        _state(run, in_order, said, waits=waits),
         runs[0].started,
         run.ended,
         run.error,
@@ -267,18 +270,24 @@ def _outcome(does: list[Call], is_open: bool) -> str:
     return "NOT_APPLIED" if all(call.refused for call in does) else "UNKNOWN"
 
 
-def _park(steps: Iterable[Step], decisions: Sequence[Decision]) -> None:
-    """Say which steps are parked, when only the search attribute tells that something is."""
-    undos = [step for step in steps if step.undo_state is not None]
-    if undos:  # then steps wait no more
-        for step in undos:
-            if step.undo_state == "FAILED":
-                step.undo_state = "PARKED"
-        return
+def _park(steps: Iterable[Step], decisions: Sequence[Decision], names: Sequence[str] | None) -> None:
+    """Say which steps are parked, as far as the memo, or the search attribute alone, tells that something is."""
+    unsure = [step for step in steps if not names or step.name in names or len(names) > MOST_NAMED]
+    undos = [step for step in unsure if step.undo_state is not None]
+    for step in undos:
+        if step.undo_state == "FAILED":
+            step.undo_state = "PARKED"
+    if undos and not names:
+        return  # once undoing has begun, steps do not wait any more: not those of the same saga
     given_up = {decision.key for decision in decisions if decision.action == "give_up"}
-    for step in steps:
-        if step.state == "UNKNOWN" and step.target is not None and step.key not in given_up:
+    for step in unsure:
+        if step.undo_state is None and step.key not in given_up and _failed_without_an_answer(step):
             step.state = "PARKED"
+
+
+def _failed_without_an_answer(step: Step) -> bool:
+    does = [call for call in step.calls if call.phase == "do"]
+    return bool(does) and does[-1].end in ("FAILED", "TIMED_OUT", "TERMINATED", "NOT_STARTED") and not does[-1].answered
 
 
 def _apply_decisions(step: Step, decisions: Sequence[Decision]) -> None:
@@ -331,22 +340,25 @@ def _may_be_parked(run: Run, steps: Sequence[Step]) -> bool:
     """Tell whether an undo has failed for good, and the run is open and waits for nothing of the server."""
     is_idle = not run.waits_for_task and all(step.last is None or step.last.ended for step in steps)
     failed = any(step.undo_state == "FAILED" for step in steps)
-    return run.status in _OPEN and run.trouble is None and is_idle and failed and run.saga_state is None
+    is_untold = run.saga_state is None and run.parked is None
+    return run.status in _OPEN and run.trouble is None and is_idle and failed and is_untold
 
 
-def _state(run: Run, steps: Sequence[Step], said: Sequence[str]) -> State:
+def _state(run: Run, steps: Sequence[Step], said: Sequence[str], *, waits: bool) -> State:
     failed = any(step.undo_state in ("FAILED", "GIVEN_UP", "CUT_OFF") for step in steps)
     undone = any(step.undo_state is not None and step.undo_state != "PENDING" for step in steps)
     if run.status in _OPEN:
         if run.trouble is not None:
             return "STUCK"
-        if any("PARKED" in (step.state, step.undo_state) for step in steps):
+        if waits or any("PARKED" in (step.state, step.undo_state) for step in steps):
             return "PARKED"
         if said:
             return "UNWINDING" if "UNWINDING" in said else "OPEN"
         last = max((call for step in steps for call in step.calls), key=lambda call: call.scheduled, default=None)
-        # Between two undos, nothing but the workflow task is pending. One that failed for good may be parked.
-        unwinds = last is not None and last.phase != "do" and (run.waits_for_task or last.end != "COMPLETED")
+        # Between two undos, nothing but the workflow task is pending. One that failed for good may be parked, where the
+        # memo does not tell.
+        goes_on = last is not None and (last.end == "RUNNING" or (last.end != "COMPLETED" and run.parked is None))
+        unwinds = last is not None and last.phase != "do" and (run.waits_for_task or goes_on)
         return "UNWINDING" if unwinds or any(step.undo_state == "RUNNING" for step in steps) else "OPEN"
     if run.status in _CLOSED_BY_THE_SERVER:
         return "CUT_OFF"

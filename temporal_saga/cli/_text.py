@@ -18,7 +18,20 @@ from ._look import Kind
 from ._story import Story
 from ._words import Line, became, duration, effect, undoing, verdict
 
-__all__ = ["as_json", "cell", "console", "list_as_json", "moments", "say", "show", "styled", "table", "title"]
+__all__ = [
+    "as_json",
+    "cell",
+    "console",
+    "list_as_json",
+    "moments",
+    "printable",
+    "say",
+    "show",
+    "styled",
+    "table",
+    "title",
+    "whole",
+]
 
 _STYLES = {"good": "green", "busy": "yellow", "bad": "bold red", "plain": ""}
 _CLOSED = {
@@ -29,6 +42,7 @@ _CLOSED = {
     "TIMED_OUT": "the workflow has timed out",
     "CONTINUED_AS_NEW": "the workflow continues in a new run",
 }
+_NARROW = 100  # a key takes 36 columns: on a narrower terminal it goes under its step
 _WIDE = 1000  # if the output is not a terminal: a key that is broken in two cannot be copied
 
 
@@ -45,9 +59,14 @@ def say(out: Console, text: str, style: str = "") -> None:
     out.print(cell(text, style), soft_wrap=True)
 
 
-def cell(text: str, style: str = "") -> Text:
+def printable(text: str) -> str:
     """Return a text with its control characters escaped: ids and names may come from anyone."""
-    return Text("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), style)
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return a text in one line, with its control characters escaped."""
+    return Text(printable(text).replace("\n", "\\n"), style)
 
 
 def table(out: Console, content: RenderableType) -> None:
@@ -59,6 +78,12 @@ def table(out: Console, content: RenderableType) -> None:
         out.print(content)
     for line in captured.get().splitlines():
         say(out, line.rstrip())
+
+
+def whole(rows: Table) -> None:
+    """Let a narrow terminal break a name in two: what is cut off is lost."""
+    for column in rows.columns:
+        column.overflow = "fold"
 
 
 def styled(line: Line) -> Text:
@@ -82,7 +107,8 @@ def show(out: Console, story: Story, now: datetime) -> None:
         for line in verdict(each, now):
             out.print(styled(line), soft_wrap=True)
         if each.steps:
-            table(out, Padding(Group("", _steps(each, now), "", _timeline(each, now)), (0, 0, 0, 2)))
+            steps = _steps(each, now) if out.width >= _NARROW else _narrow_steps(each, now)
+            table(out, Padding(Group("", steps, "", _timeline(each, now)), (0, 0, 0, 2)))
         for note in _notes(each):
             say(out, note, "dim")
 
@@ -98,6 +124,7 @@ def _notes(story: Story) -> Iterable[str]:
 
 def _steps(story: Story, now: datetime) -> RenderableType:
     rows = Table("step", "effect", "undo", "key", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    whole(rows)
     rows.columns[3].no_wrap = True
     for step in story.steps:
         bad = step.undo_state in ("FAILED", "PARKED", "GIVEN_UP", "CUT_OFF") or step.state == "PARKED"
@@ -106,8 +133,16 @@ def _steps(story: Story, now: datetime) -> RenderableType:
     return rows
 
 
+def _narrow_steps(story: Story, now: datetime) -> RenderableType:
+    lines: list[Text] = []
+    for step in story.steps:
+        lines += [cell(f"{step.name}: {effect(step)}; undo: {undoing(step, story, now)}"), cell(f"  {step.key}", "dim")]
+    return Group(*lines)
+
+
 def _timeline(story: Story, now: datetime) -> RenderableType:
     rows = Table("time", "", "what", "", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    whole(rows)
     rows.columns[0].justify = "right"
     for at, item in moments(story):
         since = cell(f"+{duration(at - story.started)}", "dim")

@@ -25,6 +25,10 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
+from temporal_saga.cli import _fetch
+from temporal_saga.cli._connect import Problem
+from temporal_saga.cli._history import read
+from temporal_saga.cli._resolve import Settlement, settle
 from temporal_saga.plugin import SagaPlugin
 from tests.cli import sagas
 from tests.cli.sagas import KEY, MARKER
@@ -258,6 +262,24 @@ async def test_list_without_the_attribute(world: World) -> None:
     assert "There are more" in few.err
 
 
+async def test_a_history_that_cannot_be_read_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the list, and of a child of what is shown. It is named; what the error says is not repeated."""
+
+    def reads(events: Any, now: Any = None, **options: Any) -> Any:
+        run = read(events, now, **options)
+        if run.workflow_id == "incomplete" or run.type == "Child":
+            raise ValueError(MARKER)
+        return run
+
+    monkeypatch.setattr(_fetch, "read", reads)
+    said = await world.cli("list", "--incomplete", "--json")  # as an open one is, too
+    assert {each["workflow_id"] for each in json.loads(said.out)} == {"swallowed", "terminated"}
+    assert "Left out: workflow 'incomplete': a fault in temporal-saga: ValueError" in said.err
+    story = json.loads((await world.cli("show", "parent", "--json")).out)
+    assert story["steps"]
+    assert any("cannot be read: ValueError" in note for note in story["notes"])
+
+
 async def key_of(world: World, id: str, step: str, namespace: str = "operators") -> str:
     story = json.loads((await world.cli("show", id, "--json", namespace=namespace)).out)
     return str(next(each["key"] for each in story["steps"] if each["name"] == step))
@@ -333,6 +355,15 @@ async def test_an_undo_that_is_tried_again_is_settled_by_hand(world: World) -> N
     assert f"alice: {REASON} (temporal-saga resolve)" in identities
     late = await world.cli(*ask, "done-by-hand", *record, "--yes")
     assert (late.code, "is already undone" in late.err) == (1, True)
+
+
+async def test_a_workflow_that_ends_before_the_decision_comes(world: World) -> None:
+    """It was open when the person was asked. That it has ended is what is said, and not that there is none."""
+    ended_one = world.client.get_workflow_handle("completed")
+    run_id = (await ended_one.describe()).run_id
+    late = Settlement("completed", run_id, "update", "", KEY, "retry", "?", "!")
+    with pytest.raises(Problem, match="the workflow has ended meanwhile"):
+        await settle(world.client, late, "ann", "x")
 
 
 async def test_what_is_not_parked_is_not_settled(world: World) -> None:

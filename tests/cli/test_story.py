@@ -9,17 +9,20 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from rich.console import Console
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 from temporalio.client import WorkflowHistory
 
+from temporal_saga._parking import MOST_NAMED
 from temporal_saga._proof import failure_mark
 from temporal_saga.cli._commands import cli
 from temporal_saga.cli._connect import Problem
-from temporal_saga.cli._history import BY_US, Now, Pending, Run, parse_id, read
+from temporal_saga.cli._history import BY_US, Now, Pending, Run, parse_id, read, read_description
 from temporal_saga.cli._look import kinds_of
 from temporal_saga.cli._page import page
 from temporal_saga.cli._resolve import decide, identity_of
@@ -201,6 +204,13 @@ class Written:
             payload.data = f'"{argument}"'.encode()
         return self
 
+    def memo(self, data: bytes, encoding: str = "json/plain") -> Written:
+        self.add("WORKFLOW_PROPERTIES_MODIFIED")
+        memo = self.events[-1].workflow_properties_modified_event_attributes.upserted_memo
+        memo.fields["saga_parked"].metadata["encoding"] = encoding.encode()
+        memo.fields["saga_parked"].data = data
+        return self
+
     def story(self, now: Now | None = None, **options: Any) -> Story:
         return tell([self.read(now)], **options)
 
@@ -294,10 +304,58 @@ def test_by_the_attribute_alone_a_step_that_failed_is_not_taken_for_parked_once_
 
 
 def test_what_failed_for_good_and_waits_may_be_parked() -> None:
-    """With neither attribute nor worker the history cannot tell: it is listed, and the way out is named."""
-    story = parked_undo().story()
+    """With neither attribute nor worker, and an encoded memo, nothing tells: it is listed, and the way out is named."""
+    story = parked_undo().memo(b"?", "binary/encrypted").story()
     assert kinds_of(story) == ["parked", "unwinding"]
     assert f"If it is parked: temporal-saga resolve w {KEYS[0]}" in shown(story)
+
+
+def test_what_is_parked_is_told_by_the_memo() -> None:
+    """With neither attribute nor worker. What failed for good and is not named there is not parked."""
+    for story, actions in (
+        (parked_undo().memo(b'["charge"]').story(), "retry|done-by-hand|give-up"),
+        (parked_step().memo(b'["charge"]').story(), "retry|give-up"),
+    ):
+        assert (story.state, kinds_of(story)) == ("PARKED", ["parked"])
+        assert f"resolve w {KEYS[0]} {actions}" in shown(story)
+    for written in (parked_undo(), parked_undo().memo(b'["charge"]').memo(b"", "binary/null")):
+        assert kinds_of(written.story()) == ["incomplete"]
+        assert "parked" not in shown(written.story()).lower()
+
+
+@pytest.mark.parametrize("reader", ["attribute", "memo"])
+def test_a_parked_step_is_told_though_it_had_no_effect_or_something_was_undone_before(reader: str) -> None:
+    """No worker answers. An answer such as Declined does not park; a savepoint may have unwound before."""
+    not_sent = b'{"temporal_saga": {"v": 1, "kind": "NOT_SENT", "effect": "none"}}'
+    declined = not_sent.replace(b"NOT_SENT", b"DECLINED")
+    written = Written().do("reserve", KEYS[1])
+    if reader == "memo":
+        written.complete(written.schedule(f"reserve:undo:{KEYS[1]}"))
+    written.fail(written.schedule(f"ask:do:{KEYS[2]}"), "Declined", declined)
+    written.fail(written.schedule(f"charge:do:{KEYS[0]}"), "NotSent", not_sent)
+    story = written.memo(b'["charge"]').story() if reader == "memo" else written.story(PARKED)
+    assert {step.name: step.state for step in story.steps}.items() >= {"ask": "NOT_APPLIED", "charge": "PARKED"}.items()
+    assert (story.state, kinds_of(story)) == ("PARKED", ["parked"])
+    assert decide(story, KEYS[0], "retry", NOW).how == "update"
+
+
+@pytest.mark.parametrize("now", [PARKED, None])
+def test_a_parked_callback_has_no_call_in_the_history(now: Now | None) -> None:
+    """That something is parked is told all the same, and listed; a worker tells its key."""
+    story = Written().do("reserve", KEYS[1]).memo(b'["close()"]').story(now)
+    assert (story.state, kinds_of(story)) == ("PARKED", ["parked"])
+    assert "Parked: a person has to decide." in shown(story)
+
+
+def test_of_many_that_are_parked_each_is_told() -> None:
+    """The memo names the first twenty."""
+    written = Written()
+    keys = [str(uuid4()) for _ in range(25)]
+    for number, key in enumerate(keys):
+        written.fail(written.schedule(f"s{number}:do:{key}"))
+    names = [*(f"s{number}" for number in range(MOST_NAMED)), "and 5 more"]
+    story = written.memo(json.dumps(names).encode()).story()
+    assert {step.state for step in story.steps} == {"PARKED"}
 
 
 @pytest.mark.parametrize(
@@ -310,6 +368,36 @@ def test_a_decision_is_read_from_the_history(action: str, undo_state: str, stand
     assert (step.undo_state, step.who, step.stands) == (undo_state, "alice", stands)
     assert f"alice decides: {action.replace('_', ' ')}" in shown(story)
     assert "secret" not in shown(story) + as_json(story, NOW)
+
+
+def test_a_decision_that_came_too_late_is_none() -> None:
+    """It was accepted, and then refused: an interceptor of the worker had delayed it."""
+    written = parked_undo().decide(KEYS[0], "give_up", "alice", "x").decide(KEYS[0], "retry", "bob", "x")
+    for number, failed in ((-2, False), (-1, True)):
+        accepted = [each for each in written.events if "UPDATE_ACCEPTED" in EventType.Name(each.event_type)][number]
+        written.add("WORKFLOW_EXECUTION_UPDATE_COMPLETED", accepted_event_id=accepted.event_id)
+        if failed:
+            outcome = written.events[-1].workflow_execution_update_completed_event_attributes.outcome
+            outcome.failure.message = "nothing is parked"
+    story = written.story()
+    step = next(step for step in story.steps if step.name == "charge")
+    assert (step.undo_state, step.who) == ("GIVEN_UP", "alice")
+    assert "bob" not in shown(story)
+
+
+def test_what_a_newer_server_says_is_passed_over() -> None:
+    """An event, a status, a cause of a failure that this release does not know."""
+    written = Written().do("charge", KEYS[0])
+    written.add("WORKFLOW_TASK_FAILED")
+    written.events[-1].workflow_task_failed_event_attributes.cause = 999  # type: ignore[assignment, unused-ignore]
+    written.events.append(HistoryEvent(event_id=len(written.events) + 1, event_type=999))  # type: ignore[arg-type, unused-ignore]
+    answer = DescribeWorkflowExecutionResponse()
+    answer.workflow_execution_info.status = 999  # type: ignore[assignment, unused-ignore]
+    now = read_description(answer)
+    assert now.status == "RUNNING"
+    story = written.story(now)
+    assert (story.state, story.steps[0].state) == ("STUCK", "APPLIED")
+    assert "charge" in shown(story)
 
 
 def test_who_settled_the_undo_is_not_who_decided_about_the_step() -> None:
@@ -494,7 +582,20 @@ def test_what_cannot_be_decided_says_what_can(story: Story, key: str, action: An
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("who", "why"), [("", "x"), ("x", " "), ("a: b", "x"), ("x" * 101, "x"), ("x", "é" * 500)])
+@pytest.mark.parametrize(
+    ("who", "why"),
+    [
+        ("", "x"),
+        ("x", " "),
+        ("a: b", "x"),
+        ("x" * 101, "x"),
+        ("x", "é" * 500),
+        ("a\nb", "x"),
+        ("a\x1b", "x"),
+        ("\udcff", "x"),
+        ("x", "\udcff"),
+    ],
+)
 def test_who_and_why_must_fit_the_record(who: str, why: str) -> None:
     with pytest.raises(Problem):
         identity_of(who, why)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from temporalio.testing import ActivityEnvironment
 
 from temporal_saga import Saga
 from temporal_saga.plugin import SagaPlugin
-from tests.driver import Command, Run, cancel, completed, failed, signal, update
+from tests.driver import Command, Run, cancel, completed, failed, signal, timer, update
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga, undone
 
 pytestmark = [
@@ -825,3 +826,63 @@ def test_a_call_that_is_forgotten_after_a_swallowed_failure_is_misuse(before: bo
         assert run.task_failure is None
     else:
         assert "step 'b' was called and never awaited" in message_of(run)
+
+
+@pytest.mark.parametrize("parks", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_call_that_a_timeout_gives_up_before_it_begins(inside: bool, parks: bool) -> None:
+    """Handed to what waits for a semaphore, it looks forgotten: the message says to call the step inside of that.
+
+    The one that holds the semaphore may be parked, for days.
+    """
+
+    @flow
+    async def body() -> str:
+        free = asyncio.Semaphore(1)
+
+        async def one_by_one(call: Callable[[], Awaitable[Any]]) -> None:
+            async with free:
+                await call()
+
+        async with new_saga(on_step_failure="park" if parks else "raise") as saga:
+            first = asyncio.create_task(one_by_one(lambda: do(saga, "a", key="a")))
+            await asyncio.sleep(0)
+            made = None if inside else do(saga, "b", key="b")
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(one_by_one(lambda: made or do(saga, "b", key="b")), 60)
+            await first
+        return "done"
+
+    run = Run(body).start()
+    if parks:
+        run.activate(failed("a", ApplicationError("no")))
+    run.activate(timer())
+    if parks:
+        run.activate(update("saga_resolve", run.scheduled[0].id.rpartition(":")[2], "retry", "ann", "it was down"))
+    run.activate(completed("a"))
+    if inside:
+        assert run.result == "done"
+        run.check()
+    else:
+        assert "where a semaphore or a timeout is, call the step inside of it" in message_of(run)
+
+
+def test_a_task_that_has_not_called_its_step_when_the_scope_ends_is_not_waited_for() -> None:
+    """The scope knows of calls, and not of tasks: the message says to await the task."""
+
+    @flow
+    async def body() -> None:
+        async def later() -> None:
+            await asyncio.sleep(5)
+            await do(saga, "b", key="b")
+
+        async with new_saga() as saga:
+            task = asyncio.create_task(later())
+            await do(saga, "a")
+        await task
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    run.activate(timer())
+    assert "step 'b' was called after saga 'saga' had ended" in message_of(run)
+    assert "and await your tasks there" in message_of(run)

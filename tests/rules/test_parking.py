@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from temporalio import activity, workflow
+from temporalio.common import SearchAttributeKey
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultPayloadConverter,
+    JSONPlainPayloadConverter,
+)
 from temporalio.exceptions import ApplicationError
+from temporalio.worker import HandleUpdateInput, Interceptor, WorkflowInboundInterceptor, WorkflowInterceptorClassInput
 
-from temporal_saga import Compensation, Parked, Saga
+from temporal_saga import Compensation, CompensationError, Parked, Saga, SagaState
 from temporal_saga._step import Step
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, signal, timer, update
@@ -117,8 +128,12 @@ def test_a_parked_undo_ends_as_a_person_decides(action: str, retries: int, order
         ({"who": " "}, "say who"),
         ({"who": None}, "say who"),
         ({"why": ""}, "say why"),
+        ({"who": "x" * 101}, "who has 101 characters, and may have 100"),
+        ({"why": "x" * 801}, "why has 801 characters, and may have 800"),
+        ({"who": "ann\n- **b** (APPLIED)"}, "who must be a name, without line breaks"),
+        ({"who": "ann\x1b[2J"}, "who must be a name, without line breaks"),
     ],
-    ids=["key", "action", "who", "null", "why"],
+    ids=["key", "action", "who", "null", "why", "long who", "long why", "lines", "control"],
 )
 def test_a_decision_that_does_not_fit_is_rejected(change: dict[str, Any], says: str) -> None:
     """With what would be right; nothing is decided by it."""
@@ -144,6 +159,53 @@ def test_of_two_decisions_in_one_activation_the_first_holds() -> None:
     assert report(run)["steps"][1]["who"] == "ann"
     run.activate(completed("undo_a"))
     assert end(run) == "Refused"
+    run.check()
+
+
+class _Asks(WorkflowInboundInterceptor):
+    async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
+        await workflow.execute_activity("may_they", start_to_close_timeout=HOUR)
+        return await super().handle_update_handler(input)
+
+
+class Asks(Interceptor):
+    """An interceptor that waits before a handler: it asks whether they may do that."""
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        return _Asks
+
+
+@pytest.mark.parametrize("what", ["undo", "step"])
+@pytest.mark.parametrize("first", ["give_up", "retry", "cancel"])
+def test_a_decision_that_an_interceptor_delays_may_come_too_late(first: str, what: str) -> None:
+    """Both were checked while it was parked: the second is refused then, and fails no workflow task (rule 8).
+
+    What was parked may also have been given up by a cancel, or may run again.
+    """
+    run = Run(one_step() if what == "step" else scoped(), interceptors=[Asks()])
+    if what == "undo":
+        key = parked_undo(run)
+    else:
+        run.start()
+        run.activate(completed("a"))
+        run.activate(failed("b", REFUSED))
+        key = key_of(run, "b")
+    if first == "cancel":
+        run.activate(decide(key, "retry", "bob", update_id="late"))
+        run.activate(cancel())
+    else:
+        run.activate(decide(key, first, "ann", update_id="early"))
+        run.activate(decide(key, "retry", "bob", update_id="late"))
+        run.activate(completed("may_they"))
+    run.activate(completed("may_they"))
+    assert run.task_failure is None
+    is_taken = first == "cancel" and what == "undo"  # a cancel loses nothing of an undo that is parked
+    ends = [command[0] for command in run.commands if command[1:2] == ("late",)]
+    assert ends == ["update_accepted", "update_completed" if is_taken else "update_rejected"]
+    decided = {"name": "b", "who": "bob" if is_taken else None if first == "cancel" else "ann"}
+    assert decided.items() <= report(run)["steps"][1].items()
+    run.autopilot({})
+    assert states(run)["a"] == ("APPLIED", None if what == "step" and first == "retry" else "DONE")
     run.check()
 
 
@@ -478,6 +540,63 @@ def test_a_child_that_failed_parks_and_runs_again_under_its_id() -> None:
 # --- around it ---
 
 
+def shown(run: Run) -> list[str | None]:
+    """What the search attribute was set to; None where it was cleared."""
+    fields = [
+        command.upsert_workflow_search_attributes.search_attributes.indexed_fields["State"].data
+        for activation in run.activations
+        for command in activation.protos
+        if command.HasField("upsert_workflow_search_attributes")
+        and "State" in command.upsert_workflow_search_attributes.search_attributes.indexed_fields
+    ]
+    return [json.loads(data or b"null") for data in fields]
+
+
+@pytest.mark.parametrize("how", ["savepoint", "undo", "state"])
+def test_that_an_undo_has_failed_for_good_is_shown_at_once(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its saga ends INCOMPLETE, perhaps weeks later: till then somebody has to find it in the list of workflows."""
+    monkeypatch.setattr(workflow, "patched", lambda _: True)  # the driver replays no marker
+    state: list[SagaState] = []
+
+    async def act(saga: Saga) -> None:
+        with suppress(ApplicationError):
+            if how == "savepoint":
+                async with saga.savepoint() as attempt:
+                    await do(attempt, "x")
+                    raise REFUSED
+            await do(saga, "x")
+            await saga.undo("x")
+        if how == "state":
+            state.append(saga.detach())
+            return
+        await asyncio.sleep(3600)
+
+    @flow
+    async def later() -> None:
+        async with new_saga(state=state[0]) as saga:
+            with suppress(ApplicationError):
+                async with saga.savepoint() as attempt:
+                    await do(attempt, "y")
+                    raise REFUSED
+            await asyncio.sleep(3600)
+
+    plugins = [SagaPlugin(search_attribute="State")]
+    run = Run(scoped(act, names="", on_compensation_failure="continue"), plugins=plugins).start()
+    run.activate(completed("x"))
+    run.activate(failed("undo_x", REFUSED))
+    begins: list[str | None] = ["UNWINDING", "INCOMPLETE"] if how == "savepoint" else ["INCOMPLETE"]
+    assert shown(run) == begins
+    if how == "state":  # the server hands the attribute on to the next run
+        run = Run(later, plugins=plugins).start()
+        run.activate(completed("y"))
+        run.activate(completed("undo_y"))
+        assert shown(run) == ["UNWINDING", "INCOMPLETE"]
+    run.activate(timer())
+    assert end(run) == "CompensationError"
+    assert shown(run)[-1] == "INCOMPLETE"
+    run.check()
+
+
 def test_the_details_show_what_is_parked_and_then_what_they_showed_before() -> None:
     @flow
     async def body() -> list[str]:
@@ -503,6 +622,43 @@ def test_the_details_show_what_is_parked_and_then_what_they_showed_before() -> N
     for name in "bc":
         assert f"- **{name}** " + waits.format(name, key_of(run, name)) in shown
     assert end_of_all == "mine"
+    run.check()
+
+
+@pytest.mark.parametrize("other", ["park", "raise"])
+@pytest.mark.parametrize("name", ["savepoint", "saga"])
+def test_what_is_parked_is_not_hidden_behind_another_saga(other: str, name: str) -> None:
+    """That was decided, or has unwound, while the first one still waits for a person."""
+    shown: list[str] = []
+
+    @flow
+    async def body() -> None:
+        async def second() -> None:
+            async with new_saga("second", on_step_failure=other) as saga:
+                if name == "saga":
+                    await do(saga, "b")
+                    return
+                async with saga.savepoint() as attempt:
+                    await do(attempt, "b")
+
+        workflow.set_signal_handler("look", lambda: shown.append(workflow.get_current_details()))
+        async with new_saga("first", on_step_failure="park") as saga:
+            task = asyncio.create_task(second())
+            await do(saga, "a")
+        await asyncio.wait([task])
+
+    run = Run(body).start()
+    run.activate(failed("a", REFUSED))
+    run.activate(failed("b", REFUSED))
+    if other == "park":
+        run.activate(decide(key_of(run, "b"), "retry", update_id="1"))
+        run.activate(completed("b"))
+    else:
+        run.activate(completed("undo_b"))
+    run.activate(signal("look"))
+    assert shown[0].startswith("Saga **first**: 0 of 1 undone\n\n- **a** (PARKED)")
+    run.activate(decide(key_of(run, "a"), "give_up", update_id="2"))
+    run.activate(completed("undo_a"))
     run.check()
 
 
@@ -548,16 +704,81 @@ def test_detach_while_something_is_parked_is_misuse_that_says_so() -> None:
     assert "detach() while something is parked (b): a person has to decide first" in str(run.task_failure[2])
 
 
-def test_a_handler_of_that_name_is_misuse() -> None:
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("what", ["undo", "step"])
+def test_a_handler_of_that_name_is_misuse(what: str, later: bool) -> None:
+    """Before the saga, or registered once it is open: it would be replaced without a word."""
+
     @flow
     async def body() -> None:
-        workflow.set_update_handler("saga_resolve", lambda: None)
-        async with new_saga(on_compensation_failure="park"):
-            pass
+        if not later:
+            workflow.set_update_handler("saga_resolve", lambda: None)
+        async with new_saga(**{f"on_{'compensation' if what == 'undo' else 'step'}_failure": "park"}) as saga:
+            call = do(saga, "a")
+            if later:
+                workflow.set_update_handler("saga_resolve", lambda: None)
+            await call
+            raise REFUSED
 
     run = Run(body).start()
+    if later:
+        if what == "undo":
+            run.activate(completed("a"))
+        run.activate(failed("undo_a" if what == "undo" else "a", REFUSED))
     assert run.task_failure is not None
     assert "rename the handler" in str(run.task_failure[2])
+
+
+@pytest.mark.parametrize("action", ["retry", "give_up"])
+def test_who_has_decided_and_why_goes_on_with_a_detached_saga(action: str) -> None:
+    """Of a step and of an undo; that an undo was given up, too. From one run to the next, and to the one after that."""
+    state: list[SagaState] = []
+
+    @flow
+    async def first() -> None:
+        async with new_saga(on_step_failure="park", on_compensation_failure="park") as saga:
+            await do(saga, "a")
+            await do(saga, "b")
+            with suppress(CompensationError):
+                await saga.undo("b")
+            state.append(saga.detach())
+
+    @flow
+    async def later() -> None:
+        async with new_saga(state=state[-1]) as saga:
+            await asyncio.sleep(1)
+            again = saga.detach()
+            assert again.decided == state[-1].decided
+            state.append(again)
+
+    run = Run(first).start()
+    run.activate(failed("a", REFUSED))
+    run.activate(decide(key_of(run, "a"), "retry", "ann", "it was down", update_id="1"))
+    run.activate(completed("a"))
+    run.activate(completed("b"))
+    run.activate(failed("undo_b", REFUSED))
+    run.activate(decide(key_of(run, "b"), action, "bob", "no way", update_id="2"))
+    if action == "retry":
+        run.activate(completed("undo_b"))
+    assert run.closed is not None, run.task_failure
+    decided = {"a": ("PENDING", "ann", "it was down")}
+    if action == "give_up":
+        decided["b"] = ("GIVEN_UP", "bob", "no way")
+    for _ in range(2):
+        run = Run(later).start()
+        seen = {step["name"]: (step["undo_state"], step["who"], step["why"]) for step in report(run)["steps"]}
+        assert seen == decided
+        run.activate(timer())
+        assert run.closed is not None, run.task_failure
+
+
+def test_a_state_of_before_there_were_decisions_can_be_read() -> None:
+    plain = DataConverter.default.payload_converter
+    state = SagaState(2, "saga", 1, str(uuid4()), 0, {}, {}, past_pivot=False, deadline=None)
+    written = json.loads(plain.to_payload(state).data)
+    del written["decided"]
+    (payload,) = plain.to_payloads([written])
+    assert plain.from_payload(payload, SagaState) == state
 
 
 @pytest.mark.parametrize(
@@ -579,6 +800,12 @@ def test_options_are_checked_where_they_are_written(options: dict[str, Any], say
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["", 5, SearchAttributeKey.for_keyword("SagaState")])
+def test_the_search_attribute_is_given_by_its_name(name: Any) -> None:
+    with pytest.raises(TypeError, match='Write search_attribute="SagaState"'):
+        SagaPlugin(search_attribute=name)
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_a_reminder_tells_at_once_and_then_each_time_the_interval_has_passed(works: bool) -> None:
     """It ends with the decision. That it fails changes nothing."""
@@ -595,6 +822,55 @@ def test_a_reminder_tells_at_once_and_then_each_time_the_interval_has_passed(wor
     assert [activity.name for activity in run.scheduled].count("tell") == 4
     assert end(run) == "Refused"
     run.check()
+
+
+class _NoParked(JSONPlainPayloadConverter):
+    def to_payload(self, value: Any) -> Any:
+        if isinstance(value, Parked):
+            raise TypeError("no")
+        return super().to_payload(value)
+
+
+class _Picky(CompositePayloadConverter):
+    def __init__(self) -> None:
+        plain = DefaultPayloadConverter.default_encoding_payload_converters
+        super().__init__(*[_NoParked() if isinstance(each, JSONPlainPayloadConverter) else each for each in plain])
+
+
+def test_a_reminder_that_cannot_be_sent_is_told_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    """The data converter cannot write a `Parked`. What is parked waits on, and is decided."""
+    converter = DataConverter(payload_converter_class=_Picky)
+    run = Run(scoped(park_reminder=("tell", HOUR)), data_converter=converter)
+    key = parked_undo(run)
+    run.activate(timer())
+    assert sum("the reminder that step 'b'" in record.getMessage() for record in caplog.records) == 2
+    run.activate(decide(key, "done_by_hand"))
+    run.activate(completed("undo_a"))
+    assert end(run) == "Refused"
+    run.check()
+
+
+@pytest.mark.parametrize("count", [20, 21, 60])
+def test_what_names_all_that_is_parked_is_short(count: int) -> None:
+    """The memo, which is written again with each decision, and the message of a decision that is rejected."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(on_step_failure="park") as saga:
+            await asyncio.gather(*[do(saga, f"s{number:03}") for number in range(count)])
+
+    run = Run(body).start()
+    run.activate(*[failed(f"s{number:03}", REFUSED) for number in range(count)])
+    names = [f"s{number:03}" for number in range(20)] + ([f"and {count - 20} more"] if count > 20 else [])
+    memos = [each.modify_workflow_properties.upserted_memo for each in run.activations[-1].protos]
+    assert [json.loads(memo.fields["saga_parked"].data) for memo in memos] == [names]
+    run.activate(decide("nobody", "retry", update_id="1"))
+    assert len(str(rejection(run))) < 1500
+    run.activate(decide(key_of(run, "s000"), "retry", update_id="2"))
+    (memo,) = [each for each in run.activations[-1].protos if each.HasField("modify_workflow_properties")]
+    left = json.loads(memo.modify_workflow_properties.upserted_memo.fields["saga_parked"].data)
+    assert left[:19] == names[1:20]
+    assert len(left) == min(count - 1, 20) + (count - 1 > 20)
 
 
 def test_the_cost_of_parking_is_linear() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
@@ -24,6 +25,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from examples.dev_server import find_cli
 from temporal_saga.plugin import SagaPlugin
+from tests.cli.test_problems import refusing
 
 from .parking_workflows import ACTIVITIES, ATTRIBUTE, DONE, REFUSED, WORKFLOWS, Case, Parks, ParksByHand, Reminds
 from .support import History, Replays, Run, Runs, causes, eventually, make_worker, passing
@@ -254,6 +256,18 @@ async def test_a_worker_does_not_start_with_an_attribute_that_is_not_registered(
     assert await cli.wait() == 0
     async with make_worker(Client(**config), str(uuid4()), **PLAIN):
         pass
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED])
+async def test_a_worker_that_may_not_ask_for_attributes_says_what_to_do(status: grpc.StatusCode) -> None:
+    """One error with the right that is missing, in place of the server's own words."""
+    with refusing(status) as address:
+        client = await Client.connect(address, plugins=[SagaPlugin(search_attribute="SagaState")])
+        with pytest.raises(RuntimeError) as caught:
+            await make_worker(client, "q", **PLAIN).run()
+    said = str(caught.value)
+    assert f"whether the search attribute 'SagaState' is registered ({status.name})" in said
+    assert "call ListSearchAttributes, or leave search_attribute= out" in said
 
 
 async def test_metrics_logs_and_details_of_a_process(env: WorkflowEnvironment) -> None:
