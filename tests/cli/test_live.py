@@ -362,7 +362,7 @@ async def test_a_workflow_that_ends_before_the_decision_comes(world: World) -> N
     ended_one = world.client.get_workflow_handle("completed")
     run_id = (await ended_one.describe()).run_id
     late = Settlement("completed", run_id, "update", "", KEY, "retry", "?", "!")
-    with pytest.raises(Problem, match="the workflow has ended meanwhile"):
+    with pytest.raises(Problem, match="the workflow has ended in the meantime"):
         await settle(world.client, late, "ann", "x")
 
 
