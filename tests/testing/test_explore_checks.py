@@ -67,7 +67,7 @@ class Tape:
                 return "result"
             raise error
 
-        more = {"waiting_for": "", "cancel_requested": False, "run_ids": ["run"], "commands": [], **more}
+        more = {"waiting_for": "", "cancel_requested": False, "run_ids": ["run"], "commands": [], "parked": [], **more}
         return SimpleNamespace(
             status=status, calls=self.calls, reports=list(reports), faults=faults, result=result, **more
         )

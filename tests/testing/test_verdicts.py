@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from temporalio import activity, workflow
-from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 from temporal_saga import Compensation, Declined, Saga, SagaState, current_step, presets
 from temporal_saga.presets import Preset
@@ -20,6 +20,7 @@ from temporal_saga.testing import (
     Exploration,
     Fault,
     bug_after,
+    cancel_scope,
     explore,
     fails_after,
     fails_before,
@@ -745,3 +746,116 @@ def test_c15_a_slow_worker_harms_no_saga() -> None:
         elsewhere=False,
     )
     assert kinds(exploration) == []
+
+
+# --- whose undo it is, and when --------------------------------------------------------------------------------------
+
+
+@workflow.defn
+class TakesOut:
+    """Takes the first of two items out again, while the second one stands."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with Saga(activity_options=S) as saga:
+            for item in ("a", "b"):
+                await saga.execute_activity_method(World.do, item, step="reserve", key=item, compensation=World.undo)
+            await saga.undo("reserve", key="a")
+            await saga.execute_activity_method(World.do, "c", step="pay", compensation=World.undo)
+
+
+@pytest.mark.parametrize("sandboxed", [False, True])
+def test_an_undo_on_demand_is_in_no_order(sandboxed: bool) -> None:
+    """Not when it succeeds, nor when an unwind begins while it runs."""
+    few: Any = ["cancel_with", "fails_after"]
+    exploration = tried(TakesOut.run, check=nothing_is_left, kinds=few, sandboxed=sandboxed, elsewhere=False)
+    assert (kinds(exploration), exploration.tried > 8) == ([], True)
+
+
+@workflow.defn
+class Gives:
+    """A child that gives its saga to its parent."""
+
+    @workflow.run
+    async def run(self) -> SagaState:
+        async with Saga("given", activity_options=S) as saga:
+            await saga.execute_activity_method(World.do, "a", step="a", compensation=World.undo)
+            return saga.detach()
+
+
+@workflow.defn
+class Takes:
+    """A parent that takes the saga of its child over, undoes the child in another way, or forgets it."""
+
+    @workflow.run
+    async def run(self, how: str) -> None:
+        ways: dict[str, Any] = {
+            "state": {"compensation_from": lambda step: step.result},
+            "by hand": {"compensation": Compensation("undo_child")},
+            "not at all": {},
+        }
+        async with Saga(activity_options=S) as saga:
+            await saga.execute_child_workflow(Gives.run, **ways[how])
+            await saga.execute_activity_method(World.do, "b", step="b", compensation=World.undo)
+
+
+class UndoesChildren(World):
+    @property
+    def activities(self) -> list[Callable[..., Any]]:
+        return [*super().activities, self.undo_child]
+
+    @activity.defn
+    async def undo_child(self) -> None:
+        self.standing.clear()
+
+
+@pytest.mark.parametrize(("how", "found"), [("state", []), ("by hand", []), ("not at all", ["not undone"])])
+def test_what_a_child_gives_away_is_undone_by_somebody(how: str, found: list[str]) -> None:
+    """Also if the undo of one of its steps fails for good: then too the child has a compensation."""
+    exploration = tried(
+        Takes.run, how, setup=UndoesChildren, workflows=[Gives], faults=2, kinds=["fails_before"], elsewhere=False
+    )
+    assert (kinds(exploration), exploration.without_compensation == ["Gives"]) == (found, how == "not at all")
+
+
+@workflow.defn
+class GoesOn:
+    """Swallows a failure, goes on in a next run, and unwinds there."""
+
+    @workflow.run
+    async def run(self, state: SagaState | None) -> None:
+        async with Saga(activity_options=S, state=state) as saga:
+            if state is None:
+                with suppress(ActivityError):
+                    await saga.execute_activity_method(World.do, "a", step="a", compensation=World.undo)
+                workflow.continue_as_new(saga.detach())
+            await saga.compensate()
+
+
+def test_an_error_of_an_earlier_run_is_no_cause() -> None:
+    """A state has no errors in it, so the CompensationError of a later run may have no cause."""
+    plan = [fails_after("a"), fails_before("a:undo")]
+    exploration = tried(GoesOn.run, None, plan=plan, elsewhere=False)
+    assert kinds(exploration) == [], str(exploration)
+
+
+@workflow.defn
+class OutlivesItsSaga:
+    @workflow.run
+    async def run(self) -> str:
+        async with Saga(activity_options=S) as saga:
+            await saga.execute_activity_method(World.do, "a", step="a", compensation=World.undo)
+        await workflow.sleep(60)
+        return "slept"
+
+
+def test_no_scope_is_cancelled_once_all_have_ended() -> None:
+    """A timeout around a saga that has ended has ended, too."""
+    simulation = simulate(OutlivesItsSaga.run, activities=World().activities, faults=[cancel_scope(at=3)])
+    assert (simulation.result(), [call.label for call in simulation.calls]) == ("slept", ["a"])
+
+
+def test_several_slow_calls_are_tried_together() -> None:
+    """One alone changes nothing of what the workflow does, and two may outlast what a provider holds."""
+    exploration = tried(Steps.run, ["a", "b", "c"], faults=2, kinds=["slow"], elsewhere=False)
+    assert exploration.tried == 1 + 3 + 3

@@ -170,7 +170,9 @@ class Search(Generic[W, R]):
                     exploration.pruned[PRUNED_ORDER] += 1
                     continue
                 self._tried.add(name)
-                rest = number_of(points.what_is_struck(fault))
+                struck = points.what_is_struck(fault)
+                # A rest holds no times: how late it is by then depends on what else was slow.
+                rest = number_of(struck if points.only is None else (struck, plan))
                 yield number, self._number(fault), rest, pair_of(fault)[0] in undos
 
     def _number(self, fault: Fault) -> int:
