@@ -8,17 +8,24 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.service import RPCError
+from temporalio.workflow import ActivityCancellationType
 
 from examples.account.activities import Bank
 from examples.account.models import AccountData
 from examples.account.models import Order as AccountOrder
 from examples.account.workflows import Account
+from examples.approval.activities import Desk
+from examples.approval.models import DAY as A_DAY
+from examples.approval.models import Answer, Purchase
+from examples.approval.webhook import deliver
+from examples.approval.workflows import Buy
 from examples.batch.activities import Ledger
 from examples.batch.models import Batch
 from examples.batch.workflows import PayAll, PayAllOrNothing, PayOne
@@ -39,7 +46,7 @@ from examples.payment.workflows import Payment
 from examples.versioning.activities import Agency
 from examples.versioning.models import Trip
 from examples.versioning.workflows import VERSIONS
-from temporal_saga.testing import Exploration, Simulation, explore
+from temporal_saga.testing import Exploration, Simulation, explore, simulate
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -311,3 +318,73 @@ def test_each_order_of_an_account_is_done_or_undone() -> None:
     # run ends Cancelled. `explore` looks at the run's error only.
     assert {violation.kind for violation in tried.violations} <= {"not reported"}, str(tried)
     assert_tried(tried, 400, [])
+
+
+# --- approval ---
+
+
+class Approvers(Desk):
+    """A manager who approves after an hour, and finance, which answers on the next day and calls again if need be."""
+
+    finance_approves = True
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+            await handle.execute_update(Buy.decide, Answer(True, "ann"))
+        for _ in range(4):
+            await asyncio.sleep(A_DAY * 0.9)
+            for (ticket,) in self.rows("SELECT id FROM tickets"):
+                await deliver(handle, self, str(ticket), Answer(self.finance_approves, "eve"))
+
+
+class ApproversWhoSayNo(Approvers):
+    finance_approves = False
+
+
+def the_budget_pays_for_what_is_ordered(desk: Approvers, simulation: Simulation[Any]) -> None:
+    """And no ticket is left open, nor approved if nothing was ordered."""
+    state: Any = desk.rows(
+        "SELECT (SELECT 500000 - remaining FROM budgets), (SELECT count(*) FROM orders), "
+        "(SELECT count(*) FROM tickets WHERE state = 'open'), (SELECT count(*) FROM tickets WHERE state = 'approved')"
+    )
+    ((spent, orders, still_open, approved),) = state
+    began_order = began(simulation, "place_order")
+    assert (spent, still_open, approved) == (120_00 * began_order, 0, int(began_order)), state
+    assert orders <= began_order
+
+
+PURCHASE = Purchase("p", "anvils", "a forge", 120_00)
+
+
+@pytest.mark.slow
+def test_a_purchase_is_approved_by_both_or_costs_nothing() -> None:
+    check = the_budget_pays_for_what_is_ordered
+    tried = explore_pairs(Buy.run, PURCHASE, setup=Approvers, check=check)
+    assert_tried(tried, 100, ["await_answer", "place_order"])
+
+
+def test_a_purchase_that_finance_rejects_costs_nothing() -> None:
+    check = the_budget_pays_for_what_is_ordered
+    tried = explore(Buy.run, PURCHASE, setup=ApproversWhoSayNo, check=check)
+    assert_tried(tried, 50, ["await_answer"])
+
+
+@pytest.mark.parametrize("wait", list(ActivityCancellationType)[:2])
+def test_a_cancel_of_a_purchase_lasts_as_its_option_says(
+    monkeypatch: pytest.MonkeyPatch, wait: ActivityCancellationType
+) -> None:
+    """At once with TRY_CANCEL. By default until the attempt times out, which is a day."""
+    monkeypatch.setattr("examples.approval.workflows.ON_CANCEL", wait)
+    desk = Desk()
+
+    async def client(handle: Any) -> None:
+        await handle.execute_update(Buy.decide, Answer(True, "ann"))
+        await asyncio.sleep(3600)
+        await handle.cancel()
+
+    simulation = simulate(Buy.run, PURCHASE, activities=desk.activities, client=client)
+    assert (simulation.status, desk.open_tickets()) == ("cancelled", [])
+    waits = wait is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+    assert simulation.duration // timedelta(hours=1) == (24 if waits else 1)
+    desk.close()
