@@ -28,6 +28,7 @@ PROGRAMS = {
     "cart": ("EXPIRED", ["add", "zoe", "line-1", "cup"], "650"),
     "onboarding": ("CANCELLED", ["start", "zoe@example.com", "zebras"], "started"),
     "payment": ("('capture', 3000, 'cancelled')", ["start", "zoe", "100"], "started"),
+    "standing_order": ("begun anew from its first period", ["loop", "start", "zoe", "100"], "started"),
     "versioning": ("Cyd has: flight to Bern", ["start", "zoe", "Rome"], "RUNNING"),
 }
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError
 from temporalio.workflow import ActivityCancellationType
 
@@ -43,6 +44,10 @@ from examples.payment.models import Order, Refund
 from examples.payment.models import State as PaymentState
 from examples.payment.provider import Provider
 from examples.payment.workflows import Payment
+from examples.standing_order.activities import Bank as OrderBank
+from examples.standing_order.models import DAY as PERIOD
+from examples.standing_order.models import LoopState, StandingOrder
+from examples.standing_order.workflows import DUE, PayForever, PayPeriod
 from examples.versioning.activities import Agency
 from examples.versioning.models import Trip
 from examples.versioning.workflows import VERSIONS
@@ -388,3 +393,71 @@ def test_a_cancel_of_a_purchase_lasts_as_its_option_says(
     waits = wait is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
     assert simulation.duration // timedelta(hours=1) == (24 if waits else 1)
     desk.close()
+
+
+# --- standing order ---
+
+
+class Tenant(OrderBank):
+    """Wants to pay more after an hour."""
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+            await handle.execute_update(PayForever.change_amount, 20_00)
+
+    def paid(self) -> list[Any]:
+        return [period for (period,) in self.rows("SELECT period FROM periods ORDER BY period")]
+
+
+def each_period_is_paid_or_nothing_of_it(bank: Tenant, simulation: Simulation[Any]) -> None:
+    accounts: Any = bank.rows("SELECT name, balance FROM accounts")
+    periods: Any = bank.rows("SELECT count(*), coalesce(sum(amount), 0) FROM periods")
+    balance, ((count, paid),) = dict(accounts), periods
+    assert (balance["ann"], balance["landlord"]) == (1000_00 - paid, paid), balance
+    if simulation.status == "completed":
+        assert count == simulation.result().paid
+
+
+RENT = StandingOrder("rent", "ann", "landlord", 10_00, payments=2)
+
+
+@pytest.mark.slow
+def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it() -> None:
+    due = TypedSearchAttributes([SearchAttributePair(DUE, datetime(2030, 1, 1, tzinfo=timezone.utc))])
+    check = each_period_is_paid_or_nothing_of_it
+    tried = explore_pairs(PayPeriod.run, RENT, setup=OrderBank, check=check, search_attributes=due)
+    assert_tried(tried, 60, [])
+
+
+@pytest.mark.slow
+def test_a_loop_of_a_standing_order_pays_each_period_or_nothing_of_it() -> None:
+    """In two runs. A fault leaves a period out, and the loop goes on.
+
+    To one fault: the payments are independent of each other, and two faults in one of them are tried above.
+    """
+    check = each_period_is_paid_or_nothing_of_it
+    tried = explore(PayForever.run, LoopState(RENT, periods_per_run=1), setup=Tenant, check=check)
+    assert_tried(tried, 80, [])
+
+
+def test_what_begins_in_a_pause_is_not_paid_and_an_outage_is_made_up_for_in_part() -> None:
+    """Of ten periods that were due when the loop began, the latest three are paid."""
+    bank = Tenant()
+    today = int(datetime(2030, 1, 1, tzinfo=timezone.utc).timestamp()) // PERIOD
+
+    async def client(handle: Any) -> None:
+        await asyncio.sleep(1.5 * PERIOD)
+        await handle.signal(PayForever.pause)
+        await asyncio.sleep(3 * PERIOD)
+        await handle.signal(PayForever.resume)
+        await asyncio.sleep(2 * PERIOD)
+        await handle.signal(PayForever.stop)
+
+    order = StandingOrder("rent", "ann", "landlord", 10_00)
+    simulation = simulate(
+        PayForever.run, LoopState(order, next_period=today - 10), activities=bank.activities, client=client
+    )
+    assert [period - today for period in bank.paid()] == [-2, -1, 0, 1, 5, 6]
+    assert (simulation.result().paid, simulation.check_replay()) == (6, None)
+    bank.close()
