@@ -22,6 +22,7 @@ PACKAGE = Path(temporal_saga.__file__).parents[1]
 # What the story says at its end, and a command for a worker in a process of its own.
 PROGRAMS = {
     "account": ("closed with 7000", ["bring-in", "zoe", "order-1", "10000"], "balance: 10000"),
+    "agent_tools": ("canceled hotel Astoria for Cyd", ["start", "zoe", "Rome"], "started"),
     "approval": ("('third', 'withdrawn'", ["start", "zoe", "a forge", "100"], "started"),
     "batch": ("0 paid, 20 failed", ["start", "none", "0"], "started"),
     "export": ("stock: removed", ["start", "zoe", "3"], "started"),
