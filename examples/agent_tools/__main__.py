@@ -44,7 +44,9 @@ def plugins(framework: str) -> list[Plugin]:
 
 def with_plugins(client: Client, framework: str) -> Client:
     """The same client with a framework's plugins."""
-    return Client(**{**client.config(), "plugins": plugins(framework)})
+    config = client.config()
+    config["plugins"] = plugins(framework)
+    return Client(**config)
 
 
 async def connect(framework: str) -> Client:

@@ -31,7 +31,7 @@ agent = Agent(
 # `sequential`: of calls at once, a bug in one cancels the others, and only then fails the workflow task. By then the
 # cancels are in the history, and fixed code cannot replay that.
 @agent.tool(sequential=True, metadata={"temporal": False})
-async def book(ctx: RunContext[None], kind: str, name: str) -> str:
+async def book(ctx: RunContext[object], kind: str, name: str) -> str:
     """Books a flight or a hotel.
 
     Args:
