@@ -22,11 +22,14 @@ PACKAGE = Path(temporal_saga.__file__).parents[1]
 # What the story says at its end, and a command for a worker in a process of its own.
 PROGRAMS = {
     "account": ("closed with 7000", ["bring-in", "zoe", "order-1", "10000"], "balance: 10000"),
+    "agent_tools": ("canceled hotel Astoria for Cyd", ["start", "zoe", "Rome"], "started"),
+    "approval": ("('third', 'withdrawn'", ["start", "zoe", "a forge", "100"], "started"),
     "batch": ("0 paid, 20 failed", ["start", "none", "0"], "started"),
     "export": ("stock: removed", ["start", "zoe", "3"], "started"),
     "cart": ("EXPIRED", ["add", "zoe", "line-1", "cup"], "650"),
     "onboarding": ("CANCELLED", ["start", "zoe@example.com", "zebras"], "started"),
     "payment": ("('capture', 3000, 'cancelled')", ["start", "zoe", "100"], "started"),
+    "standing_order": ("begun anew from its first period", ["loop", "start", "zoe", "100"], "started"),
     "versioning": ("Cyd has: flight to Bern", ["start", "zoe", "Rome"], "RUNNING"),
 }
 

@@ -8,17 +8,25 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError
+from temporalio.workflow import ActivityCancellationType
 
 from examples.account.activities import Bank
 from examples.account.models import AccountData
 from examples.account.models import Order as AccountOrder
 from examples.account.workflows import Account
+from examples.approval.activities import Desk
+from examples.approval.models import DAY as A_DAY
+from examples.approval.models import Answer, Purchase
+from examples.approval.webhook import deliver
+from examples.approval.workflows import Buy
 from examples.batch.activities import Ledger
 from examples.batch.models import Batch
 from examples.batch.workflows import PayAll, PayAllOrNothing, PayOne
@@ -36,10 +44,14 @@ from examples.payment.models import Order, Refund
 from examples.payment.models import State as PaymentState
 from examples.payment.provider import Provider
 from examples.payment.workflows import Payment
+from examples.standing_order.activities import Bank as OrderBank
+from examples.standing_order.models import DAY as PERIOD
+from examples.standing_order.models import LoopState, StandingOrder
+from examples.standing_order.workflows import DUE, PayForever, PayPeriod
 from examples.versioning.activities import Agency
 from examples.versioning.models import Trip
 from examples.versioning.workflows import VERSIONS
-from temporal_saga.testing import Exploration, Simulation, explore
+from temporal_saga.testing import Exploration, Simulation, explore, simulate
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -306,3 +318,141 @@ def test_each_order_of_an_account_is_done_or_undone() -> None:
     account = AccountData("ann", orders_per_run=1)
     tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2)
     assert_tried(tried, 400, [])
+
+
+# --- approval ---
+
+
+class Approvers(Desk):
+    """A manager who approves after an hour, and finance, which answers on the next day and calls again if need be."""
+
+    finance_approves = True
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+            await handle.execute_update(Buy.decide, Answer(True, "ann"))
+        for _ in range(4):
+            await asyncio.sleep(A_DAY * 0.9)
+            for (ticket,) in self.rows("SELECT id FROM tickets"):
+                await deliver(handle, self, str(ticket), Answer(self.finance_approves, "eve"))
+
+
+class ApproversWhoSayNo(Approvers):
+    finance_approves = False
+
+
+def the_budget_pays_for_what_is_ordered(desk: Approvers, simulation: Simulation[Any]) -> None:
+    """And no ticket is left open, nor approved if nothing was ordered."""
+    state: Any = desk.rows(
+        "SELECT (SELECT 500000 - remaining FROM budgets), (SELECT count(*) FROM orders), "
+        "(SELECT count(*) FROM tickets WHERE state = 'open'), (SELECT count(*) FROM tickets WHERE state = 'approved')"
+    )
+    ((spent, orders, still_open, approved),) = state
+    began_order = began(simulation, "place_order")
+    assert (spent, still_open, approved) == (120_00 * began_order, 0, int(began_order)), state
+    assert orders <= began_order
+
+
+PURCHASE = Purchase("p", "anvils", "a forge", 120_00)
+
+
+@pytest.mark.slow
+def test_a_purchase_is_approved_by_both_or_costs_nothing() -> None:
+    check = the_budget_pays_for_what_is_ordered
+    tried = explore_pairs(Buy.run, PURCHASE, setup=Approvers, check=check)
+    assert_tried(tried, 100, ["await_answer", "place_order"])
+
+
+def test_a_purchase_that_finance_rejects_costs_nothing() -> None:
+    check = the_budget_pays_for_what_is_ordered
+    tried = explore(Buy.run, PURCHASE, setup=ApproversWhoSayNo, check=check)
+    assert_tried(tried, 50, ["await_answer"])
+
+
+@pytest.mark.parametrize("wait", list(ActivityCancellationType)[:2])
+def test_a_cancel_of_a_purchase_lasts_as_its_option_says(
+    monkeypatch: pytest.MonkeyPatch, wait: ActivityCancellationType
+) -> None:
+    """At once with TRY_CANCEL. By default until the attempt times out, which is a day."""
+    monkeypatch.setattr("examples.approval.workflows.ON_CANCEL", wait)
+    desk = Desk()
+
+    async def client(handle: Any) -> None:
+        await handle.execute_update(Buy.decide, Answer(True, "ann"))
+        await asyncio.sleep(3600)
+        await handle.cancel()
+
+    simulation = simulate(Buy.run, PURCHASE, activities=desk.activities, client=client)
+    assert (simulation.status, desk.open_tickets()) == ("cancelled", [])
+    waits = wait is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+    assert simulation.duration // timedelta(hours=1) == (24 if waits else 1)
+    desk.close()
+
+
+# --- standing order ---
+
+
+class Tenant(OrderBank):
+    """Wants to pay more after an hour."""
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+            await handle.execute_update(PayForever.change_amount, 20_00)
+
+    def paid(self) -> list[Any]:
+        return [period for (period,) in self.rows("SELECT period FROM periods ORDER BY period")]
+
+
+def each_period_is_paid_or_nothing_of_it(bank: Tenant, simulation: Simulation[Any]) -> None:
+    accounts: Any = bank.rows("SELECT name, balance FROM accounts")
+    periods: Any = bank.rows("SELECT count(*), coalesce(sum(amount), 0) FROM periods")
+    balance, ((count, paid),) = dict(accounts), periods
+    assert (balance["ann"], balance["landlord"]) == (1000_00 - paid, paid), balance
+    if simulation.status == "completed":
+        assert count == simulation.result().paid
+
+
+RENT = StandingOrder("rent", "ann", "landlord", 10_00, payments=2)
+
+
+@pytest.mark.slow
+def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it() -> None:
+    due = TypedSearchAttributes([SearchAttributePair(DUE, datetime(2030, 1, 1, tzinfo=timezone.utc))])
+    check = each_period_is_paid_or_nothing_of_it
+    tried = explore_pairs(PayPeriod.run, RENT, setup=OrderBank, check=check, search_attributes=due)
+    assert_tried(tried, 60, [])
+
+
+@pytest.mark.slow
+def test_a_loop_of_a_standing_order_pays_each_period_or_nothing_of_it() -> None:
+    """In two runs. A fault leaves a period out, and the loop goes on.
+
+    To one fault: the payments are independent of each other, and two faults in one of them are tried above.
+    """
+    check = each_period_is_paid_or_nothing_of_it
+    tried = explore(PayForever.run, LoopState(RENT, periods_per_run=1), setup=Tenant, check=check)
+    assert_tried(tried, 80, [])
+
+
+def test_what_begins_in_a_pause_is_not_paid_and_an_outage_is_made_up_for_in_part() -> None:
+    """Of ten periods that were due when the loop began, the latest three are paid."""
+    bank = Tenant()
+    today = int(datetime(2030, 1, 1, tzinfo=timezone.utc).timestamp()) // PERIOD
+
+    async def client(handle: Any) -> None:
+        await asyncio.sleep(1.5 * PERIOD)
+        await handle.signal(PayForever.pause)
+        await asyncio.sleep(3 * PERIOD)
+        await handle.signal(PayForever.resume)
+        await asyncio.sleep(2 * PERIOD)
+        await handle.signal(PayForever.stop)
+
+    order = StandingOrder("rent", "ann", "landlord", 10_00)
+    simulation = simulate(
+        PayForever.run, LoopState(order, next_period=today - 10), activities=bank.activities, client=client
+    )
+    assert [period - today for period in bank.paid()] == [-2, -1, 0, 1, 5, 6]
+    assert (simulation.result().paid, simulation.check_replay()) == (6, None)
+    bank.close()

@@ -1,0 +1,133 @@
+"""`explore` on the agents: what a tool call has booked is kept with the trip, or canceled.
+
+The kinds of faults are few here, since a run of an agent costs as much as twenty of a small workflow. Two faults of
+Pydantic AI took two minutes when this was written: 319 plans, no violation. To import the frameworks in other processes
+takes longer than all else; the tests on the real server, which keep no cache, replay in the sandbox all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowUpdateFailedError
+from temporalio.service import RPCError
+
+from examples.agent_tools.__main__ import plugins
+from examples.agent_tools.activities import Agency
+from examples.agent_tools.models import State, Status, Trip
+from examples.agent_tools.with_openai_agents import OpenAITrip, book
+from examples.agent_tools.with_pydantic_ai import PydanticTrip
+from temporal_saga.testing import Simulation, bug_after, explore, simulate
+
+pytestmark = [pytest.mark.timeout(300)]
+
+TRIP = Trip("ann", "a weekend in Rome")
+
+
+class FullPlaza(Agency):
+    """An agency whose first hotel is full, and a person who approves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with self._db:
+            self._db.execute("UPDATE offers SET seats = 0 WHERE name = 'Plaza'")
+
+    async def client(self, handle: Any) -> None:
+        for _ in range(2):
+            await asyncio.sleep(3600)
+            with suppress(WorkflowUpdateFailedError, RPCError):  # a fault's doing
+                await handle.execute_update("review", True)
+
+
+def a_trip_is_booked_or_nothing_of_it(agency: Agency, simulation: Simulation[Any]) -> None:
+    taken: Any = agency.rows("SELECT kind, 9 - seats FROM offers WHERE name IN ('Rome', 'Astoria')")
+    expected = int(any(call.label == "send_tickets" for call in simulation.calls))
+    assert dict(taken) == {"flight": expected, "hotel": expected}, agency.log()
+
+
+def within(plugin: Any, call: Callable[[], Any]) -> Any:
+    """What a function returns, run inside of what a plugin runs around a worker: a simulation's replay does not do so.
+
+    In a thread, as a simulation has an event loop of its own.
+    """
+    found: list[Any] = []
+
+    async def run(_worker: Any) -> None:
+        found.append(await asyncio.to_thread(call))
+
+    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
+    try:
+        loop.run_until_complete(plugin.run_worker(None, run))
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+    return found[0]
+
+
+@pytest.mark.slow
+def test_what_a_tool_of_pydantic_ai_books_is_kept_or_canceled() -> None:
+    tried = explore(
+        PydanticTrip.run,
+        TRIP,
+        setup=FullPlaza,
+        check=a_trip_is_booked_or_nothing_of_it,
+        kinds=["fails_after", "applies_late", "bug_after", "cancel"],
+        plugins=plugins("pydantic-ai"),
+        elsewhere=False,
+    )
+    assert (tried.untried, tried.without_compensation) == (0, ["send_tickets"]), str(tried)
+    assert tried.tried > 25
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the SDK's tracing
+def test_what_a_tool_of_openai_agents_books_is_kept_or_canceled() -> None:
+    own = plugins("openai-agents")
+    tried = within(
+        own[0],
+        lambda: explore(
+            OpenAITrip.run,
+            TRIP,
+            setup=FullPlaza,
+            check=a_trip_is_booked_or_nothing_of_it,
+            kinds=["fails_after", "cancel"],
+            plugins=own,
+            elsewhere=False,  # other processes would not be inside
+        ),
+    )
+    assert (tried.untried, tried.without_compensation) == (0, ["send_tickets"]), str(tried)
+    assert tried.tried > 12
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+def test_the_default_failure_handler_of_a_tool_tells_the_model_of_a_bug(
+    monkeypatch: pytest.MonkeyPatch, is_default: bool
+) -> None:
+    """A trip is booked, whose plan is an error. Without the handler the task fails until the bug is fixed."""
+    monkeypatch.setattr(book, "_use_default_failure_error_function", is_default)
+    agency = FullPlaza()
+    simulation = simulate(
+        OpenAITrip.run,
+        TRIP,
+        activities=agency.activities,
+        client=agency.client,
+        plugins=plugins("openai-agents"),
+        faults=[bug_after("book")],
+    )
+    plan = simulation.result().plan
+    assert ("simulated bug" in plan) == is_default
+    assert ("booked flight Rome" in plan) != is_default
+    agency.close()
+
+
+def test_nobody_reviews_a_trip_within_a_day() -> None:
+    agency = FullPlaza()
+    simulation = simulate(PydanticTrip.run, TRIP, activities=agency.activities, plugins=plugins("pydantic-ai"))
+    plan = "booked flight Rome; hotel Plaza is full; booked hotel Astoria"
+    assert simulation.result() == Status(State.REJECTED, plan)
+    assert agency.log()[-2:] == ["canceled hotel Astoria for ann", "canceled flight Rome for ann"]
+    agency.close()
