@@ -21,8 +21,8 @@ from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
 from .errors import SagaDeadlineExceeded, SagaStateTooLarge
 
-# A call that waits for a semaphore, in a timeout, looks the same once the timeout has given it up.
-_AWAIT = "await each call, and where a semaphore or a timeout is, call the step inside of it"
+# If a timeout cancels a function that waits for a semaphore, a call that was passed to the function looks the same.
+_AWAIT = "await each call, and call a step inside a semaphore or a timeout, not before it"
 
 
 async def leave(scope: Scope, error: BaseException | None) -> BaseException | None:

@@ -26,7 +26,7 @@ __all__ = ["MEMO", "MOST_NAMED", "UPDATE", "Parked", "Parking", "Resolution", "T
 UPDATE = "saga_resolve"
 MEMO = "saga_parked"
 
-# The memo is written again with each decision: the names of a thousand steps would fill the history.
+# The memo is written again with each decision, and the names of a thousand steps would fill the history.
 MOST_NAMED = 20
 
 # The possible decisions. A step has a result, and nobody can type in a result by hand.
@@ -118,7 +118,7 @@ class Parking:
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
 
     def show(self) -> None:
-        """Show the saga of what was parked last: another one has been shown meanwhile."""
+        """Show the saga of the newest ticket again, after another saga was shown."""
         *_, newest = self._tickets.values()
         newest.show()
 
@@ -150,7 +150,7 @@ class Parking:
         if action not in actions:
             hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
             raise _rejected(f"action must be one of {', '.join(actions)}; got {action!r}{hint}")
-        for name, value, most in (("who", who, 100), ("why", why, 800)):  # the failure of the run carries them, too
+        for name, value, most in (("who", who, 100), ("why", why, 800)):  # the failure of the run carries both
             if not (value or "").strip():  # a client may send null
                 raise _rejected(f"say {name}: it goes on record, in the history and in the saga's report")
             if len(value) > most:
@@ -191,7 +191,7 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     while True:
         try:
             await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
-        except Exception:  # also of a data converter that cannot write a Parked: what is parked must not hang on that
+        except Exception:  # even if a data converter cannot write a Parked: parking must not depend on the reminder
             if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
                 workflow.logger.warning(message, parked.saga, parked.step, parked.key)

@@ -149,7 +149,7 @@ def list_command(
         raise click.ClickException(f"{search_attribute!r} is not the name of a search attribute")
     flags = dict(zip(KINDS, (parked, stuck, incomplete, unwinding), strict=True))
     kinds: frozenset[Kind] = frozenset(kind for kind in KINDS if flags[kind]) or frozenset(KINDS)
-    if not days <= _MOST_DAYS:  # nor is it a number then that a date can be made of
+    if not days <= _MOST_DAYS:  # also for NaN
         raise click.ClickException(f"--days may be {_MOST_DAYS} at most")
     now = datetime.now(timezone.utc)
     search = Search(kinds, query, timedelta(days=days), most, by_looking, search_attribute)
@@ -203,7 +203,7 @@ def resolve_command(
     question = printable(f"{settlement.question}\nOn record as {who}. Go on?")
     if not yes and not click.confirm(question, default=False):
         raise click.ClickException("nothing was done")
-    _run(act, interrupted="interrupted: the decision may be taken all the same. Look with `temporal-saga show` first")
+    _run(act, interrupted="interrupted: the decision may still be taken. Check with `temporal-saga show` first")
     click.echo(printable(settlement.done))
 
 
@@ -266,7 +266,7 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
     for problem in found.problems[:_MOST_PROBLEMS]:
         say(out, f"Left out: {problem}", "yellow")
     if len(found.problems) > _MOST_PROBLEMS:
-        say(out, f"Left out, too: {len(found.problems) - _MOST_PROBLEMS} more", "yellow")
+        say(out, f"Also left out: {len(found.problems) - _MOST_PROBLEMS} more", "yellow")
 
 
 def main() -> NoReturn:
@@ -274,12 +274,12 @@ def main() -> NoReturn:
     code: object = 0
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal has not
+            stream.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal lacks
     try:
         cli(prog_name="temporal-saga")
     except SystemExit as end:
         code = end.code
-    except OSError as error:  # of the server there are none left: a disk that is full
+    except OSError as error:  # not the server's, which are Problems by now: a full disk, for instance
         click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
         code = 1
     except Exception as error:  # its message may quote the data of a workflow

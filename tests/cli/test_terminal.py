@@ -121,7 +121,7 @@ def test_an_interrupted_decision_may_have_been_taken() -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert b"the decision may be taken all the same" in err
+    assert b"the decision may still be taken" in err
     assert err.count(b"\n") == 1
 
 

@@ -864,7 +864,7 @@ def test_a_call_that_a_timeout_gives_up_before_it_begins(inside: bool, parks: bo
         assert run.result == "done"
         run.check()
     else:
-        assert "where a semaphore or a timeout is, call the step inside of it" in message_of(run)
+        assert "call a step inside a semaphore or a timeout, not before it" in message_of(run)
 
 
 def test_a_task_that_has_not_called_its_step_when_the_scope_ends_is_not_waited_for() -> None:
