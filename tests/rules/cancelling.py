@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaDeadlineExceeded
 from temporal_saga.plugin import SagaPlugin
-from tests.rules.workflows import new_saga
+from tests.rules.workflows import new_saga, shared
 
 Work = Coroutine[Any, Any, Any]
 Way = Callable[[Work], Coroutine[Any, Any, None]]
@@ -33,7 +33,7 @@ else:
 counts = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio counts cancels from 3.11 on")
 """For tests that need `asyncio.timeout`, `TaskGroup`, or `Task.cancelling`."""
 
-BRANCH = ApplicationError("in the branch", type="Branch", non_retryable=True)
+BRANCH = shared(ApplicationError("in the branch", type="Branch", non_retryable=True))
 
 
 def background(work: Work) -> asyncio.Task[Any]:

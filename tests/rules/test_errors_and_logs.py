@@ -13,12 +13,12 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 from temporal_saga import Compensation, CompensationError, Saga
 from tests.driver import Run, cancel, cancelled, completed, failed, timed_out
-from tests.rules.workflows import DECLINED, REFUSED, do, end, flow, new_saga, undone
+from tests.rules.workflows import DECLINED, REFUSED, do, end, flow, new_saga, shared, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
 
 SECRET = "4242-4242"
-BROKEN = ApplicationError(f"broken {SECRET}", f"detail {SECRET}", type="Broken", non_retryable=True)
+BROKEN = shared(ApplicationError(f"broken {SECRET}", f"detail {SECRET}", type="Broken", non_retryable=True))
 """What a failed undo raises."""
 
 

@@ -19,13 +19,13 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import CompensationError, Saga, SagaState
 from tests.driver import HANG, Run, cancel, cancelled, completed, failed, signal, timer, update
-from tests.rules.workflows import REFUSED, SECOND, cancels, do, end, flow, new_saga, undone
+from tests.rules.workflows import REFUSED, SECOND, cancels, do, end, flow, new_saga, shared, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
 
 Misuse = Callable[[Saga], Coroutine[Any, Any, None]]
 
-BRANCH = ApplicationError("in the branch", type="Branch", non_retryable=True)
+BRANCH = shared(ApplicationError("in the branch", type="Branch", non_retryable=True))
 
 
 def background(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

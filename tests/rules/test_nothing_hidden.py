@@ -19,13 +19,13 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporal_saga import CompensationError, Saga, SagaState
 from tests.driver import Run, cancel, child_completed, child_started, completed, failed, signal, timer, update
 from tests.rules.cancelling import PLUGIN, TaskGroup, background, both
-from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, undone
+from tests.rules.workflows import REFUSED, SECOND, do, end, flow, new_saga, shared, undone
 
 pytestmark = [pytest.mark.usefixtures("collected"), pytest.mark.slow]
 
 Options = dict[str, Any]
 Way = Callable[[Saga], Coroutine[Any, Any, None]]
-NO_SEAT = ApplicationError("no seat", type="NoSeat", non_retryable=True)
+NO_SEAT = shared(ApplicationError("no seat", type="NoSeat", non_retryable=True))
 
 
 def causes(error: BaseException | None) -> Iterator[str]:

@@ -17,14 +17,14 @@ from temporal_saga import Compensation, Parked, Saga
 from temporal_saga._step import Step
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Run, cancel, cancelled, child_failed, child_started, completed, failed, signal, timer, update
-from tests.rules.workflows import DECLINED, REFUSED, cancels, do, end, flow, new_saga, undone
+from tests.rules.workflows import DECLINED, REFUSED, cancels, do, end, flow, new_saga, proof, undone
 
 pytestmark = pytest.mark.usefixtures("collected")
 
 HOUR = timedelta(hours=1)
-REJECTED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "REJECTED", "effect": "none"}}, type="Rejected")
-FENCED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "FENCED", "effect": "none"}}, type="Fenced")
-NOT_SENT = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "NOT_SENT", "effect": "none"}}, type="NotSent")
+REJECTED = proof("REJECTED", "Rejected")
+FENCED = proof("FENCED", "Fenced")
+NOT_SENT = proof("NOT_SENT", "NotSent")
 
 
 @activity.defn

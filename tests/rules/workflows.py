@@ -14,8 +14,22 @@ from tests.driver import Run
 
 SECOND = timedelta(seconds=1)
 OPTIONS: workflow.ActivityConfig = {"start_to_close_timeout": timedelta(seconds=10)}
-REFUSED = ApplicationError("refused", type="Refused", non_retryable=True)
-DECLINED = ApplicationError("no", {"temporal_saga": {"v": 1, "kind": "DECLINED", "effect": "none"}}, type="Declined")
+SHARED: list[BaseException] = []
+
+
+def shared(error: ApplicationError) -> ApplicationError:
+    """Return an error that many runs raise: each forgets where it was raised before, which gets longer each time."""
+    SHARED.append(error)
+    return error
+
+
+def proof(kind: str, type: str) -> ApplicationError:
+    """Return an error that proves, as an activity under our decorator raises it, that there was no effect."""
+    return shared(ApplicationError("no", {"temporal_saga": {"v": 1, "kind": kind, "effect": "none"}}, type=type))
+
+
+REFUSED = shared(ApplicationError("refused", type="Refused", non_retryable=True))
+DECLINED = proof("DECLINED", "Declined")
 """What an activity's `Declined` is to a workflow: it proves that nothing took effect."""
 
 
@@ -23,6 +37,8 @@ def flow(body: Callable[[], Awaitable[Any]]) -> type[Any]:
     """Return a workflow whose main method is `body`, which may be local to a test."""
 
     async def run(self: object) -> Any:
+        for error in SHARED:
+            error.__traceback__ = None
         return await body()
 
     run.__qualname__ = "Flow.run"  # the SDK refuses local classes, whose name a worker cannot find

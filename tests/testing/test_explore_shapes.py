@@ -202,7 +202,7 @@ def test_one_fault(shape: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=pytest.mark.deep) if s is Hops else s for s in SHAPES])
 def test_two_faults(shape: Any) -> None:
     explore_shape(shape, 2)
 
