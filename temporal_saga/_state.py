@@ -128,18 +128,9 @@ def write_steps(
             options.append(encoded)
         payloads = compensation.payloads(activity_options, step_id(step.name, step.phase, step.key))
         arguments = [base64.b64encode(payload.SerializeToString(deterministic=True)).decode() for payload in payloads]
-        written.append(
-            StepState(
-                step.name,
-                step.key,
-                step.phase,
-                list(step.began),
-                list(step.ended),
-                step.outcome.value,
-                step.raised,
-                CompensationState(compensation.kind, compensation.name, arguments, place),
-            )
-        )
+        undo = CompensationState(compensation.kind, compensation.name, arguments, place)
+        began, ended = list(step.began), list(step.ended)
+        written.append(StepState(step.name, step.key, step.phase, began, ended, step.outcome.value, step.raised, undo))
     return written
 
 
@@ -204,16 +195,23 @@ def _decode(name: str, value: Any) -> Any:
     return value * _MICROSECOND
 
 
+def unreadable(state: SagaState) -> str | None:
+    """Return what is wrong with a state of a format that this release does not know, or None."""
+    wrong = f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade temporal-saga"
+    return wrong if state.version > VERSION else None
+
+
 def name_of(state: SagaState, name: str) -> str:
     """Return the name of the saga that continues from a state.
 
     Raises:
+        TypeError: If the state is not a `SagaState`.
         RuntimeError: If this release cannot read the state, or the user gave another name than the state's.
     """
-    if state.version > VERSION:
-        raise RuntimeError(
-            f"this SagaState has format {state.version}, and this release reads {VERSION}: upgrade the library"
-        )
+    if not isinstance(state, SagaState):  # pyright: ignore[reportUnnecessaryIsInstance] - without a type it is a dict
+        raise TypeError(f"state= takes a SagaState; got {type(state).__name__}: annotate what carries it as SagaState")
+    if misuse := unreadable(state):
+        raise RuntimeError(misuse)
     if name not in ("saga", state.name):
         raise RuntimeError(f"the state belongs to saga {state.name!r}: leave out name=, which comes with the state")
     return state.name

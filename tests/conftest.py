@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -50,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
         if "time_skipping_env" in fixtures:
             item.add_marker("time_skipping")
+        if item.get_closest_marker("time_skipping"):
+            item.add_marker(pytest.mark.needs_server("1.32"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -59,6 +64,26 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
     if any(item.get_closest_marker("server") for item in session.items):
         os.environ["TEMPORAL_CLI"] = str(find_cli())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what the server cannot do: `make test-server` runs on older ones, too."""
+    for needed in item.iter_markers("needs_server"):
+        if _numbers(server_version(os.environ["TEMPORAL_CLI"])) < _numbers(needed.args[0]):
+            pytest.skip(f"needs server {needed.args[0]}")
+
+
+@cache
+def server_version(cli: str) -> str:
+    """Return the version of the server that a CLI has."""
+    said = subprocess.run([cli, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\(Server ([\d.]+)", said)
+    assert found, said
+    return found[1]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 @pytest.fixture(scope="session")

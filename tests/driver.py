@@ -411,6 +411,7 @@ class Run:
         data_converter: DataConverter = DataConverter.default,
         failure_exception_types: Sequence[type[BaseException]] = (),
         single_batch: bool = False,
+        metric_meter: MetricMeter = MetricMeter.noop,
     ) -> None:
         """Prepare a run; :meth:`start` delivers its first activation.
 
@@ -427,6 +428,7 @@ class Run:
             data_converter: The worker's.
             failure_exception_types: The worker's.
             single_batch: Whether the SDK applies all jobs of an activation before it runs code.
+            metric_meter: Where metrics go.
         """
         self.workflow_id = workflow_id
         self.run_id = run_id or str(uuid.UUID(int=random.getrandbits(128), version=4))
@@ -445,6 +447,7 @@ class Run:
         self._config = config
         self.data_converter = config.get("data_converter") or data_converter
         self.single_batch = single_batch
+        self.metric_meter = metric_meter
         self._args = args
 
         self.now = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -700,7 +703,7 @@ class Run:
             )
             if interceptor_class:
                 interceptor_classes.append(interceptor_class)
-        extern_functions["__temporal_get_metric_meter"] = lambda: MetricMeter.noop
+        extern_functions["__temporal_get_metric_meter"] = lambda: self.metric_meter
         extern_functions["__temporal_assert_local_activity_valid"] = lambda _name: None
         definition = _Definition.must_from_class(workflow)
         details = WorkflowInstanceDetails(

@@ -9,7 +9,8 @@ from tools.twins import ROOT
 
 METADATA = (
     "Metadata-Version: 2.4\nName: temporal-saga\nVersion: 0.1.0\nLicense-Expression: MIT\nRequires-Python: >=3.10\n"
-    "Project-URL: Homepage, https://example.org\nRequires-Dist: temporalio<2,>=1.35\n\n## Quick start\n"
+    "Project-URL: Homepage, https://example.org\nRequires-Dist: temporalio<2,>=1.35\n"
+    "Requires-Dist: click<9,>=8.1; extra == 'cli'\n\n## Quick start\n"
 )
 
 
@@ -34,6 +35,7 @@ def test_an_sdist_holds_the_sources_alone(name: str) -> None:
         ("Version: 0.1.0", "Version: 0.2.0"),
         (">=3.10", ">=3.9"),
         ("Requires-Dist: temporalio<2,>=1.35", "Requires-Dist: pytest"),
+        ("; extra == 'cli'", "; python_version >= '3.10'"),
         ("## Quick start", ""),
     ],
 )

@@ -31,7 +31,8 @@ IMPORTS = """
 import importlib, pkgutil, temporal_saga
 assert "site-packages" in temporal_saga.__file__, temporal_saga.__file__
 for each in pkgutil.walk_packages(temporal_saga.__path__, "temporal_saga."):
-    if each.name not in {"temporal_saga.testing.pytest_plugin", "temporal_saga.__main__"}:  # needs pytest; is a program
+    # These need pytest; are a program; need what the extra `cli` brings.
+    if not each.name.endswith((".pytest_plugin", ".__main__")) and not each.name.startswith("temporal_saga.cli."):
         importlib.import_module(each.name)
 """
 
@@ -140,7 +141,7 @@ def check_metadata(text: str, version: str) -> None:
     requirements = [
         each
         for each in found.get_all("Requires-Dist") or []
-        if not each.startswith(("temporalio", "typing-extensions"))
+        if not each.startswith(("temporalio", "typing-extensions")) and not re.search(r";\s*extra == ", each)
     ]
     if requirements:
         raise CheckError(f"the package requires {', '.join(requirements)}")
@@ -158,6 +159,7 @@ def check_installed(file: Path, folder: Path, address: str | None) -> None:
     if run(python, "-m", "tools.api", cwd=folder) != (ROOT / "tests" / "api.txt").read_text():
         raise CheckError(f"{file.name}: the public API is not the recorded one; `make api` records an intended change")
     say(f"{file.name}: installs, imports, and has the recorded API")
+    check_command(file, python.with_name("temporal-saga"))
     if address is None:
         say("no server at hand: the quick start is left out")
         return
@@ -168,6 +170,17 @@ def check_installed(file: Path, folder: Path, address: str | None) -> None:
     if not re.fullmatch(re.escape(printed).replace(re.escape("..."), "[0-9a-f-]{36}"), output):
         raise CheckError(f"{file.name}: the quick start prints {output!r}")
     say(f"{file.name}: the quick start prints what the README says")
+
+
+def check_command(file: Path, command: Path) -> None:
+    """Raise if the command line does not say what it lacks, or does not run once it has that."""
+    lacks = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
+    if lacks.returncode == 0 or "pip install 'temporal-saga[cli]'" not in lacks.stderr:
+        raise CheckError(f"{file.name}: without the extra `cli`, the command says {lacks.stderr!r}")
+    run(command.with_name("python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", f"{file}[cli]")
+    if not all(word in run(command, "--help") for word in ("show", "list", "resolve")):
+        raise CheckError(f"{file.name}: temporal-saga --help lacks a command")
+    say(f"{file.name}: the command line runs with its extra")
 
 
 def quick_start(readme: str) -> tuple[str, str]:

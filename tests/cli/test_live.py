@@ -376,6 +376,7 @@ async def test_what_goes_wrong_is_one_line(world: World, args: list[str], says: 
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.needs_server("1.30")
 async def test_a_paused_workflow(world: World) -> None:
     """A paused workflow is shown, and accepts no decision; this says so."""
     handle = await start(world.with_attribute, sagas.Parked, "paused")

@@ -21,6 +21,7 @@ from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_saga import Compensation, Saga, SagaState, presets
+from temporal_saga._state import VERSION
 from tests.driver import Run, cancel, cancelled, child_completed, child_started, completed, failed, reset, signal, timer
 from tests.rules.workflows import DECLINED, OPTIONS, REFUSED, SECOND, cancels, do, end, flow, new_saga, undone
 
@@ -588,11 +589,50 @@ def test_detach_refuses_what_cannot_be_written_down() -> None:
     assert "versioning_intent" in run.commands[-1][2]
 
 
-def test_detach_an_unknown_version_is_refused() -> None:
-    state = {**detached(), "version": 99}
-    run = Run(Resumes, state, "").start()
+@flow
+async def adopts() -> None:
+    async with new_saga("parent") as saga:
+        await saga.execute_child_workflow(
+            "Child", result_type=SagaState, compensation_from=lambda outcome: outcome.result
+        )
+        raise REFUSED
+
+
+@pytest.mark.parametrize("place", ["state=", "compensation_from="])
+def test_a_state_of_a_newer_format_is_refused_where_it_is_taken_until_the_worker_is_upgraded(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release never guesses what a newer one has written. Nothing is lost: an upgraded worker goes on."""
+    state = {**detached(), "version": VERSION + 1, "of a newer release": [1]}
+    if place == "state=":
+        run = Run(Resumes, state, "").start()
+    else:
+        run = Run(adopts).start()
+        run.activate(child_started("Child"))
+        run.activate(child_completed("Child", state))
     assert end(run) == "task: RuntimeError"
-    assert "upgrade" in run.commands[-1][2]
+    message = run.commands[-1][2]
+    assert (
+        f"this SagaState has format {VERSION + 1}, and this release reads {VERSION}: upgrade temporal-saga" in message
+    )
+    assert place == "state=" or message.startswith("compensation_from= of step 'Child' returned what cannot be read: ")
+    assert run.scheduled == []
+    monkeypatch.setattr("temporal_saga._state.VERSION", VERSION + 1)
+    run.restart().autopilot({})
+    assert undone(run) == ["undo_by_hand", "undo_a"]
+
+
+def test_a_state_that_came_without_its_type_is_told_so() -> None:
+    @flow
+    async def body() -> None:
+        new_saga(state={"version": 2})
+
+    run = Run(body).start()
+    assert run.task_failure == (
+        "task_failed",
+        "TypeError",
+        "state= takes a SagaState; got dict: annotate what carries it as SagaState",
+    )
 
 
 def test_detach_after_an_unwind_is_refused() -> None:

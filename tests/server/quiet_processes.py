@@ -40,6 +40,7 @@ async def replay(path: str) -> None:
     replayer = Replayer(workflows=WORKFLOWS, plugins=[SagaPlugin()])
     for id, history in json.loads(Path(path).read_text()).items():
         await replayer.replay_workflow(WorkflowHistory.from_json(id, history))
+    os._exit(0)  # as above: a replay has a worker, too
 
 
 if __name__ == "__main__":

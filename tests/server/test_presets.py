@@ -143,7 +143,8 @@ async def test_attempts_that_take_their_time_end_with_schedule_to_close(client: 
         state, error = await end(handle)
         script.hangs = False
     assert isinstance(error, TimeoutError)
-    assert state == RetryState.TIMEOUT
+    # Servers 1.29 and 1.30 give the second.
+    assert state in (RetryState.TIMEOUT, RetryState.NON_RETRYABLE_FAILURE)
     # 1 s, a wait of 1 s, 1 s, a wait of 2 s, 1 s, cut off by schedule-to-close; a busy server is a little late.
     assert len(script.attempts) in (2, 3)
     events = (await handle.fetch_history()).events

@@ -38,6 +38,7 @@ async def failure(handle: WorkflowHandle[Any, Any]) -> BaseException:
     return failed.value.cause
 
 
+@pytest.mark.needs_server("1.30")  # an older one terminates the run
 async def test_an_undo_of_more_than_2_mb_waits_for_the_fixed_code(client: Client) -> None:
     queue = f"q-{uuid4()}"
     async with deployed(client, queue, LargeUndo):
