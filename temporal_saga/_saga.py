@@ -61,8 +61,7 @@ class Saga(Steps):
         name: The saga's name.
 
     Raises:
-        TypeError: If `name` is not a string or is empty; if an option does not exist; if `state` or an option has the
-            wrong type.
+        TypeError: If `name`, `state` or an option has the wrong type; if `name` is empty; if an option does not exist.
         ValueError: If `order`, `on_step_failure` or `on_compensation_failure` is not one of its choices; if the
             interval of `park_reminder` is not positive; if a retry policy contradicts itself.
         RuntimeError: If this release cannot read the format of `state`, or `state` belongs to a saga of another name.

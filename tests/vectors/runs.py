@@ -11,6 +11,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.exceptions import ApplicationError
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 
+from temporal_saga.cli._commands import cli
 from temporal_saga.plugin import SagaPlugin
 from tests.driver import Run, completed, failed, update
 from tests.rules.workflows import REFUSED, do, end, flow, new_saga
@@ -47,6 +48,7 @@ def outcome(given: Any, _: Any) -> Any:
 SHOWN = [
     "memo",
     "search attribute",
+    "search attribute that temporal-saga looks for",
     "patches",
     "query saga_report",
     "argument of park_reminder",
@@ -106,6 +108,9 @@ def _all() -> dict[str, Any]:
         for each in protos
         if each.HasField("modify_workflow_properties")
     ]
+    found["search attribute that temporal-saga looks for"] = next(
+        option.default for option in cli.commands["list"].params if option.name == "search_attribute"
+    )
     found["patches"] = sorted({each.set_patch_marker.patch_id for each in protos if each.HasField("set_patch_marker")})
     found["search attribute"] = [
         {
