@@ -15,9 +15,10 @@ import sys
 import types
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from temporalio import activity, workflow
@@ -26,8 +27,8 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from temporal_saga import Declined, business_key, presets
-from temporal_saga.errors import Fenced
-from temporal_saga.testing import explore
+from temporal_saga.errors import Fenced, Rejected
+from temporal_saga.testing import explore, step_environment
 from tests.driver import (
     HANG,
     Activity,
@@ -534,6 +535,50 @@ def test_how_to_another_task_queue() -> None:
     ]
     assert run.was_cancelled
     run.check()
+
+
+# --- recipes ---
+
+
+def test_recipes_a_decline_is_a_result() -> None:
+    """In whichever attempt: from the second on the charge is undone too. Another error goes on."""
+    page = load("recipes")
+    for attempt, undone in ((1, ["cancel_booking"]), (2, ["refund", "cancel_booking"])):
+        run = Run(page.Stay, "suite").autopilot({"charge": by(page, first=attempt)})
+        assert run.history == ["book", "charge", *undone]
+        assert run.result == "declined: the card has no money for a suite"
+        run.check()
+    assert Run(page.Stay, "single").autopilot({}).result == "booked"
+    assert end(Run(page.Stay, "single").autopilot({"charge:do": REFUSED})) == "ActivityError"
+    failed_undo = {"charge": by(page), "cancel_booking": REFUSED}
+    assert end(Run(page.Stay, "suite").autopilot(failed_undo)) == "CompensationError"
+
+
+async def at_the_hotel(page: Any, phase: Literal["do", "undo"], *, seconds: float) -> None:
+    """Run the step or its undo, which was scheduled so long ago and whose attempt may last 30 s."""
+    environment = step_environment("book", phase=phase)
+    began = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+    environment.info = dataclasses.replace(
+        environment.info, scheduled_time=began, started_time=began, start_to_close_timeout=timedelta(seconds=30)
+    )
+    await environment.run(page.book if phase == "do" else page.cancel_booking, "single")
+
+
+async def test_recipes_undo_by_looking_first() -> None:
+    """A step that is repeated books once, one that comes too late does not book; the undo looks until none can come."""
+    page = load("recipes")
+    page.hotel.bookings.clear()
+    with pytest.raises(ApplicationError, match="so far"):
+        await at_the_hotel(page, "undo", seconds=1)
+    for _ in range(2):
+        await at_the_hotel(page, "do", seconds=1)
+        assert list(page.hotel.bookings.values()) == ["single"]
+    for seconds in (1, 41):
+        await at_the_hotel(page, "undo", seconds=seconds)
+        assert page.hotel.bookings == {}
+    with pytest.raises(Rejected):
+        await at_the_hotel(page, "do", seconds=31)
+    assert page.hotel.bookings == {}
 
 
 # --- keys ---

@@ -77,7 +77,7 @@ class OpenAITrip:
             try:
                 result = await Runner.run(agent, trip.wish, context=Booker(trip.traveler, saga))
             except (MaxTurnsExceeded, ModelBehaviorError) as error:
-                # The model's doing, which no deployment fixes. As they are, they would fail the workflow task for ever.
+                # The model's doing, which no deployment fixes. As they are, they would fail the workflow task forever.
                 raise ApplicationError(str(error), type="AgentFailed") from error
             plan = str(result.final_output)
             self._status = Status(State.WAITS_FOR_REVIEW, plan)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
 from temporalio import activity
-from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from examples.agent_tools.__main__ import WORKFLOWS, planned, review, start, with_plugins, working
+from examples.agent_tools.__main__ import WORKFLOWS, review, start, with_plugins, working
 from examples.agent_tools.activities import Agency
-from examples.agent_tools.models import Booking, State, Trip
-from tests.server.support import causes
+from examples.agent_tools.models import Booking, State, Status, Trip
+from tests.server.support import causes, eventually
 
 
 class FragileAgency(Agency):
@@ -50,6 +52,18 @@ async def office(env: WorkflowEnvironment, request: pytest.FixtureRequest) -> As
     agency.close()
 
 
+async def planned(office: Office, traveler: str, handle: WorkflowHandle[Any, Status]) -> None:
+    """Waits until a trip waits for its review. A query replays the agent too, and may be late: few are sent."""
+    await eventually(lambda: len(log(office, traveler)) == 2)
+
+    async def waits() -> bool:
+        with suppress(RPCError):
+            return (await handle.query("status", result_type=Status)).state is State.WAITS_FOR_REVIEW
+        return False
+
+    await eventually(waits)
+
+
 def log(office: Office, traveler: str) -> list[str]:
     return [line.removesuffix(f" for {traveler}") for line in office.agency.log() if line.endswith(traveler)]
 
@@ -57,7 +71,7 @@ def log(office: Office, traveler: str) -> list[str]:
 async def test_a_trip_is_booked_by_an_agent_and_approved(office: Office) -> None:
     traveler = f"ann-{uuid4()}"
     handle = await start(office.client, Trip(traveler, "Rome"), office.framework)
-    await planned(handle)
+    await planned(office, traveler, handle)
     await review(handle, True)
     with pytest.raises(WorkflowUpdateFailedError):
         await review(handle, False)
@@ -69,7 +83,7 @@ async def test_a_trip_is_booked_by_an_agent_and_approved(office: Office) -> None
 async def test_what_was_booked_is_canceled_newest_first(office: Office, how: str) -> None:
     traveler = f"bob-{uuid4()}"
     handle = await start(office.client, Trip(traveler, "Rome"), office.framework)
-    await planned(handle)
+    await planned(office, traveler, handle)
     if how == "rejected":
         await review(handle, False)
         assert (await handle.result()).state is State.REJECTED
