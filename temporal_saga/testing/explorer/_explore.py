@@ -69,7 +69,8 @@ def explore(
             called after the run.
         check: Is called with the world and the simulation after each run; it raises or returns False to object. It is
             not called after a run in which faults made compensations fail for good: their effects stand, and the
-            explorer checks instead that the run reports the failed compensations.
+            explorer checks instead that the run reports the failed compensations. Nor is it called after a run that
+            waits for a person, to decide about what is parked.
         ends: How the run without any fault ends. Another end is a violation, and then no fault is tried.
         faults: Up to how many faults at once.
         plan: Run these faults only.
