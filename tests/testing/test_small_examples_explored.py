@@ -419,9 +419,10 @@ RENT = StandingOrder("rent", "ann", "landlord", 10_00, payments=2)
 
 @pytest.mark.slow
 def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it() -> None:
+    """The loop, which pays in the same way, is replayed elsewhere."""
     due = TypedSearchAttributes([SearchAttributePair(DUE, datetime(2030, 1, 1, tzinfo=timezone.utc))])
-    check = each_period_is_paid_or_nothing_of_it
-    tried = explore_pairs(PayPeriod.run, RENT, setup=OrderBank, check=check, search_attributes=due)
+    options: Any = {"search_attributes": due, "faults": 2, "kinds": PAIRS, "elsewhere": False}
+    tried = explore(PayPeriod.run, RENT, setup=OrderBank, check=each_period_is_paid_or_nothing_of_it, **options)
     assert_tried(tried, 60, [])
 
 
