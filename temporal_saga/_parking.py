@@ -196,8 +196,6 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
             if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
                 workflow.logger.warning(message, parked.saga, parked.step, parked.key)
-        if ticket.decision.done():
-            return
         await asyncio.sleep(interval.total_seconds())
         parked = replace(parked, reminder=parked.reminder + 1)
 
