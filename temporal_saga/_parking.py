@@ -20,6 +20,7 @@ from ._compensation import check_arguments, registered_name
 from ._identity import checked_name
 from ._metrics import count
 from ._typing import Reminder
+from ._waiting import UntilDone
 
 __all__ = ["MEMO", "MOST_NAMED", "UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
 
@@ -118,9 +119,9 @@ class Parking:
         count("parked", "Steps and compensations that wait for a person.", saga=parked.saga, step=parked.step)
 
     def show(self) -> None:
-        """Show the saga of the newest ticket again, after another saga was shown."""
-        *_, newest = self._tickets.values()
-        newest.show()
+        """Show the saga of the newest ticket again, if there is one, after another saga was shown."""
+        for newest in [*self._tickets.values()][-1:]:
+            newest.show()
 
     def note(self) -> None:
         """Note in the run's memo which steps have something parked.
@@ -190,15 +191,24 @@ async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     lasts = max(interval, timedelta(minutes=1))
     while True:
         try:
-            await cast(Any, workflow).execute_activity(activity, parked, schedule_to_close_timeout=lasts)
+            await _send(activity, parked, lasts)
         except Exception:  # even if a data converter cannot write a Parked: parking must not depend on the reminder
             if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"
                 workflow.logger.warning(message, parked.saga, parked.step, parked.key)
-        if ticket.decision.done():
-            return  # an activity's handle swallows the cancel of this task
         await asyncio.sleep(interval.total_seconds())
         parked = replace(parked, reminder=parked.reminder + 1)
+
+
+async def _send(activity: Any, parked: Parked, lasts: timedelta) -> None:
+    # Not `await call`: a cancel that comes with its end loses its error, and asyncio logs the details of that.
+    call: asyncio.Task[Any] = cast(Any, workflow).start_activity(activity, parked, schedule_to_close_timeout=lasts)
+    call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    try:
+        await UntilDone(call)
+    finally:
+        call.cancel()
+    call.result()
 
 
 def _some(texts: list[str]) -> list[str]:

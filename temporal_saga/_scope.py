@@ -266,8 +266,7 @@ class Scope:
             run = self.shared.run
             run.unwinding -= 1
             run.show_state()
-            if run.parking:
-                run.parking.show()
+            run.parking.show()
             self._log_end()
         parent = self.parent
         if parent is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import logging
@@ -901,16 +902,26 @@ def test_the_cost_of_parking_is_linear() -> None:
         assert spent(120) < 2.5 * spent(60)
 
 
+@pytest.mark.parametrize("single_batch", [False, True])
+@pytest.mark.parametrize("decided_first", [False, True])
 @pytest.mark.parametrize("works", [True, False, None])
-def test_a_reminder_that_runs_when_a_person_decides_is_the_last(works: bool | None) -> None:
-    """It is cancelled. Nobody is told any more, and nothing is logged, though it ends well, badly or cancelled."""
-    run = Run(scoped(park_reminder=("tell", HOUR)))
+def test_a_reminder_that_runs_when_a_person_decides_is_the_last(
+    works: bool | None, decided_first: bool, single_batch: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cancelled. Nobody is told any more, and nothing is logged, though it ends well, badly or cancelled.
+
+    Nor does asyncio log that nobody has seen its error, with the error's details (rule 11).
+    """
+    run = Run(scoped(park_reminder=("tell", HOUR)), single_batch=single_batch)
     key = parked_undo(run)
     ends = [] if works is None else [completed("tell") if works else failed("tell", REFUSED)]
-    run.activate(decide(key, "done_by_hand"), *ends)
+    caplog.clear()
+    run.activate(*[decide(key, "done_by_hand"), *ends][:: 1 if decided_first else -1])
     assert (run.names, run.timers) == (["undo_a"], [])
     run.activate(completed("undo_a"))
     assert end(run) == "Refused"
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     run.replay()
 
 
