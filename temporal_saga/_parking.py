@@ -120,8 +120,8 @@ class Parking:
 
     def show(self) -> None:
         """Show the saga of the newest ticket again, if there is one, after another saga was shown."""
-        for newest in [*self._tickets.values()][-1:]:
-            newest.show()
+        if self._tickets:
+            [*self._tickets.values()][-1].show()
 
     def note(self) -> None:
         """Note in the run's memo which steps have something parked.

@@ -69,8 +69,8 @@ def explore(
             `close`, it is called after the run.
         check: Called with the world and the simulation after each run. It raises or returns False to object. It is not
             called after a run in which faults made compensations fail for good: their effects stand, and the explorer
-            checks instead that the run reports the failed compensations. It is also not called after a run that waits for
-            a person to decide about something parked.
+            checks instead that the run reports the failed compensations. It is also not called after a run that waits
+            for a person to decide about something parked.
         ends: The end of the run without any fault. Another end is a violation, and then no fault is tried.
         faults: The largest number of faults at once.
         plan: Run only these faults.
