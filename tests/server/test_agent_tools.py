@@ -74,7 +74,7 @@ async def test_a_trip_is_booked_by_an_agent_and_approved(office: Office) -> None
     handle = await start(office.client, Trip(traveler, "Rome"), office.framework)
     await planned(office, traveler, handle)
     await review(handle, True)
-    with pytest.raises(WorkflowUpdateFailedError):
+    with pytest.raises((WorkflowUpdateFailedError, RPCError)):  # refused, or the workflow has ended
         await review(handle, False)
     assert (await handle.result()).state is State.BOOKED
     assert log(office, traveler) == ["booked flight Rome", "booked hotel Astoria", "tickets"]

@@ -422,7 +422,8 @@ def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it() -> None:
     """The loop, which pays in the same way, is replayed elsewhere."""
     due = TypedSearchAttributes([SearchAttributePair(DUE, datetime(2030, 1, 1, tzinfo=timezone.utc))])
     options: Any = {"search_attributes": due, "faults": 2, "kinds": PAIRS, "elsewhere": False}
-    tried = explore(PayPeriod.run, RENT, setup=OrderBank, check=each_period_is_paid_or_nothing_of_it, **options)
+    options["check"] = each_period_is_paid_or_nothing_of_it
+    tried = explore(PayPeriod.run, RENT, setup=OrderBank, **options)
     assert_tried(tried, 60, [])
 
 
