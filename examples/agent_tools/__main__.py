@@ -15,31 +15,45 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from pydantic_ai.durable_exec.temporal import PydanticAIPlugin
 from temporalio.client import Client, Plugin, WorkflowFailureError, WorkflowHandle
 from temporalio.envconfig import ClientConfig
-from temporalio.openai_agents import ModelActivityParameters, OpenAIAgentsPlugin
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from temporal_saga.plugin import SagaPlugin
 
 from .activities import Agency
-from .fakes import OpenAIModel
 from .models import State, Status, Trip
-from .with_openai_agents import OpenAITrip
-from .with_pydantic_ai import PydanticTrip
 
 QUEUE = "trips"
-WORKFLOWS: dict[str, type[Any]] = {"pydantic-ai": PydanticTrip, "openai-agents": OpenAITrip}
+FRAMEWORKS = ["pydantic-ai", "openai-agents"]
+
+# The imports are in the functions, so that one of the frameworks is enough.
+
+
+def workflow_of(framework: str) -> type[Any]:
+    """The workflow whose agent is made with a framework."""
+    if framework == "pydantic-ai":
+        from .with_pydantic_ai import PydanticTrip
+
+        return PydanticTrip
+    from .with_openai_agents import OpenAITrip
+
+    return OpenAITrip
 
 
 def plugins(framework: str) -> list[Plugin]:
     """A client's plugins. Each framework brings a data converter, so that a client has one of the two."""
     if framework == "pydantic-ai":
+        from pydantic_ai.durable_exec.temporal import PydanticAIPlugin
+
         return [PydanticAIPlugin(), SagaPlugin(classify=True)]
+    from temporalio.openai_agents import ModelActivityParameters, OpenAIAgentsPlugin
+
+    from .fake_openai_agents import FakeModel
+
     parameters = ModelActivityParameters(start_to_close_timeout=timedelta(seconds=60))
-    return [OpenAIAgentsPlugin(parameters, model_provider=OpenAIModel()), SagaPlugin(classify=True)]
+    return [OpenAIAgentsPlugin(parameters, model_provider=FakeModel()), SagaPlugin(classify=True)]
 
 
 def with_plugins(client: Client, framework: str) -> Client:
@@ -78,7 +92,7 @@ async def working(
         async with Worker(
             client,
             task_queue=f"{queue}-{framework}",
-            workflows=[WORKFLOWS[framework]],
+            workflows=[workflow_of(framework)],
             activities=agency.activities,
             activity_executor=threads,
             **options,
@@ -89,7 +103,7 @@ async def working(
 async def start(client: Client, trip: Trip, framework: str, queue: str = QUEUE) -> WorkflowHandle[Any, Status]:
     """Lets an agent plan and book a trip."""
     return await client.start_workflow(
-        WORKFLOWS[framework].run,
+        workflow_of(framework).run,
         trip,
         id=f"{queue}-{framework}-{trip.traveler}",
         task_queue=f"{queue}-{framework}",
@@ -113,7 +127,7 @@ async def tell() -> None:
     logging.getLogger("openai.agents").setLevel(logging.ERROR)  # traces are not exported without a key
     queue = f"{QUEUE}-{uuid4().hex[:6]}"
     async with server() as plain:
-        for framework in WORKFLOWS:
+        for framework in FRAMEWORKS:
             agency, client = Agency(), with_plugins(plain, framework)
             async with working(client, agency, framework, queue):
                 print(f"With {framework}:")
@@ -173,7 +187,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     of = {name: commands.add_parser(name) for name in ("worker", "start", "approve", "reject", "cancel", "status")}
     for name, each in of.items():
-        each.add_argument("--framework", choices=list(WORKFLOWS), default="pydantic-ai")
+        each.add_argument("--framework", choices=FRAMEWORKS, default="pydantic-ai")
         if name != "worker":
             each.add_argument("traveler")
     of["worker"].add_argument("--db", default="trips.sqlite3")

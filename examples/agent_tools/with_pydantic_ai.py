@@ -16,11 +16,11 @@ from temporal_saga import Saga, presets
 
 with workflow.unsafe.imports_passed_through():
     from .activities import Agency
-    from .fakes import pydantic_model
+    from .fake_pydantic_ai import model
     from .models import Booking, State, Status, Trip
 
 agent = Agent(
-    pydantic_model,  # yours: "openai:gpt-5", "anthropic:claude-sonnet-4-5"
+    model,  # yours: "openai:gpt-5", "anthropic:claude-sonnet-4-5"
     name="travel_agent",
     instructions="Book a flight and a hotel. If one is full, book another one.",
     capabilities=[TemporalDurability()],

@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from examples.agent_tools.__main__ import WORKFLOWS, review, start, with_plugins, working
+from examples.agent_tools.__main__ import FRAMEWORKS, review, start, with_plugins, workflow_of, working
 from examples.agent_tools.activities import Agency
 from examples.agent_tools.models import Booking, State, Status, Trip
 from tests.server.support import causes, eventually, passing
@@ -43,11 +43,11 @@ class Office(NamedTuple):
     agency: Agency
 
 
-@pytest.fixture(scope="module", params=list(WORKFLOWS))
+@pytest.fixture(scope="module", params=FRAMEWORKS)
 async def office(env: WorkflowEnvironment, request: pytest.FixtureRequest) -> AsyncIterator[Office]:
     agency, framework = FragileAgency(), str(request.param)
     client = with_plugins(env.client, framework)
-    runner = passing(list(WORKFLOWS.values()))
+    runner = passing([workflow_of(framework)])
     async with working(client, agency, framework, max_cached_workflows=0, workflow_runner=runner):
         yield Office(framework, client, agency)
     agency.close()

@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
-from examples.agent_tools.__main__ import plugins
+from examples.agent_tools.__main__ import plugins, workflow_of
 from examples.agent_tools.activities import Agency
 from examples.agent_tools.models import State, Status, Trip
 from examples.agent_tools.with_openai_agents import OpenAITrip, book
@@ -130,4 +130,26 @@ def test_nobody_reviews_a_trip_within_a_day() -> None:
     plan = "booked flight Rome; hotel Plaza is full; booked hotel Astoria"
     assert simulation.result() == Status(State.REJECTED, plan)
     assert agency.log()[-2:] == ["canceled hotel Astoria for ann", "canceled flight Rome for ann"]
+    agency.close()
+
+
+@pytest.mark.parametrize(
+    ("framework", "fake", "error"),
+    [("pydantic-ai", "fake_pydantic_ai", "UsageLimitExceeded"), ("openai-agents", "fake_openai_agents", "AgentFailed")],
+)
+def test_an_agent_that_never_ends_is_undone(
+    monkeypatch: pytest.MonkeyPatch, framework: str, fake: str, error: str
+) -> None:
+    """The framework ends it after so many requests. All that it booked is canceled."""
+
+    def think(results: dict[str, str]) -> Any:
+        return [(f"call-{len(results)}", "hotel", "Astoria")]
+
+    monkeypatch.setattr(f"examples.agent_tools.{fake}.think", think)
+    agency, run = FullPlaza(), workflow_of(framework).run
+    simulation = simulate(run, TRIP, activities=agency.activities, plugins=plugins(framework))
+    assert (simulation.status, agency.rows("SELECT seats FROM offers WHERE name = 'Astoria'")) == ("failed", [(9,)])
+    with pytest.raises(WorkflowFailureError) as failed:
+        simulation.result()
+    assert error in str(getattr(failed.value.cause, "type", None)), failed.value.cause
     agency.close()
