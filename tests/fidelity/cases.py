@@ -295,6 +295,23 @@ async def update_refused(handle: Any, seen: list[Any]) -> None:
     await end(handle)
 
 
+async def decide(handle: Any, seen: list[Any]) -> None:
+    async def parked() -> list[str]:
+        return [step["key"] for saga in await handle.query("saga_report") for step in saga["steps"]
+                if step["state"] == "PARKED"]  # fmt: skip
+
+    for number, answers in enumerate([["done_by_hand", "", "retry"], ["give_up"]]):
+        await until(parked)
+        (key,) = await parked()
+        for action in answers:
+            who = "" if action == "" else "ann"
+            try:
+                id = f"{action}-{number}"
+                seen.append(await handle.execute_update("saga_resolve", args=[key, action, who, "why"], id=id))
+            except WorkflowUpdateFailedError as error:
+                seen.append(chain(error))
+
+
 async def update_fails(handle: Any, seen: list[Any]) -> None:
     for how in ("itself", "activity"):
         try:
@@ -736,6 +753,7 @@ SAGA_CASES = [
     Case("a saga that is cancelled", ["sagas", "cancelling workflows"], w.Trip.run, ["wait"],
          client=cancel_in_a_step),
     Case("a saga with a savepoint", ["sagas"], w.Trip.run, ["savepoint"]),
+    Case("a saga with a parked step", ["sagas", "updates"], w.Trip.run, ["parked"], client=decide),
 ]  # fmt: skip
 
 CASES = [

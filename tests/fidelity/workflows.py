@@ -14,7 +14,7 @@ from temporalio.common import Priority, RawValue, RetryPolicy, SearchAttributeKe
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError
 from temporalio.workflow import ActivityCancellationType, ChildWorkflowCancellationType, ParentClosePolicy
 
-from temporal_saga import Saga
+from temporal_saga import Compensation, Saga
 
 with workflow.unsafe.imports_passed_through():
     from .activities import add, echo, fail, fail_in_a_thread, hang, step_facts, undo, until_cancelled
@@ -904,6 +904,7 @@ class Trip:
 
     @workflow.run
     async def run(self, end: str) -> Any:
+        options: dict[str, Any]
         async with Saga() as saga:
             facts = [
                 await saga.execute_activity(step_facts, "one", compensation=undo, **SHORT),
@@ -912,9 +913,12 @@ class Trip:
             saga.add_compensation(step_facts, "pushed", step="pushed", **SHORT)
             if end == "fail":
                 await saga.execute_activity(fail, args=["non_retryable", 9], **SHORT)
+            if end == "parked":
+                options = {**SHORT, "args": ["non_retryable", 9], "compensation": Compensation(undo, "parked")}
+                await saga.execute_activity(fail, on_step_failure="park", **options)
             if end == "timeout":
                 once = timedelta(seconds=1)
-                options: dict[str, Any] = {**ONCE, "start_to_close_timeout": once}
+                options = {**ONCE, "start_to_close_timeout": once}
                 await saga.execute_activity(hang, 1, compensation=undo, **options)
             if end == "at a time":
                 await asyncio.gather(

@@ -147,7 +147,7 @@ def test_a_reminder_comes_as_long_as_anything_else_is_to_happen() -> None:
     async def client(handle: SimulatedHandle[Any]) -> None:
         await asyncio.sleep(4.5 * 3600)
         (parked,) = {each.key for each in shop.reminders}
-        await handle.execute_update("saga_resolve", parked, "retry", "ann", "the provider is back")
+        await handle.execute_update("saga_resolve", args=[parked, "retry", "ann", "the provider is back"])
 
     simulation = bought(*STEP, shop=shop, client=client)
     assert simulation.status == "completed"

@@ -37,7 +37,10 @@ R = TypeVar("R")
 
 
 class SimulatedHandle(Generic[R]):
-    """The handle that the client's function gets: a `WorkflowHandle` of the simulation, with the same names."""
+    """The handle that the client's function gets: a `WorkflowHandle` of the simulation, with the same names.
+
+    Give several arguments as `args=[...]`, as to the SDK's handle, or one by one.
+    """
 
     def __init__(self, server: Server, execution: Execution, result_type: type | None) -> None:
         self._server = server
@@ -75,10 +78,10 @@ class SimulatedHandle(Generic[R]):
             await closed
         return cast(R, outcome_of(self._execution.run, self._world.parts.converter, self._result_type))
 
-    async def signal(self, signal: str | Callable[..., Any], *args: Any) -> None:
+    async def signal(self, signal: str | Callable[..., Any], *arg: Any, args: Sequence[Any] = ()) -> None:
         """Send a signal, given by its name or its handler. Return once it has been delivered."""
         run = self._open_run()
-        await self._deliver(run, run.messages.signal(signal_name(signal), self._encode(args)))
+        await self._deliver(run, run.messages.signal(signal_name(signal), self._encode(arg or args)))
 
     async def cancel(self, *, reason: str = "") -> None:
         """Request the workflow's cancellation. Return once it has been delivered. A closed workflow stays closed."""
@@ -90,7 +93,9 @@ class SimulatedHandle(Generic[R]):
         """End the workflow at once: none of its code runs any more."""
         self._open_run().terminate(reason)
 
-    async def query(self, query: str | Callable[..., Any], *args: Any, result_type: type | None = None) -> Any:
+    async def query(
+        self, query: str | Callable[..., Any], *arg: Any, args: Sequence[Any] = (), result_type: type | None = None
+    ) -> Any:
         """Query the workflow. Give the query's name, perhaps with its result type, or its handler.
 
         Raises:
@@ -103,7 +108,7 @@ class SimulatedHandle(Generic[R]):
             await begun
         name, known_type = query_name(query)
         answered: asyncio.Future[Any] = self._world.loop.create_future()
-        payloads = self._encode(args)
+        payloads = self._encode(arg or args)
         # Not here: a task runs here, and the workflow's own loop must not run inside of one.
         self._world.loop.call_soon(lambda: answered.set_result(run.cached.instance.query(name, payloads)))
         answer = await answered
@@ -138,7 +143,8 @@ class SimulatedHandle(Generic[R]):
     async def start_update(
         self,
         update: str | Callable[..., Any],
-        *args: Any,
+        *arg: Any,
+        args: Sequence[Any] = (),
         id: str | None = None,
         wait_for_stage: WorkflowUpdateStage = WorkflowUpdateStage.ACCEPTED,
     ) -> SimulatedUpdate:
@@ -152,7 +158,7 @@ class SimulatedHandle(Generic[R]):
         self._updates += 1
         update_id = id or run.messages.free_update_id(f"update-{self._updates}")
         if update_id not in run.messages.updates:  # as on the server: one update for each id
-            run.state.enqueue(run.messages.update(update_id, name, self._encode(args)))
+            run.state.enqueue(run.messages.update(update_id, name, self._encode(arg or args)))
         state = run.messages.updates[update_id]
         sent = SimulatedUpdate(update_id, state, self._converter, result_type)
         await _wait_for(state, state.accepted)
@@ -160,13 +166,15 @@ class SimulatedHandle(Generic[R]):
             await sent.result()
         return sent
 
-    async def execute_update(self, update: str | Callable[..., Any], *args: Any, id: str | None = None) -> Any:
+    async def execute_update(
+        self, update: str | Callable[..., Any], *arg: Any, args: Sequence[Any] = (), id: str | None = None
+    ) -> Any:
         """Send an update and return its result.
 
         Raises:
             WorkflowUpdateFailedError: If the validator refused it, or the handler failed.
         """
-        return await (await self.start_update(update, *args, id=id)).result()
+        return await (await self.start_update(update, *arg, args=args, id=id)).result()
 
     def _open_run(self) -> Run:
         run = self._execution.run
