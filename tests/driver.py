@@ -703,7 +703,8 @@ class Run:
             )
             if interceptor_class:
                 interceptor_classes.append(interceptor_class)
-        extern_functions["__temporal_get_metric_meter"] = lambda: self.metric_meter
+        meter = self.metric_meter  # not `self`: the SDK's instance must not keep the run, or it is collected late
+        extern_functions["__temporal_get_metric_meter"] = lambda: meter
         extern_functions["__temporal_assert_local_activity_valid"] = lambda _name: None
         definition = _Definition.must_from_class(workflow)
         details = WorkflowInstanceDetails(
