@@ -79,7 +79,13 @@ class SagaPlugin(SimplePlugin):
                 message has the command that registers it. Also if the server does not let this worker ask.
         """
         if self._search_attribute is not None:
-            await _check_search_attribute(worker.client, self._search_attribute)
+            try:
+                await _check_search_attribute(worker.client, self._search_attribute)
+            except BaseException:
+                # The worker has not run, so nothing ends its shutdown, and the exit of `async with worker` waits for that.
+                # The SDK sets this event itself if its own check fails at the start.
+                cast(Any, worker)._shutdown_complete_event.set()
+                raise
         await super().run_worker(worker, next)
 
 
