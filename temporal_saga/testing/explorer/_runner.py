@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar

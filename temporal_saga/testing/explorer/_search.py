@@ -42,7 +42,7 @@ from ._plans import (
 )
 from ._processes import Looks
 from ._rest import number_of
-from ._runner import PlanError, Runner
+from ._runner import PlanError, Runner, not_fresh
 
 W = TypeVar("W")
 R = TypeVar("R")
