@@ -82,7 +82,7 @@ class SagaPlugin(SimplePlugin):
             try:
                 await _check_search_attribute(worker.client, self._search_attribute)
             except BaseException:
-                # The worker has not run, so nothing ends its shutdown, and the exit of `async with worker` waits for that.
+                # The worker has not run, so nothing ends its shutdown, which the exit of `async with worker` waits for.
                 # The SDK sets this event itself if its own check fails at the start.
                 cast(Any, worker)._shutdown_complete_event.set()
                 raise

@@ -9,7 +9,7 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -248,20 +248,17 @@ async def stay_in(worker: Worker) -> None:
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("how", ["run", "async with"])
+@pytest.mark.parametrize("starts", [Worker.run, stay_in], ids=["run", "async with"])
 async def test_a_worker_does_not_start_with_an_attribute_that_is_not_registered(
-    client: Client, env: WorkflowEnvironment, how: str
+    client: Client, env: WorkflowEnvironment, starts: Callable[[Worker], Awaitable[None]]
 ) -> None:
     """The worker says so and ends, however it is started. The command that the message gives makes it start."""
     name = f"Saga{uuid4().hex}"
     config = client.config()
     config["plugins"] = [SagaPlugin(search_attribute=name)]
+    worker = make_worker(Client(**config), str(uuid4()), **PLAIN)
     with pytest.raises(RuntimeError, match="is not registered in namespace") as caught:
-        worker = make_worker(Client(**config), str(uuid4()), **PLAIN)
-        if how == "run":
-            await worker.run()
-        else:
-            await asyncio.wait_for(stay_in(worker), 30)
+        await asyncio.wait_for(starts(worker), 30)
     _, _, command = str(caught.value).partition("Register it: temporal ")
     address = env.client.service_client.config.target_host
     cli = await asyncio.create_subprocess_exec(find_cli(), *shlex.split(command), "--address", address)

@@ -179,7 +179,7 @@ def test_runs_that_share_a_world(books: type[OneFile], said: str, tmp_path: Path
 
 @pytest.mark.parametrize("first", [["a", "b", "c"], ["flights", "hotels", "payments"]])
 def test_the_rest_of_an_assertion_is_shown(first: list[str], tmp_path: Path) -> None:
-    """pytest puts the difference of two lists in its middle, even if the lists are equal."""
+    """Pytest puts the difference of two lists in its middle, even if the lists are equal."""
 
     def check(books: Books, simulation: Any) -> None:
         two = 2
