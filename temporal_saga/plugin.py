@@ -92,20 +92,18 @@ class SagaPlugin(SimplePlugin):
 async def _check_search_attribute(client: Client, name: str) -> None:
     request = ListSearchAttributesRequest(namespace=client.namespace)
     try:
-        registered = await client.operator_service.list_search_attributes(request, retry=True)
+        kind = (await client.operator_service.list_search_attributes(request, retry=True)).custom_attributes.get(name)
     except RPCError as error:
         raise RuntimeError(
             f"the server does not tell whether the search attribute {name!r} is registered ({error.status.name}): let "
             "the credentials of this worker call ListSearchAttributes, or leave search_attribute= out"
         ) from error
-    kind = registered.custom_attributes.get(name)
-    if kind == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
-        return
-    found = "is not registered" if kind is None else "is registered with another type than Keyword"
-    raise RuntimeError(
-        f"the search attribute {name!r} {found} in namespace {client.namespace!r}. Register it: temporal operator "
-        f"search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
-    )
+    if kind != IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
+        found = "is not registered" if kind is None else "is registered with another type than Keyword"
+        raise RuntimeError(
+            f"the search attribute {name!r} {found} in namespace {client.namespace!r}. Register it: temporal operator "
+            f"search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
+        )
 
 
 def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
@@ -126,8 +124,6 @@ class _SagaInterceptor(Interceptor):
         return next if self._profile is None else ClassifyErrors(next, self._profile)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        if self._search_attribute is None:
-            return _HoldClose
         return type("_HoldClose", (_HoldClose,), {"search_attribute": self._search_attribute})
 
 

@@ -102,7 +102,7 @@ class Search(Generic[W, R]):
             self.findings.note(plan, shown(simulation), objections)
 
     def _learn_end(self, happy: Simulation[R]) -> list[Objection]:
-        """Keep how the run without any fault ended, and whether a second one ends the same. Return objections to that."""
+        """Keep how the run without any fault ended, and whether a second one does; return objections to the second."""
         known, (again, objections) = self._runner.known, self._runner.run(())
         known.ends[()] = end_of(happy)
         known.results_vary = end_of(again)[1] != known.ends[()][1]
