@@ -79,27 +79,31 @@ class SagaPlugin(SimplePlugin):
                 message has the command that registers it. Also if the server does not let this worker ask.
         """
         if self._search_attribute is not None:
-            await _check_search_attribute(worker.client, self._search_attribute)
+            try:
+                await _check_search_attribute(worker.client, self._search_attribute)
+            except BaseException:
+                # The worker has not run, so nothing ends its shutdown, which the exit of `async with worker` waits for.
+                # The SDK sets this event itself if its own check fails at the start.
+                cast(Any, worker)._shutdown_complete_event.set()
+                raise
         await super().run_worker(worker, next)
 
 
 async def _check_search_attribute(client: Client, name: str) -> None:
     request = ListSearchAttributesRequest(namespace=client.namespace)
     try:
-        registered = await client.operator_service.list_search_attributes(request, retry=True)
+        kind = (await client.operator_service.list_search_attributes(request, retry=True)).custom_attributes.get(name)
     except RPCError as error:
         raise RuntimeError(
             f"the server does not tell whether the search attribute {name!r} is registered ({error.status.name}): let "
             "the credentials of this worker call ListSearchAttributes, or leave search_attribute= out"
         ) from error
-    kind = registered.custom_attributes.get(name)
-    if kind == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
-        return
-    found = "is not registered" if kind is None else "is registered with another type than Keyword"
-    raise RuntimeError(
-        f"the search attribute {name!r} {found} in namespace {client.namespace!r}. Register it: temporal operator "
-        f"search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
-    )
+    if kind != IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
+        found = "is not registered" if kind is None else "is registered with another type than Keyword"
+        raise RuntimeError(
+            f"the search attribute {name!r} {found} in namespace {client.namespace!r}. Register it: temporal operator "
+            f"search-attribute create --namespace {client.namespace} --name {name} --type Keyword"
+        )
 
 
 def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
@@ -120,8 +124,6 @@ class _SagaInterceptor(Interceptor):
         return next if self._profile is None else ClassifyErrors(next, self._profile)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        if self._search_attribute is None:
-            return _HoldClose
         return type("_HoldClose", (_HoldClose,), {"search_attribute": self._search_attribute})
 
 

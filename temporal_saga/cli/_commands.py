@@ -161,10 +161,17 @@ def list_command(
     _print_cost(console(stderr=True), found, search)
 
 
+class _Action(click.Choice[str]):
+    """An action, also as the update saga_resolve spells it: done_by_hand."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value.replace("_", "-"), param, ctx)
+
+
 @cli.command("resolve")
 @click.argument("workflow_id")
 @click.argument("key")
-@click.argument("action", type=click.Choice(ACTIONS))
+@click.argument("action", type=_Action(ACTIONS))
 @click.option("--who", required=True, help="The person who decides. It goes on record.")
 @click.option("--why", required=True, help="The reason. It goes on record.")
 @click.option("--run-id", help="A run of the workflow. Default: the latest.")
@@ -260,7 +267,8 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
         how = f"by reading each history: register {name} and use SagaPlugin(search_attribute=...) to make this cheap"
     elif search.by_looking:
         how = "by reading each history"
-    say(out, f"{len(found.stories)} found, {found.looked_at} histories read, {how}.", "dim")
+    histories = "history" if found.looked_at == 1 else "histories"
+    say(out, f"{len(found.stories)} found, {found.looked_at} {histories} read, {how}.", "dim")
     if found.left_out:
         say(out, f"There are more: only {search.most} were read. Narrow it with --query, or give --most.", "yellow")
     for problem in found.problems[:_MOST_PROBLEMS]:

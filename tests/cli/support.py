@@ -43,7 +43,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "<date>", text)
     text = re.sub(r"\b\d+(\.\d)? (ms|s|min|h|d)\b", "<time>", text)
     text = re.sub(r"(workflow task has failed) (once|\d+ times)", r"\1 <n> times", text)
-    text = re.sub(r"\d+ histories read", "<n> histories read", text)
+    text = re.sub(r"\d+ (history|histories) read", "<n> histories read", text)
     return re.sub(r" {2,}", "  ", text)
 
 

@@ -338,14 +338,17 @@ async def test_stuck_is_found_by_the_server_s_own_mark(world: World) -> None:
 
 
 async def test_an_undo_that_is_tried_again_is_settled_by_hand(world: World) -> None:
-    """Its activity is completed, with who and why on record; the saga goes on, and its end is complete."""
+    """Its activity is completed, with who and why on record; the saga goes on, and its end is complete.
+
+    The action may be spelled as in the update, with underscores.
+    """
     handle = await start(world.client, sagas.Terminated, "by-hand")
     id = await until(failures(handle))
     ask = ("resolve", "by-hand", id)
     record = ("--who", "alice", "--why", REASON)
     assert "is retried automatically" in (await world.cli(*ask, "retry", *record, "--yes")).err
     assert (await world.cli(*ask, "done-by-hand", *record, answer="\n")).code == 1
-    said = await world.cli(*ask, "done-by-hand", *record, "--yes")
+    said = await world.cli(*ask, "done_by_hand", *record, "--yes")
     assert (said.code, said.out) == (0, "refund counts as done: charge is undone by hand.\n")
     await until(lambda: ended(handle))
     check_snapshot("show-by-hand", (await world.cli("show", "by-hand")).out)

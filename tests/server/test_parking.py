@@ -9,7 +9,7 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
 
 from examples.dev_server import find_cli
 from temporal_saga.plugin import SagaPlugin
@@ -241,15 +242,23 @@ async def test_a_saga_that_succeeds_adds_not_one_event(listed: Runs) -> None:
     assert (await run.history()).types == (await by_hand.history()).types
 
 
+async def stay_in(worker: Worker) -> None:
+    """What a worker's program does."""
+    async with worker:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("starts", [Worker.run, stay_in], ids=["run", "async with"])
 async def test_a_worker_does_not_start_with_an_attribute_that_is_not_registered(
-    client: Client, env: WorkflowEnvironment
+    client: Client, env: WorkflowEnvironment, starts: Callable[[Worker], Awaitable[None]]
 ) -> None:
-    """The command that the message gives makes it start."""
+    """The worker says so and ends, however it is started. The command that the message gives makes it start."""
     name = f"Saga{uuid4().hex}"
     config = client.config()
     config["plugins"] = [SagaPlugin(search_attribute=name)]
+    worker = make_worker(Client(**config), str(uuid4()), **PLAIN)
     with pytest.raises(RuntimeError, match="is not registered in namespace") as caught:
-        await make_worker(Client(**config), str(uuid4()), **PLAIN).run()
+        await asyncio.wait_for(starts(worker), 30)
     _, _, command = str(caught.value).partition("Register it: temporal ")
     address = env.client.service_client.config.target_host
     cli = await asyncio.create_subprocess_exec(find_cli(), *shlex.split(command), "--address", address)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from temporalio import activity, workflow
 
-from temporal_saga import Saga, fence, presets
+from temporal_saga import Rejected, Saga, fence, presets
 from temporal_saga.testing import (
     Exploration,
     cancel,
@@ -130,3 +130,60 @@ def test_a_payload_that_changes(explored: Callable[..., Exploration], fault: Any
 def test_a_late_repeat_that_the_fence_refuses(explored: Callable[..., Exploration]) -> None:
     assert explored(Books, faults=2).violations == []
     assert explored(Books, plan=[fails_after("enter")]).violations == []
+
+
+class OneFile(Books):
+    """Each run empties the entries, and leaves the fence's table as it is: its keys are those of the run before."""
+
+    def __init__(self, directory: Path) -> None:
+        self.where = directory / "one.sqlite"
+        self.activities = [self.enter, self.strike]
+        with closing(sqlite3.connect(self.where)) as connection, connection:
+            fence.create_table(connection)
+            connection.execute("CREATE TABLE IF NOT EXISTS entry (amount INTEGER UNIQUE)")
+            connection.execute("DELETE FROM entry")
+
+
+class OneFileKept(OneFile):
+    """No run empties anything, and an entry that is there already is refused."""
+
+    def __init__(self, directory: Path) -> None:
+        with closing(sqlite3.connect(directory / "one.sqlite")) as connection, connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS kept (amount INTEGER UNIQUE)")
+        super().__init__(directory)
+
+    def change(self, amount: int, payload: object = None) -> None:
+        with closing(sqlite3.connect(self.where)) as connection, connection:
+            try:
+                connection.execute("INSERT INTO kept VALUES (?)", (amount,))
+            except sqlite3.IntegrityError as error:
+                raise Rejected("there already") from error
+        super().change(amount)
+
+
+def entered(books: Books, simulation: Any) -> None:
+    assert simulation.status != "completed" or books.entries() == [7]
+
+
+@pytest.mark.parametrize(
+    ("books", "said"), [(OneFile, "the check objects: assert "), (OneFileKept, "ends otherwise: it ended failed")]
+)
+def test_runs_that_share_a_world(books: type[OneFile], said: str, tmp_path: Path) -> None:
+    """`explore` says so before it tries any fault: what the faults would show is no fault of the workflow."""
+    exploration = explore(Enter.run, 7, setup=lambda: books(tmp_path), check=entered, fail=False)
+    (violation,) = exploration.violations
+    assert (violation.plan, violation.kind, exploration.tried) == ((), "the world is not fresh", 1)
+    assert violation.message.startswith(f"in a second run {said}")
+    assert violation.message.endswith("so empty a fence's table too")
+
+
+@pytest.mark.parametrize("first", [["a", "b", "c"], ["flights", "hotels", "payments"]])
+def test_the_rest_of_an_assertion_is_shown(first: list[str], tmp_path: Path) -> None:
+    """Pytest puts the difference of two lists in its middle, even if the lists are equal."""
+
+    def check(books: Books, simulation: Any) -> None:
+        two = 2
+        assert first == list(first) and two == 1  # noqa: PT018 - as people write it
+
+    exploration = explore(Enter.run, 7, setup=lambda: Books(tmp_path), check=check, fail=False)
+    assert "and 2 == 1) (" in exploration.violations[0].message

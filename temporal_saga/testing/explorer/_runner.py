@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -173,7 +174,7 @@ class Runner(Generic[W, R]):
         try:
             answer: object = self._check(world, simulation)
         except AssertionError as error:
-            said = _first_line(error)
+            said = _first_line_of(_PYTESTS_DIFF.sub("", str(error)))
             said = f"{said} ({_where(error)})" if said else _where(error)
             return [Objection("the check objects", f"{said}{_undone(simulation, plan)}")]
         except Exception as error:
@@ -182,6 +183,18 @@ class Runner(Generic[W, R]):
             raise TypeError("check has to be a plain function: not async, and without yield; it has not run")
         said = f"the check returned False{_undone(simulation, plan)}"
         return [Objection("the check objects", said)] if answer is False else []
+
+
+def not_fresh(again: Sequence[Objection]) -> list[Objection]:
+    """Object to what a second run without any fault shows, where the first one showed nothing: runs share a world."""
+    said = next((each for each in again if each.kind in _OF_THE_WORLD), None)
+    if said is None:
+        return []
+    advice = "setup has to make a fresh world for each run; runs have the same keys, so empty a fence's table too"
+    return [Objection("the world is not fresh", f"in a second run {said.kind}: {said.message}. {advice}")]
+
+
+_OF_THE_WORLD = {"ends otherwise", "the check objects", "the check raises", "the client raises"}
 
 
 def _undone(simulation: Simulation[Any], plan: Plan) -> str:
@@ -209,6 +222,10 @@ def _close(world: Any) -> None:
     close = getattr(world, "close", None)
     if close is not None:
         close()
+
+
+_PYTESTS_DIFF = re.compile(r"\n.*?Use -v to get more diff", re.DOTALL)
+"""It stands in the middle of the assertion: the rest of an `and` comes behind it."""
 
 
 def _first_line(error: BaseException) -> str:

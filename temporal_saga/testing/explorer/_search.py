@@ -42,7 +42,7 @@ from ._plans import (
 )
 from ._processes import Looks
 from ._rest import number_of
-from ._runner import PlanError, Runner
+from ._runner import PlanError, Runner, not_fresh
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -101,17 +101,19 @@ class Search(Generic[W, R]):
         if objections:
             self.findings.note(plan, shown(simulation), objections)
 
-    def _learn_end(self, happy: Simulation[R]) -> None:
-        """Keep how the run without any fault ended, and whether a second one ends the same."""
-        known, again = self._runner.known, self._runner.run(())[0]
+    def _learn_end(self, happy: Simulation[R]) -> list[Objection]:
+        """Keep how the run without any fault ended, and whether a second one does; return objections to the second."""
+        known, (again, objections) = self._runner.known, self._runner.run(())
         known.ends[()] = end_of(happy)
         known.results_vary = end_of(again)[1] != known.ends[()][1]
         known.varying |= varying(happy, again)
+        return objections
 
     def first(self) -> Points | None:
         """Run the workflow without any fault; return where faults can strike, or None if it fails already."""
         simulation, objections = self._runner.run(())
-        self._learn_end(simulation)
+        again = self._learn_end(simulation)
+        objections = objections or not_fresh(again)
         return self._judge((), self.looker.read((), simulation, objections))
 
     def all(
