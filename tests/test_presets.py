@@ -688,7 +688,7 @@ async def model(*answers: tuple[int, dict[str, str]]) -> AsyncIterator[str]:
 
 
 def test_the_page_of_the_llm_says_what_an_attempt_of_it_is() -> None:
-    assert "50 attempts of up to\n10 minutes each, waits from 1 s to 2 minutes" in read("llm")
+    assert "50 attempts of up to\n10 minutes each, with waits from 1 s to 2 minutes" in read("llm")
     assert (presets.llm.maximum_attempts, presets.llm.start_to_close_timeout) == (50, 10 * MINUTE)
     assert (presets.llm.initial_interval, presets.llm.maximum_interval) == (SECOND, 2 * MINUTE)
 

@@ -2,7 +2,7 @@
 
 Seen in: blog posts, answers to questions about sagas, and most first versions in applications.
 
-Misses: a step that timed out, or whose reply was lost, may have taken effect, and its compensation is not on the list.
+Misses: if a step timed out, or its reply was lost, it may have taken effect, but its compensation is not on the list.
 In a `gather`, a step that is still running is not on the list either. A cancel in a sleep or a wait is not an
 `Exception`. A cancel while the compensations run, or one compensation that fails, loses the rest.
 """

@@ -3,8 +3,8 @@
 Seen in: workflows that keep a status for queries and roll back by that status, state machines that were moved to
 Temporal, and code that assistants write.
 
-Misses: a step without the mark may have taken effect: its reply was lost, it timed out, it was cancelled, or it still
-runs beside a step that failed. A cancel while the rollback runs, or one undo that fails, loses the rest.
+Misses: a step without the mark may have taken effect: its reply was lost, it timed out, it was cancelled, or it is
+still running beside a step that failed. A cancel while the rollback runs, or one undo that fails, loses the rest.
 """
 
 from __future__ import annotations

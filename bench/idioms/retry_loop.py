@@ -3,9 +3,9 @@
 Seen in: workflows whose undo "must not fail", and posts that let the workflow wait until somebody has fixed the
 provider.
 
-Misses: a step that a cancel gives up, or that still runs beside a step that failed, may take effect after its undo,
-unless a fence refuses the step. A cancel in the sleep of the loop ends the loop and loses the rest: that takes three
-faults.
+Misses: a step that a cancel abandons, or that is still running beside a step that failed, may take effect after its
+undo, unless a fence refuses the step. A cancel in the sleep of the loop ends the loop and loses the rest. That takes
+three faults.
 """
 
 from __future__ import annotations

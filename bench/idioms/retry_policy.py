@@ -1,10 +1,10 @@
 """Each undo is retried by its activity's policy, up to a maximum of attempts; a failed undo is logged.
 
-Seen in: samples that give every activity one retry policy with a maximum of attempts, and reviews that ask for bounded
-retries. The other undos run after one that failed.
+Seen in: samples that give every activity one retry policy with a maximum of attempts, and reviews that ask for
+bounded retries. The other undos run after one that failed.
 
-Misses: the effect of an undo that failed stands, and only a log line says so: the run ends with the error of the step.
-A cancel gives up the undo that is running. What the table cannot show is an outage that lasts longer than the attempts.
+Misses: if an undo fails, its step's effect stands, and only a log line says so: the run ends with the error of the
+step. A cancel abandons the running undo. The table cannot show an outage that lasts longer than the attempts.
 """
 
 from __future__ import annotations

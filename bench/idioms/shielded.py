@@ -2,9 +2,9 @@
 
 Seen in: answers to "my compensations do not run when the workflow is cancelled", and advanced tutorials.
 
-Misses: the shield protects the compensations, and not the `await` of the shield. A cancel while the compensations run
-ends the main method, which closes the run under the compensations. A compensation that fails loses the rest. A step
-that a cancel gives up may take effect after its compensation.
+Misses: the shield protects the compensations, but not the `await` of the shield. A cancel while the compensations run
+ends the main method, which closes the run before they have ended. A compensation that fails loses the rest. A step
+that a cancel abandons may take effect after its compensation.
 """
 
 from __future__ import annotations

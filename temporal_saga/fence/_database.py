@@ -308,9 +308,7 @@ class Database:
         else:
             each_alone = bool(getattr(self._connection, "autocommit", False))
             if each_alone and self.transaction() == "unknown":
-                await self.fetch(
-                    "SELECT 1"
-                )  # in a pipeline the transaction is known only once the sent statements have run
+                await self.fetch("SELECT 1")  # a pipeline tells the transaction once what was sent has run
             each_alone = each_alone and self.transaction() not in ("open", "aborted")
             fix = "`with connection.transaction():` around it, or autocommit=False"
         if each_alone:

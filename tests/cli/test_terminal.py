@@ -67,7 +67,9 @@ async def _hang(*_: object) -> None:
 
 def program(*args: str, many: int = 1, hangs: bool = False, redirect: str = "", **options: Any) -> Any:
     """Start the command as a process of its own, as a shell would."""
-    code = f"import tests.cli.test_terminal as t; t.plant({many}, {'t._hang' if hangs else None}); t.commands.main()"
+    # Whoever starts the tests in the background of a shell starts them with SIGINT ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"import tests.cli.test_terminal as t; t.plant({many}, {'t._hang' if hangs else None}); t.commands.main()"
     line = f'exec "$0" "$@" {redirect}'
     root = Path(__file__).parents[2]
     options.setdefault("stdout", subprocess.PIPE)
