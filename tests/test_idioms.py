@@ -60,7 +60,9 @@ def test_an_idiom_falls_short_at_one_fault(one_fault: dict[Cell, Count], name: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", AT_TWO_FAULTS)
+@pytest.mark.parametrize(
+    "name", [AT_TWO_FAULTS[0], *[pytest.param(n, marks=pytest.mark.deep) for n in AT_TWO_FAULTS[1:]]]
+)
 def test_an_idiom_falls_short_at_two_faults(name: str) -> None:
     """And as often as the page says."""
     found = count(name, "order", "idempotent", 2)

@@ -9,6 +9,7 @@ from queue import Queue
 
 import pytest
 
+import temporal_saga
 from tests.mutants import Mutant, Nursery, Result, all_mutants
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,19 @@ def outcomes(
         yield {mutant.name: executor.submit(run, mutant) for mutant in asked}
 
 
+def test_each_mutant_is_still_one() -> None:
+    """Its old lines are in the library, once, and the tests that it names exist."""
+    package = Path(temporal_saga.__file__).parent
+    for mutant in MUTANTS:
+        source = (package / mutant.file).read_text(encoding="utf-8")
+        assert mutant.applied_to(source) != source
+        for test in mutant.tests:
+            file, _, function = test.partition("::")
+            path = Path(__file__).parent / ("" if "/" in file else "rules") / file
+            assert f"def {function.partition('[')[0]}(" in path.read_text(encoding="utf-8"), (mutant.name, test)
+
+
+@pytest.mark.deep
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_mutant_is_caught(mutant: Mutant, outcomes: Outcomes) -> None:

@@ -78,11 +78,14 @@ MUTANTS = {
     "try_cancel": 2,
     "unwind_unprotected": 2,
 }
+QUICK = {"armed_after_the_step", "no_once_guard", "unwind_unprotected"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.deep) for name in MUTANTS]
+)
 def test_a_mutant_is_caught(name: str, tmp_path: Path) -> None:
     mutant = parse(PATCHES / f"{name}.patch")
     package = tmp_path / "temporal_saga"

@@ -81,7 +81,12 @@ def found_by(exploration: Exploration) -> set[tuple[Any, ...]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "steps", "bug"),
-    [(InARow, 3, "forgets step-1"), (Gathered, 2, "forgets step-1"), (TwoWays, 3, ""), (Remembers, 2, "")],
+    [
+        (InARow, 3, "forgets step-1"),
+        pytest.param(Gathered, 2, "forgets step-1", marks=pytest.mark.deep),
+        pytest.param(TwoWays, 3, "", marks=pytest.mark.deep),
+        (Remembers, 2, ""),
+    ],
 )
 def test_what_is_left_out_hides_nothing(shape: Any, steps: int, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the rule that leaves out plans which strike the same rest, the same ways to fail are found as without."""
@@ -179,7 +184,7 @@ def shown(exploration: Exploration) -> str:
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("bug", ["", "forgets step-3"])
+@pytest.mark.parametrize("bug", [pytest.param("", marks=pytest.mark.deep), "forgets step-3"])
 def test_the_number_of_processes_changes_nothing(bug: str) -> None:
     """The same plans, violations and table, in the same order; forks when it may, and starts anew what it may not."""
 
@@ -201,7 +206,7 @@ def test_the_number_of_processes_changes_nothing(bug: str) -> None:
     assert [each.drawing for each in one.violations] == [each.drawing for each in three.violations]
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.usefixtures("at_once")
 def test_beside_threads_processes_are_started_anew() -> None:
     """A fork would take the locks of other threads along; `setup` and the workflow have to be importable then."""
@@ -257,6 +262,7 @@ def test_what_runs_would_share_keeps_them_in_one_process(tmp_path: Path) -> None
     assert len(ends) == 2 + STEPS, "each run was seen; that without a fault runs twice"
 
 
+@pytest.mark.deep
 @pytest.mark.usefixtures("at_once")
 def test_an_error_in_another_process_is_reported_with_its_plan() -> None:
     """An error of one plan ends nothing, in whatever process the plan ran; its traceback comes along."""

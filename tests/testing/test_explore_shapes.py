@@ -200,9 +200,9 @@ def test_one_fault(shape: Any) -> None:
     explore_shape(shape, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("shape", [pytest.param(s, marks=pytest.mark.deep) if s is Hops else s for s in SHAPES])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_two_faults(shape: Any) -> None:
     explore_shape(shape, 2)
 

@@ -84,7 +84,15 @@ def every_gap(referee: Referee, story: Story, styles: tuple[Style, ...] = STYLES
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("place", ["sqlite", "READ COMMITTED", "async sqlite", "async READ COMMITTED"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "sqlite",
+        "READ COMMITTED",
+        pytest.param("async sqlite", marks=pytest.mark.deep),
+        pytest.param("async READ COMMITTED", marks=pytest.mark.deep),
+    ],
+)
 def test_a_process_killed_between_any_two_statements(place: str, request: pytest.FixtureRequest) -> None:
     # With a BEGIN of the user's, there is a gap after each BEGIN as well.
     styles: tuple[Style, ...] = ("explicit",) if place.startswith("async ") else STYLES
@@ -118,7 +126,7 @@ def race(referee: Referee, killed: Phase, style: Style, gap: int | None, offset:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES[:2], pytest.param(PLACES[2], marks=pytest.mark.deep)])
 def test_a_process_killed_while_the_other_runs(place: str, request: pytest.FixtureRequest) -> None:
     with referee(find(place, request), "real", f"{place}, killed") as judge:
         phases: tuple[Phase, Phase] = ("do", "undo")
