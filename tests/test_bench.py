@@ -103,7 +103,7 @@ def test_undoing_is_linear(armed: bool, order: str) -> None:
 
 @only_where_measured
 def test_an_open_saga_holds_little() -> None:
-    """Over the list of undos that a careful workflow holds. What the SDK holds differs by 100 bytes from time to time."""
+    """Over the list of undos that a careful workflow holds. The SDK's part differs by 100 bytes from time to time."""
     pairs = f"[[held(workflow, steps) for workflow in (OpenByHand, OpenSaga)] for steps in {[*HELD_OVER_BY_HAND]}]"
     times = [measured(pairs) for _ in range(3)]
     for each, limit in zip(zip(*times, strict=True), HELD_OVER_BY_HAND.values(), strict=True):
