@@ -222,6 +222,7 @@ def drive(part: Part, how: str, options: Options) -> Run:
     return run.autopilot(dict.fromkeys((f"{name}:do" for name in NAMES), HANG))
 
 
+@pytest.mark.deep
 @both
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("how", ENDS)

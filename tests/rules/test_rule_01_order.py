@@ -262,7 +262,7 @@ def test_rule_01_many_at_once_stay_within_the_servers_limit(count: int) -> None:
     run.check()
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_rule_01_two_thousand_in_a_row() -> None:
     @flow
     async def body() -> None:

@@ -235,7 +235,8 @@ def test_property_three_faults_lose_nothing(plan: Any) -> None:
     explore(Transfer.run, 30, setup=Bank, check=conserved, plan=plan, elsewhere=False)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.deep)])
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_failing_plan_shrinks_to_a_shortest(seed: int) -> None:
     # The second of them first finds an `applies_late` behind a bug that is not needed.
     def loses(plan: Any) -> bool:
