@@ -177,9 +177,13 @@ def test_runs_that_share_a_world(books: type[OneFile], said: str, tmp_path: Path
     assert violation.message.endswith("so empty a fence's table too")
 
 
+@pytest.mark.parametrize("ci", ["", "true"])
 @pytest.mark.parametrize("first", [["a", "b", "c"], ["flights", "hotels", "payments"]])
-def test_the_rest_of_an_assertion_is_shown(first: list[str], tmp_path: Path) -> None:
-    """Pytest puts the difference of two lists in its middle, even if the lists are equal."""
+def test_the_rest_of_an_assertion_is_shown(
+    first: list[str], ci: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pytest puts the difference of two lists in its middle, even if the lists are equal, and the whole of it in CI."""
+    monkeypatch.setenv("CI", ci)
 
     def check(books: Books, simulation: Any) -> None:
         two = 2

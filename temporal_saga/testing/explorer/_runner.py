@@ -224,8 +224,8 @@ def _close(world: Any) -> None:
         close()
 
 
-_PYTESTS_DIFF = re.compile(r"\n.*?Use -v to get more diff", re.DOTALL)
-"""It stands in the middle of the assertion: the rest of an `and` comes behind it."""
+_PYTESTS_DIFF = re.compile(r"\n.*?(?:Use -v to get more diff|Full diff: .*\n[-+?^ ]*[\])}]?)", re.DOTALL)
+"""It stands in the middle of the assertion: the rest of an `and` comes behind it. With `-v` or in CI, pytest shows all."""
 
 
 def _first_line(error: BaseException) -> str:
