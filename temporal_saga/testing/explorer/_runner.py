@@ -225,7 +225,7 @@ def _close(world: Any) -> None:
 
 
 _PYTESTS_DIFF = re.compile(r"\n.*?(?:Use -v to get more diff|Full diff: .*\n[-+?^ ]*[\])}]?)", re.DOTALL)
-"""It stands in the middle of the assertion: the rest of an `and` comes behind it. With `-v` or in CI, pytest shows all."""
+"""It stands in the middle of the assertion: the rest of an `and` comes behind it. With `-v` and in CI, it is longer."""
 
 
 def _first_line(error: BaseException) -> str:
