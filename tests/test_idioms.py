@@ -71,6 +71,7 @@ def test_an_idiom_falls_short_at_two_faults(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_ours_leaves_nothing_standing_at_two_faults() -> None:
     """And it is tried as often as the page says."""
     found = count("saga", "transfer", "fenced", 2)

@@ -675,7 +675,7 @@ RUN_CASES = [
     Case("continue as new", ["continue-as-new"], w.Counter.run, [1, []]),
     Case("continue as another", ["continue-as-new", "memo"], w.BecomesAnother.run),
     Case("execution timeout over several runs", ["continue-as-new", "workflow timeouts"], w.RunsOn.run,
-         options={"execution_timeout": timedelta(seconds=5)}),
+         options={"execution_timeout": timedelta(seconds=9)}),
     Case("a patch in each of two runs", ["continue-as-new", "patches"], w.PatchedInARow.run, [[]]),
     Case("labels of a further run", ["continue-as-new", "memo", "search attributes"], w.Relabelled.run, [2], options={
         "search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),

@@ -734,7 +734,7 @@ class RunsOn:
 
     @workflow.run
     async def run(self) -> None:
-        await asyncio.sleep(3)
+        await asyncio.sleep(5)
         workflow.continue_as_new()
 
 

@@ -23,7 +23,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "faults", "least"),
-    [("money_transfer", 2, 300), ("order", 1, 50), pytest.param("order", 2, 1_000, marks=pytest.mark.deep)],
+    [
+        ("money_transfer", 1, 30),
+        ("order", 1, 50),
+        pytest.param("money_transfer", 2, 300, marks=pytest.mark.deep),
+        pytest.param("order", 2, 1_000, marks=pytest.mark.deep),
+    ],
 )
 def test_faults_lose_nothing(name: str, faults: int, least: int) -> None:
     exploration = EXAMPLES[name](faults)

@@ -55,15 +55,7 @@ from temporal_saga.testing import Exploration, Simulation, explore, simulate
 
 pytestmark = [pytest.mark.timeout(300)]
 
-# With all kinds, two faults take these three examples a minute each: no violation when they were written. All kinds of
-# one fault, and of two these, take a quarter of that.
-PAIRS: Any = ["fails_before", "fails_after", "applies_late", "cancel", "worker_lost"]
-
-
-def explore_pairs(*args: Any, **options: Any) -> Exploration:
-    """Every fault alone, and the `PAIRS` together."""
-    assert explore(*args, **options).untried == 0
-    return explore(*args, faults=2, kinds=PAIRS, **options)
+to_two_faults = pytest.mark.parametrize("faults", [1, pytest.param(2, marks=pytest.mark.deep)])
 
 
 def assert_tried(exploration: Exploration, least: int, free: list[str]) -> None:
@@ -104,8 +96,9 @@ SIGNUP = Signup("ann@example.com", "anvils")
 
 
 @pytest.mark.slow
-def test_an_onboarding_keeps_all_or_nothing() -> None:
-    tried = explore_pairs(Onboarding.run, SIGNUP, setup=Users, check=all_or_nothing_is_there)
+@to_two_faults
+def test_an_onboarding_keeps_all_or_nothing(faults: int) -> None:
+    tried = explore(Onboarding.run, SIGNUP, setup=Users, check=all_or_nothing_is_there, faults=faults)
     assert_tried(tried, 150, ["notify_admin", "send_verification", "send_welcome"])
 
 
@@ -147,9 +140,10 @@ def goods_are_paid(shop: Customer, simulation: Simulation[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_cart_is_paid_or_leaves_the_shop_as_it_was() -> None:
+@to_two_faults
+def test_a_cart_is_paid_or_leaves_the_shop_as_it_was(faults: int) -> None:
     """In two runs: the cart continues as new after three changes."""
-    tried = explore_pairs(Cart.run, CartData("ann", changes_per_run=3), setup=Customer, check=goods_are_paid)
+    tried = explore(Cart.run, CartData("ann", changes_per_run=3), setup=Customer, check=goods_are_paid, faults=faults)
     assert_tried(tried, 150, ["ship"])
 
 
@@ -183,9 +177,10 @@ def all_or_nothing_is_paid(ann: Ann, simulation: Simulation[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_payment_is_paid_in_all_parts_or_in_none() -> None:
+@to_two_faults
+def test_a_payment_is_paid_in_all_parts_or_in_none(faults: int) -> None:
     order = Order("o", "4242", [30_00, 20_00])
-    tried = explore_pairs(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid)
+    tried = explore(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid, faults=faults)
     assert_tried(tried, 150, ["settle"])
 
 
@@ -203,9 +198,9 @@ def both_are_booked_or_neither(agency: Traveler, simulation: Simulation[Any]) ->
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_each_version_books_both_or_neither(version: int) -> None:
+@to_two_faults
+def test_each_version_books_both_or_neither(version: int, faults: int) -> None:
     run: Any = VERSIONS[version].run  # type: ignore[attr-defined]
-    faults = 2 if version == 2 else 1
     tried = explore(run, Trip("Ann", "Rome"), setup=Traveler, check=both_are_booked_or_neither, faults=faults)
     assert_tried(tried, 20, [])
 
@@ -248,9 +243,9 @@ def all_are_paid_or_none(ledger: Payout, simulation: Simulation[Any]) -> None:
 @pytest.mark.parametrize(
     ("pay", "world", "faults", "check"),
     [
-        (PayAll, Payout, 2, the_summary_is_right),
+        pytest.param(PayAll, Payout, 2, the_summary_is_right, marks=pytest.mark.deep),
         (PayAll, TwoOfWhichOneIsClosed, 1, the_summary_is_right),
-        (PayAllOrNothing, Payout, 2, all_are_paid_or_none),
+        pytest.param(PayAllOrNothing, Payout, 2, all_are_paid_or_none, marks=pytest.mark.deep),
         (PayAllOrNothing, TwoOfWhichOneIsClosed, 1, all_are_paid_or_none),
     ],
 )
@@ -278,9 +273,10 @@ def the_half_is_removed(disk: Disk, simulation: Simulation[Any]) -> None:
     assert disk.pages() == (3 if began(simulation, "publish") else 0), disk.log()
 
 
-def test_an_export_is_published_whole_or_removed() -> None:
+@to_two_faults
+def test_an_export_is_published_whole_or_removed(faults: int) -> None:
     export = Export("sales", 3, seconds_a_page=1)
-    tried = explore(ExportWorkflow.run, export, setup=Disk, check=the_half_is_removed, faults=2)
+    tried = explore(ExportWorkflow.run, export, setup=Disk, check=the_half_is_removed, faults=faults)
     assert_tried(tried, 80, ["publish"])
 
 
@@ -313,10 +309,11 @@ def the_journal_is_right(bank: Owner, simulation: Simulation[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_each_order_of_an_account_is_done_or_undone() -> None:
+@to_two_faults
+def test_each_order_of_an_account_is_done_or_undone(faults: int) -> None:
     """In three runs: the account continues as new after each order."""
     account = AccountData("ann", orders_per_run=1)
-    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=2)
+    tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=faults)
     assert_tried(tried, 400, [])
 
 
@@ -358,9 +355,10 @@ PURCHASE = Purchase("p", "anvils", "a forge", 120_00)
 
 
 @pytest.mark.slow
-def test_a_purchase_is_approved_by_both_or_costs_nothing() -> None:
+@to_two_faults
+def test_a_purchase_is_approved_by_both_or_costs_nothing(faults: int) -> None:
     check = the_budget_pays_for_what_is_ordered
-    tried = explore_pairs(Buy.run, PURCHASE, setup=Approvers, check=check)
+    tried = explore(Buy.run, PURCHASE, setup=Approvers, check=check, faults=faults)
     assert_tried(tried, 100, ["await_answer", "place_order"])
 
 
@@ -418,23 +416,22 @@ RENT = StandingOrder("rent", "ann", "landlord", 10_00, payments=2)
 
 
 @pytest.mark.slow
-def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it() -> None:
+@to_two_faults
+def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it(faults: int) -> None:
     """The loop, which pays in the same way, is replayed elsewhere."""
     due = TypedSearchAttributes([SearchAttributePair(DUE, datetime(2030, 1, 1, tzinfo=timezone.utc))])
-    options: Any = {"search_attributes": due, "faults": 2, "kinds": PAIRS, "elsewhere": False}
+    options: Any = {"search_attributes": due, "faults": faults, "elsewhere": False}
     options["check"] = each_period_is_paid_or_nothing_of_it
     tried = explore(PayPeriod.run, RENT, setup=OrderBank, **options)
     assert_tried(tried, 60, [])
 
 
 @pytest.mark.slow
-def test_a_loop_of_a_standing_order_pays_each_period_or_nothing_of_it() -> None:
-    """In two runs. A fault leaves a period out, and the loop goes on.
-
-    To one fault: the payments are independent of each other, and two faults in one of them are tried above.
-    """
+@to_two_faults
+def test_a_loop_of_a_standing_order_pays_each_period_or_nothing_of_it(faults: int) -> None:
+    """In two runs. A fault leaves a period out, and the loop goes on."""
     check = each_period_is_paid_or_nothing_of_it
-    tried = explore(PayForever.run, LoopState(RENT, periods_per_run=1), setup=Tenant, check=check)
+    tried = explore(PayForever.run, LoopState(RENT, periods_per_run=1), setup=Tenant, check=check, faults=faults)
     assert_tried(tried, 80, [])
 
 

@@ -764,7 +764,7 @@ class TakesOut:
             await saga.execute_activity_method(World.do, "c", step="pay", compensation=World.undo)
 
 
-@pytest.mark.parametrize("sandboxed", [False, True])
+@pytest.mark.parametrize("sandboxed", [False, pytest.param(True, marks=pytest.mark.deep)])
 def test_an_undo_on_demand_is_in_no_order(sandboxed: bool) -> None:
     """Not when it succeeds, nor when an unwind begins while it runs."""
     few: Any = ["cancel_with", "fails_after"]

@@ -126,7 +126,7 @@ def race(referee: Referee, killed: Phase, style: Style, gap: int | None, offset:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("place", [*PLACES[:2], pytest.param(PLACES[2], marks=pytest.mark.deep)])
+@pytest.mark.parametrize("place", [PLACES[0], *[pytest.param(each, marks=pytest.mark.deep) for each in PLACES[1:]]])
 def test_a_process_killed_while_the_other_runs(place: str, request: pytest.FixtureRequest) -> None:
     with referee(find(place, request), "real", f"{place}, killed") as judge:
         phases: tuple[Phase, Phase] = ("do", "undo")

@@ -47,14 +47,14 @@ def play(referee: Referee, steering: Steering) -> Round:
 @pytest.mark.parametrize(
     ("place", "least"),
     [
-        ("sqlite", 400),
-        ("READ COMMITTED", 400),
-        ("SERIALIZABLE", 400),
+        ("sqlite", 150),
+        ("READ COMMITTED", 150),
+        ("SERIALIZABLE", 150),
         pytest.param("sqlite", ROUNDS, marks=pytest.mark.deep),
         pytest.param("READ COMMITTED", ROUNDS, marks=pytest.mark.deep),
-        ("REPEATABLE READ", 200),
-        ("async sqlite", 200),
-        ("async READ COMMITTED", 200),
+        ("REPEATABLE READ", 100),
+        ("async sqlite", 100),
+        ("async READ COMMITTED", 100),
     ],
 )
 def test_money_is_neither_moved_twice_nor_left(place: str, least: int, request: pytest.FixtureRequest) -> None:
