@@ -82,7 +82,7 @@ class Preset:
         purpose: What the preset is for, in a sentence for `explain()`.
         key_window: How long the other side remembers an idempotency key. A longer schedule-to-close timeout causes a
             warning, since a retry after the window could take effect again. Stripe remembers keys for a day. None means
-            that the other side never forgets, or that there is no key.
+            that the other side never forgets, or that the call has no key.
 
     Raises:
         TypeError: If a value has the wrong type.
