@@ -73,7 +73,7 @@ lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on si
 size: $(VENV)/bin/python ## the lines of code, and the longest classes
 	@$(BIN)/python -m tools.structure
 
-format: $(VENV)/dev.stamp ## ruff, mending what it can
+format: $(VENV)/dev.stamp ## let ruff fix what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -103,7 +103,7 @@ bench: $(VENV)/installed.stamp testbed ## what the library costs, against the sa
 idioms: $(VENV)/installed.stamp testbed ## how sagas written by hand fare, against ours; IDIOMS=--help has options
 	@$(RUN) -m bench.idioms $(IDIOMS)
 
-histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
+histories: $(VENV)/installed.stamp testbed ## write the golden histories again
 	$(RUN) -m tests.histories
 
 vectors: $(VENV)/installed.stamp testbed ## add the missing test vectors of what is frozen; none is ever changed
