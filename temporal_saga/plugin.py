@@ -2,7 +2,7 @@
 
     client = await Client.connect("localhost:7233", plugins=[SagaPlugin()])
 
-No scope in a run can prevent two ways to close the run. An exception that leaves a signal handler closes the run at
+Code in a scope cannot prevent two ways to close the run. An exception that leaves a signal handler closes the run at
 once. A main method that ends or is cancelled closes the run while sagas of handlers are open. With the plugin, the run
 waits until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held
 until that saga has ended, wherever the main method waits. The plugin registers no activity and no workflow.

@@ -105,7 +105,7 @@ class _Fetcher:
             except RPCError as error:
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise
-                notes.append(f"Run {id} is not there any more: what it did is missing.")
+                notes.append(f"Run {id} is not there anymore: what it did is missing.")
                 return False
             return True
 

@@ -112,7 +112,7 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
     undo_waits = step.undo_state in ("PARKED", "FAILED")
     step_waits = step.state == "PARKED" or (step.state == "UNKNOWN" and step.undo_state in (None, "PENDING"))
     if not undo_waits and not step_waits:
-        raise Problem(f"nothing of {step.name} waits for a person; {effect(step)}, undo: {undoing(step, story, now)}")
+        raise Problem(f"{step.name} does not wait for a person; {effect(step)}, undo: {undoing(step, story, now)}")
     if action == "done-by-hand" and not undo_waits:
         raise Problem(f"{step.name} itself is parked, and nobody can give its result by hand: choose retry or give-up")
     if story.status == "PAUSED":
@@ -121,8 +121,12 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
     question = {
         "retry": f"Run {what} again, under the same key?",
         "done-by-hand": f"Have you undone {step.name} by hand, and may the saga count {name} as done?",
-        "give-up": f"Give {what} up for good? "
-        + (f"{step.name} then stands." if undo_waits else "The step then fails, and the saga goes on from its error."),
+        "give-up": f"Give up on {what} for good? "
+        + (
+            f"The effect of {step.name} then stands."
+            if undo_waits
+            else "The step then fails, and the saga goes on from its error."
+        ),
     }
     done = {"retry": f"{what} runs again.", "done-by-hand": "It counts as done.", "give-up": "It is given up."}
     activity = last.id if last is not None else ""

@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 def check_processes(processes: object) -> None:
     """Raise if it is not a number of processes."""
     if processes is not None and (not isinstance(processes, int) or isinstance(processes, bool)):
-        raise TypeError(f"processes={processes!r} is not a number: how many processes, processes=1 for this one alone")
+        raise TypeError(f"processes={processes!r} is not a number: give a number of processes, 1 for this one alone")
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: give 1 for this process alone, or more")
 
@@ -87,7 +87,7 @@ def choose(
         why = _why_alone(functions, shared) if processes is None else ""
         return Choice(1 if why else wanted, "fork", why)
     if not why and processes is None:
-        why = "threads run here, or this system cannot fork: other processes have to be started anew"
+        why = "threads run here, or this system cannot fork: the other processes must start from scratch"
     elif not why and not _pickles(runner):
         why = "the workflow, setup or check is local to a function, or holds something that cannot travel"
     return Choice(1 if why else wanted, "spawn", why)

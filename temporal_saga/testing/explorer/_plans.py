@@ -93,7 +93,7 @@ PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlie
 PRUNED_FAILED = "longer by a fault, after one that fails already"
 PRUNED_IDLE = "a fault that found nothing to strike"
 PRUNED_REST = "longer by a fault, where the same is left of two other runs, which have that fault"
-PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing any more"
+PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing anymore"
 
 
 @dataclass(frozen=True)
@@ -348,7 +348,7 @@ def in_any_order(plan: Plan) -> tuple[str, ...]:
 def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:
     """Raise if the number of faults is negative, a kind does not exist, or the bound is not a timedelta."""
     if not isinstance(faults, int):
-        raise TypeError(f"faults={faults!r} is not a number: how many at once, faults=2 say (plan=[...] says which)")
+        raise TypeError(f"faults={faults!r} is not a number: write faults=2; to try certain faults only, plan=[...]")
     if within is not None and not isinstance(within, timedelta):
         raise TypeError(f"within={within!r} is not a timedelta: within=timedelta(seconds={within!r})")
     if faults < 0:

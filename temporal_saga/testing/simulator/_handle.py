@@ -90,7 +90,7 @@ class SimulatedHandle(Generic[R]):
             await self._deliver(self._execution.run, job)
 
     async def terminate(self, *, reason: str = "") -> None:
-        """End the workflow at once: none of its code runs any more."""
+        """End the workflow at once: none of its code runs anymore."""
         self._open_run().terminate(reason)
 
     async def query(
