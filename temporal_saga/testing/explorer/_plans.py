@@ -362,6 +362,14 @@ def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> Non
         raise ValueError(f"unknown kinds {unknown}: there are {', '.join(KINDS)}{hint if events else ''}")
 
 
+def check_runs(runs: object) -> None:
+    """Raise if it is not a number of runs."""
+    if not isinstance(runs, int) or isinstance(runs, bool):
+        raise TypeError(f"runs={runs!r} is not a number: how often each world sees the workflow, runs=2 say")
+    if runs < 1:
+        raise ValueError(f"runs={runs}: give 1 for one run in each world, or more")
+
+
 def events_of(signals: Sequence[Any], updates: Sequence[Any]) -> tuple[Event, ...]:
     """Return the events to try. Each is a name, or a tuple of a name and arguments."""
     for what, given in (("signals", signals), ("updates", updates)):

@@ -15,6 +15,7 @@ Imports inside point down this list:
     _run_state _jobs _workflows     what the parts of a run share
     _world _journal _pending        what all workflows share: the clock, the faults, what has been seen
     _sagas                          the library's insides
+    _around                         what plugins run around a worker
     _sdk                            the SDK's insides
     _clock _converter _provider ... data and small tools
 """

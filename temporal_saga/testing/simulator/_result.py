@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from temporalio.api.common.v1 import Payload
@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport
 
+from ._around import around_replays
 from ._converter import Converter
 from ._elsewhere import History, histories_of_runs
 from ._errors import SimulationError
@@ -66,6 +67,7 @@ class Simulation(Generic[R]):
         self.run_ids: list[str] = [run.start.run_id for run in main.runs]
         self.activations: int = journal.activation
         self.duration: timedelta = timedelta(seconds=world.time())
+        self._ended_at = world.date(world.time())
         self.reports: list[SagaReport] = [
             report
             for execution in server.executions
@@ -84,6 +86,22 @@ class Simulation(Generic[R]):
         self.cancel_requested: bool = any(run.messages.cancel_requested for run in main.runs)
         self.replay_difference: str | None = journal.differences[0] if journal.differences else None
         self.client_error: BaseException | None = None
+        self._in_world: list[Simulation[R]] = []
+
+    @property
+    def runs(self) -> list[Simulation[R]]:
+        """The simulations of one world, in order, this one among them: several with `explore(..., runs=2)`."""
+        return self._in_world or [self]
+
+    @property
+    def ended_at(self) -> datetime:
+        """When nothing was left to happen, on the workflow's clock."""
+        return self._ended_at
+
+    def add_to(self, runs: list[Simulation[R]]) -> None:
+        """Add this to the simulations of a world."""
+        runs.append(self)
+        self._in_world = runs
 
     def result(self) -> R:
         """Return what the workflow returned, in its last run.
@@ -112,17 +130,23 @@ class Simulation(Generic[R]):
         Args:
             varying: The calls whose arguments do not count, as `varying` returns them: they differ in each run.
         """
-        for execution in self._server.executions:
-            for run in execution.runs:
-                difference = run.cached.check_replay(varying)
-                if difference is not None:
-                    return difference
+        with around_replays(self._parts):
+            for execution in self._server.executions:
+                for run in execution.runs:
+                    difference = run.cached.check_replay(varying)
+                    if difference is not None:
+                        return difference
         return None
 
     def __repr__(self) -> str:
         return f"<Simulation of {self._main.runs[0].start.workflow_type}: {self.status}>"
 
     def __str__(self) -> str:
+        if len(self.runs) == 1:
+            return self._timeline()
+        return "\n\n".join(f"run {number}:\n{run._timeline()}" for number, run in enumerate(self.runs, 1))
+
+    def _timeline(self) -> str:
         ending = ""
         if self.status == "waiting":
             ending = f"never ends: {self.waiting_for}"
