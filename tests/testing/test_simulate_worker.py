@@ -174,8 +174,12 @@ def test_c12_a_plugin_runs_around_the_worker() -> None:
         return WHERE.get()
 
     plugins = [SimplePlugin("outer", run_context=around), SimplePlugin("inner", run_context=around)]
-    assert simulate(Speak.run, "hi", "look", activities=[look], plugins=plugins).result() == "inside"
+    simulation = simulate(Speak.run, "hi", "look", activities=[look], plugins=plugins)
+    assert simulation.result() == "inside"
     assert log == ["in", "in", "hi", "out", "out"]
+    log.clear()
+    assert simulation.check_replay() is None
+    assert log == ["in", "in", "out", "out"], "a replay is another worker's"
     log.clear()
     with pytest.raises(SimulationError):
         simulate(Speak.run, "hi", "shout", plugins=plugins)  # which is not registered
