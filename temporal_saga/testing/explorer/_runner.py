@@ -23,6 +23,8 @@ from temporal_saga.testing.simulator import (
     Simulation,
     SimulationError,
     UnusedFaultsError,
+    add_to_world,
+    ended_at,
     simulate,
     why,
 )
@@ -115,10 +117,10 @@ class Runner(Generic[W, R]):
         try:
             for number in range(1, self._runs + 1):
                 faults, raised = plan if number == struck else (), list[Objection]()
-                more = {"run": number, "start_time": found[-1].ended_at} if found else {}
+                more = {"run": number, "start_time": ended_at(found[-1])} if found else {}
                 simulation = self._simulate(world, faults, raised, **more)
                 if self._runs > 1:
-                    simulation.add_to(found)
+                    add_to_world(found, simulation)
                     where = f" (in run {number} of {self._runs})"
                 else:
                     found, where = [simulation], ""

@@ -93,16 +93,6 @@ class Simulation(Generic[R]):
         """The simulations of one world, in order, this one among them: several with `explore(..., runs=2)`."""
         return self._in_world or [self]
 
-    @property
-    def ended_at(self) -> datetime:
-        """When nothing was left to happen, on the workflow's clock."""
-        return self._ended_at
-
-    def add_to(self, runs: list[Simulation[R]]) -> None:
-        """Add this to the simulations of a world."""
-        runs.append(self)
-        self._in_world = runs
-
     def result(self) -> R:
         """Return what the workflow returned, in its last run.
 
@@ -153,6 +143,18 @@ class Simulation(Generic[R]):
         elif self.status == "failed":
             ending = f"failed with {why(self)}"
         return timeline(self.trace, self.calls, ending)
+
+
+def ended_at(simulation: Simulation[Any]) -> datetime:
+    """Return when nothing was left to happen, on the workflow's clock."""
+    ended: datetime = cast(Any, simulation)._ended_at
+    return ended
+
+
+def add_to_world(runs: list[Simulation[R]], simulation: Simulation[R]) -> None:
+    """Add a simulation to those that one world has seen."""
+    runs.append(simulation)
+    cast(Any, simulation)._in_world = runs
 
 
 def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:
