@@ -17,7 +17,7 @@ class Till:
     """What is charged. One of its keys is not the step's: it is the same in each run of a workflow id."""
 
     def __init__(self, shared: str = "") -> None:
-        self.charged: dict[str, str] = {}
+        self.charged: dict[str, set[str]] = {}
         self.refunded: set[str] = set()
         self.shared = shared
         self.activities = [self.charge, self.refund, self.ship]
@@ -29,15 +29,14 @@ class Till:
     async def charge(self) -> str:
         if self.key_of("what is refused") in self.refunded:
             raise Rejected("it was refunded before it came")
-        self.charged[self.key_of("a charge")] = activity.info().workflow_id or ""
+        self.charged[self.key_of("a charge")] = {activity.info().workflow_id or "", current_step().key}
         return "charged"
 
     @activity.defn
     async def refund(self) -> None:
         self.refunded.add(self.key_of("what is refused"))
         key = self.key_of("a refund")
-        for each in [each for each, workflow_id in self.charged.items() if key in (each, workflow_id)]:
-            del self.charged[each]
+        self.charged = {each: names for each, names in self.charged.items() if key not in names}
 
     @activity.defn
     async def ship(self) -> None: ...
