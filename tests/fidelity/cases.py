@@ -710,13 +710,24 @@ CHILD_CASES = [
         Case(f"cancelled while it waits for a child, {kind}, {how}", ["cancellation of children"], w.WaitsForChild.run,
              [how, kind, "ABANDON"], cancel_when_asleep,
              children=[f"fidelity-cancelled-while-it-waits-for-a-child,-{kind},-{how.replace(' ', '-')}/kid"])
-        for kind, how in (("WAIT_CANCELLATION_COMPLETED", "slow cancel"), ("TRY_CANCEL", "wait"))
+        for kind, how in (("WAIT_CANCELLATION_COMPLETED", "slow cancel"), ("TRY_CANCEL", "cancelled in time"))
     ),
     *(
         Case(f"terminated while a child runs, {policy}", ["parent close policies", "terminating workflows"],
              w.WaitsForChild.run, [how, "TRY_CANCEL", policy], terminate_when_asleep,
              children=[f"fidelity-terminated-while-a-child-runs,-{policy}/kid"])
         for policy, how in (("TERMINATE", "wait"), ("REQUEST_CANCEL", "slow cancel"))
+    ),
+    *(
+        Case(f"it ends as it does this: {what}", ["external workflows", "parent close policies"], w.SendsAndEnds.run,
+             [what, how], children=[f"fidelity-it-ends-as-it-does-this:-{what.replace(' ', '-')}/kid"])
+        for what, how in (
+            ("signal child", "told in time"),
+            ("signal external", "told in time"),
+            ("cancel child", "cancelled in time"),
+            ("cancel external", "cancelled in time"),
+            ("start", "nap"),
+        )
     ),
     Case("a child in place of one that runs", ["child workflows"], w.SameChildTwice.run,
          ["TERMINATE_IF_RUNNING", False]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +114,7 @@ def simulated(case: Case) -> Observation:
             await case.client(handle, seen)
         if case.children:
             await _end_of(handle)
-            ends.extend([await _end_of(handle.get_workflow_handle(child)) for child in case.children])
+            ends.extend(await _ends_of(case, handle.get_workflow_handle))
 
     ends: list[str] = []
     simulation = simulate(
@@ -175,6 +175,16 @@ async def _end_of(handle: Any) -> str:
     return "completed"
 
 
+async def _ends_of(case: Case, find: Callable[[str], Any]) -> list[str]:
+    ends: list[str] = []
+    for child in case.children:
+        try:
+            ends.append(await _end_of(find(child)))
+        except RPCError as error:
+            ends.append(error.status.name)
+    return ends
+
+
 # --- there --------------------------------------------------------------------------------------
 
 
@@ -228,7 +238,7 @@ class Servers:
             found.result = await handle.result()
         except WorkflowFailureError as error:
             found.error = chain(error)
-        found.children = [await _end_of(client.get_workflow_handle(child)) for child in case.children]
+        found.children = await _ends_of(case, client.get_workflow_handle)
         status = (await client.get_workflow_handle(case.id).describe()).status
         assert status is not None
         found.status = _STATUS[status]

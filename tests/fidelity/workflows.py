@@ -521,15 +521,15 @@ class Grouped:
 
     @workflow.run
     async def run(self) -> list[str]:
-        log: list[str] = []
+        ends, log = list[str](), list[str]()
         lock = asyncio.Lock()
 
         async def part(name: str, wait: Any) -> None:
             try:
                 await wait
-                log.append(f"{name} ended")
+                ends.append(f"{name} ended")
             except asyncio.CancelledError:
-                log.append(f"{name} was cancelled")
+                ends.append(f"{name} was cancelled")
                 raise
 
         async def fails() -> None:
@@ -545,6 +545,7 @@ class Grouped:
         except Exception as error:
             several: Any = error
             log.extend(type(each).__name__ for each in several.exceptions)
+        log.extend(sorted(ends))  # a group cancels in the order of a set
         lock.release()
         async with lock:
             log.append("the lock is free")
@@ -648,6 +649,14 @@ class Kid:
         if how == "three letters":
             await workflow.wait_condition(lambda: len(self.letters) == 3)
             return self.letters
+        if how == "told in time":
+            try:
+                await workflow.wait_condition(lambda: self.told is not None, timeout=3)
+            except asyncio.TimeoutError:
+                raise ApplicationError("nobody told it", type="Untold", non_retryable=True) from None
+        if how == "cancelled in time":
+            await asyncio.sleep(3)
+            raise ApplicationError("nobody cancelled it", type="Untold", non_retryable=True)
         if how == "labels":
             attributes = workflow.info().typed_search_attributes
             return [attributes.get(KEY), attributes.get(NUMBER), dict(workflow.memo())]
@@ -840,6 +849,30 @@ class SendsAtOnce:
         other = workflow.get_external_workflow_handle(kid.id)
         await asyncio.gather(kid.signal("tell", "one"), other.signal("tell", "two"), kid.signal("tell", "three"))
         return await kid
+
+
+@workflow.defn
+class SendsAndEnds:
+    """Sends something in the workflow task in which it ends."""
+
+    @workflow.run
+    async def run(self, what: str, how: str) -> str:
+        id = f"{workflow.info().workflow_id}/kid"
+        starts = workflow.start_child_workflow(Kid.run, how, id=id, parent_close_policy=ParentClosePolicy.ABANDON)
+        if what == "start":
+            sends: Any = starts
+        else:
+            kid, other = await starts, workflow.get_external_workflow_handle(id)
+            calls: dict[str, Any] = {
+                "cancel child": kid.cancel,
+                "cancel external": other.cancel,
+                "signal child": lambda: kid.signal("tell", "the last word"),
+                "signal external": lambda: other.signal("tell", "the last word"),
+            }
+            sends = calls[what]()
+        self.sending = asyncio.create_task(sends) if asyncio.iscoroutine(sends) else None
+        await asyncio.sleep(0)
+        return what
 
 
 @workflow.defn
@@ -1211,6 +1244,7 @@ WORKFLOWS = [
     Grows,
     Relabelled,
     RetriedWithLabels,
+    SendsAndEnds,
     SendsAtOnce,
     TalksToOneRun,
     TwoActivationsInOneTask,
