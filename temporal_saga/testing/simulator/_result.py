@@ -87,6 +87,7 @@ class Simulation(Generic[R]):
         self.replay_difference: str | None = journal.differences[0] if journal.differences else None
         self.client_error: BaseException | None = None
         self._in_world: list[Simulation[R]] = []
+        self._commands: list[Command] | None = None
 
     @property
     def runs(self) -> list[Simulation[R]]:
@@ -107,12 +108,14 @@ class Simulation(Generic[R]):
     @property
     def commands(self) -> list[Command]:
         """The commands of the workflow: `("schedule_activity", id, type, args)`, `("complete", result)`, and so on."""
-        return [
-            command
-            for run in self._main.runs
-            for commands in readable(run.cached.activations, self._parts.converter)
-            for command in commands
-        ]
+        if self._commands is None:
+            self._commands = [
+                command
+                for run in self._main.runs
+                for commands in readable(run.cached.activations, self._parts.converter)
+                for command in commands
+            ]
+        return self._commands
 
     def check_replay(self, *, varying: Collection[str] = ()) -> str | None:
         """Replay the histories of all runs on fresh instances; return where their commands differ, or None.
