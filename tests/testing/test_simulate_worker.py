@@ -33,6 +33,7 @@ from temporalio.worker import (
 )
 
 from temporal_saga import Saga
+from temporal_saga.plugin import SagaPlugin
 from temporal_saga.testing import SimulationError, UnsupportedError, simulate
 
 with workflow.unsafe.imports_passed_through():
@@ -243,6 +244,7 @@ def test_the_saga_plugin_is_there_unless_others_are_given() -> None:
 
     assert labels(None) == ["shout", "shout:undo"]
     assert labels([]) == ["shout"]
+    assert labels([SagaPlugin(search_attribute="SagaState")]) == ["shout", "shout:undo"], "no server is asked"
 
 
 class Order(BaseModel):

@@ -47,6 +47,9 @@ class AroundWorker:
 @contextmanager
 def around_replays(parts: WorkerParts) -> Generator[None, None, None]:
     """Replay inside of what the plugins run around a worker: a replay is another worker's."""
+    if not parts.around:
+        yield
+        return
     around = AroundWorker(parts, new_loop())
     around.enter(lambda: None)
     try:

@@ -126,6 +126,7 @@ def simulate(
         innermost=[CancelScopes()] if "cancel_scope" in kinds else [],
         adapt=with_bugs if "bug_after" in kinds else _as_it_is,
         without_patches=without_patches,
+        asks_server=SagaPlugin,
     )
     world = World(
         parts,
@@ -200,6 +201,7 @@ def replayer(
         task_queue="task-queue",
         innermost=[CancelScopes()],
         adapt=with_bugs,
+        asks_server=SagaPlugin,
     )
     return lambda history: replay_elsewhere(parts, history, varying)
 
