@@ -172,6 +172,7 @@ def configure(
     innermost: Sequence[worker.Interceptor],
     adapt: Callable[[converter.DataConverter], converter.DataConverter],
     without_patches: Collection[str] = (),
+    asks_server: type[Any],
 ) -> WorkerParts:
     """Do with the options what a client and its worker do, the plugins' turns included.
 
@@ -187,6 +188,7 @@ def configure(
         innermost: Interceptors behind those of the plugins.
         adapt: Changes the data converter that the plugins leave.
         without_patches: The patches that runs began without.
+        asks_server: The class of plugins that run nothing around a worker but a question to its server.
     """
     config: Any = {
         "client": _NoClient(),
@@ -231,11 +233,13 @@ def configure(
         task_queue=task_queue,
         shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
         without_patches=frozenset(without_patches),
-        around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each)],
+        around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each, asks_server)],
     )
 
 
-def _runs_something(each: worker.Plugin) -> bool:
+def _runs_something(each: worker.Plugin, asks_server: type[Any]) -> bool:
+    if type(each) is asks_server:
+        return False
     inherited = getattr(type(each), "run_worker", None) is plugin.SimplePlugin.run_worker
     return not (inherited and cast(Any, each).run_context is None)
 

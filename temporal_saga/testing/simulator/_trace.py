@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
@@ -130,6 +131,7 @@ class StepOf(NamedTuple):
     forward_key: str | None
 
 
+@lru_cache(maxsize=4096)
 def step_of(activity_id: str) -> StepOf | None:
     """Return what the id of an activity or child tells, or None if no saga made the id; cf. `current_step`."""
     name, phase, key = ["", "", *activity_id.rsplit(":", 2)][-3:]
