@@ -602,10 +602,9 @@ LIBRARIES: Sequence[Library] = (
         Repeats.NO,
         [
             (AMBIGUOUS, "AMQPError"),
-            (
-                Reader.EXACT_CLASS,
-                "AMQPConnectionError",
-            ),  # from connecting; the classes for a lost connection are derived from it
+            # From connecting. The classes for a lost connection are derived from the second one.
+            (NOT_SENT, "AMQPConnectorStackTimeout"),
+            (Reader.EXACT_CLASS, "AMQPConnectionError"),
             (AUTH, "AuthenticationError ProbableAccessDeniedError ProbableAuthenticationError"),
             (AMBIGUOUS, "NackError"),
             (REJECTED, "UnroutableError"),
@@ -616,11 +615,12 @@ LIBRARIES: Sequence[Library] = (
         Repeats.NO,
         [
             (AMBIGUOUS, "Error"),
-            (NOT_SENT, "NoRespondersError NoServersError"),
+            (NOT_SENT, "NoRespondersError NoServersError NoStreamResponseError"),
             (AUTH, "AuthorizationError"),
             (REJECTED, "BadSubjectError MaxPayloadError"),
             (REJECTED, "BadRequestError NotFoundError"),
         ],
+        many=[Frame("nats.js.kv", "purge_deletes"), Frame("nats.js.object_store", "*")],
     ),
     Library(
         "kafka aiokafka",
