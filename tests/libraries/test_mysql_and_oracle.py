@@ -313,7 +313,7 @@ def oracle(*told: Outcome) -> Iterator[Database]:
         yield database
 
 
-def connected_to_oracle(port: int, service: str = "x") -> Any:
+def connected_to_oracle(port: int, service: str = "x", *, autocommit: bool = False) -> Any:
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE
@@ -327,32 +327,29 @@ def connected_to_oracle(port: int, service: str = "x") -> Any:
         ssl_context=trusting,
         ssl_server_dn_match=False,
     )
-    db.call_timeout = 1000
+    db.call_timeout = 500
+    db.autocommit = autocommit
     return db
 
 
 def oracle_one(port: int, *, autocommit: bool = False) -> None:
-    with connected_to_oracle(port) as db:
-        db.autocommit = autocommit
+    with connected_to_oracle(port, autocommit=autocommit) as db:
         db.cursor().execute("INSERT INTO t VALUES (1)")
         db.commit()
 
 
 def oracle_many(port: int, *, autocommit: bool = False) -> None:
-    db = connected_to_oracle(port)
-    db.autocommit = autocommit
+    db = connected_to_oracle(port, autocommit=autocommit)
     db.cursor().executemany("INSERT INTO t VALUES (:1)", [("1",), ("2",)], batch_size=1)
 
 
 def oracle_call(port: int, *, autocommit: bool = False) -> None:
-    db = connected_to_oracle(port)
-    db.autocommit = autocommit
+    db = connected_to_oracle(port, autocommit=autocommit)
     db.cursor().callproc("pay")
 
 
 def oracle_block(port: int, *, autocommit: bool = False) -> None:
-    db = connected_to_oracle(port)
-    db.autocommit = autocommit
+    db = connected_to_oracle(port, autocommit=autocommit)
     db.cursor().execute("begin pay(); end;")
 
 
