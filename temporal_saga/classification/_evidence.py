@@ -106,11 +106,16 @@ def _by_aiohttp(exception: BaseException) -> bool | None:
     return None if not isinstance(method, str) or method.upper() in ("PUT", "DELETE") else True
 
 
+def _by_method(exception: BaseException) -> bool | None:
+    return True if _get(exception, "method") in ("PATCH", "POST") else None
+
+
 _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
     Evidence.RESPONSE: _by_response,
     Evidence.STAINLESS: _by_stainless,
     Evidence.BOTOCORE: _by_botocore,
     Evidence.AIOHTTP: _by_aiohttp,
+    Evidence.METHOD: _by_method,
 }
 
 

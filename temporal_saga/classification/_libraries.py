@@ -47,6 +47,7 @@ class Evidence(Enum):
     STAINLESS = "header `x-stainless-retry-count` of the request"
     BOTOCORE = "`RetryAttempts` in the response's metadata"
     AIOHTTP = "its traceback, `history`, `request_info.method`"
+    METHOD = "`method`: POST and PATCH are not sent again"
 
 
 @dataclass(frozen=True)
@@ -532,10 +533,11 @@ LIBRARIES: Sequence[Library] = (
     ),
     Library(
         "twilio",
-        Repeats.OPT_IN,
+        Repeats.YES,
         [(Reader.STATUS, "TwilioRestException")],
-        why="calls, with `TwilioHttpClient(max_retries=...)`",
-        switch="the default",
+        why="DELETE and PUT, with `TwilioHttpClient(max_retries=...)`",
+        switch="the default: no `max_retries`",
+        evidence=[Evidence.METHOD, _REQUESTS_SENDS, _URLLIB3_SENDS],
         status="status",
     ),
     Library(

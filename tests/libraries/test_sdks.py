@@ -7,6 +7,7 @@ first try had its effect. None of them may say "no effect" then.
 from __future__ import annotations
 
 import importlib.util
+import io
 import socket
 import struct
 import sys
@@ -309,6 +310,38 @@ def _twilio_at(url: str, request: Any) -> Any:
     return lambda method, uri, *args, **kwargs: request(method, url, *args, **kwargs)
 
 
+@client("twilio")
+def twilio_delete(url: str, again: bool) -> object:
+    from twilio.http.http_client import TwilioHttpClient
+    from twilio.rest import Client
+
+    http: Any = TwilioHttpClient(timeout=WAIT, max_retries=2 if again else None)
+    http.session.mount("http://", http.session.get_adapter("https://x"))  # what it does with https only
+    api = Client("AC", "token", http_client=http)
+    api.request = _twilio_at(url, api.request)
+    return api.messages("SM").delete()
+
+
+_WSDL = b"""<definitions xmlns="http://schemas.xmlsoap.org/wsdl/" xmlns:soap="http://schemas.xmlsoap.org/wsdl/soap/"
+    xmlns:x="urn:x" targetNamespace="urn:x"><message name="m"/><portType name="p"><operation name="pay">
+    <input message="x:m"/><output message="x:m"/></operation></portType><binding name="b" type="x:p">
+    <soap:binding transport="http://schemas.xmlsoap.org/soap/http"/><operation name="pay"><soap:operation
+    soapAction="pay"/><input><soap:body use="literal"/></input><output><soap:body use="literal"/></output></operation>
+    </binding><service name="s"><port name="q" binding="x:b"><soap:address location="URL"/></port></service>
+    </definitions>"""
+
+
+@client("zeep")
+def zeep(url: str, again: bool) -> object:
+    import zeep
+
+    transport = zeep.Transport(operation_timeout=WAIT)
+    try:
+        return zeep.Client(io.BytesIO(_WSDL.replace(b"URL", url.encode())), transport=transport).service.pay()
+    finally:
+        transport.session.close()
+
+
 REPEATS: dict[str, list[tuple[Outcome, int]]] = {
     # What the library is told to send again, and the answer to that: each with a first request that had its effect.
     **{name: [("reset", 404), (500, 404), (503, 409)] for name in ("openai", "anthropic", "stripe")},
@@ -322,6 +355,8 @@ REPEATS: dict[str, list[tuple[Outcome, int]]] = {
     "hvac": [("redirect", 403), ("redirect", 400)],
     "adyen": [("redirect", 404), ("redirect", 401)],
     "braintree": [("redirect", 404), ("redirect", 401)],
+    "twilio_delete": [("reset", 404), ("reset", 401)],
+    "zeep": [("redirect", 404), ("redirect", 401)],
 }
 SHOWS = ("openai", "anthropic", "opensearch")
 """What shows that there was one request."""
