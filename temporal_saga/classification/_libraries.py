@@ -254,7 +254,7 @@ LIBRARIES: Sequence[Library] = (
         Repeats.YES,
         [(CANCELLED, "CancelledError"), (Reader.GRPC_CODE, "RPCError")],
         why="calls of its client",
-        switch="`Client.connect(..., retry_config=RetryConfig(max_retries=0))`",
+        switch="`Client.connect(..., retry_config=RetryConfig(max_retries=1))`: one try",
         sends="temporalio.client temporalio.service",
     ),
     Library(

@@ -6,6 +6,7 @@ first try had its effect. None of them may say "no effect" then.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import socket
@@ -80,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         else:
             body = b'{"error": {"message": "no"}, "errors": []}'
-            self.send_response(303 if outcome == "redirect" else int(outcome))
+            self.send_response(303 if outcome == "redirect" else int(str(outcome)[:3]))
             if outcome == "redirect":
                 self.send_header("Location", self.path)
             if outcome != 403:  # with a wait, it is throttling
@@ -391,7 +392,7 @@ def test_a_request_that_gets_no_answer(
         monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
     url = server.tell(outcome)
     error = failure(name, url, again=False)
-    assert server.effects_of(url)
+    assert server.effects_of(url) == 1  # the switch works
     assert classify(error, profile=ONE) is K.AMBIGUOUS
 
 
@@ -445,3 +446,52 @@ def test_a_conflict_by_the_class_that_names_the_provider(server: Server) -> None
     seen = {name: classify(failure(name, server.tell(409), again=False)) for name in CLIENTS}
     providers = ("openai", "anthropic", "stripe", "square")
     assert {name: seen[name] for name in providers} == dict.fromkeys(providers, K.IN_PROGRESS)
+
+
+# --- google.auth, which asks for a token before the request, or after an answer of 401 ---
+
+
+def _credentials(url: str) -> Any:
+    from google.oauth2.credentials import Credentials
+
+    return Credentials("old", refresh_token="r", token_uri=url, client_id="c", client_secret="s")  # type: ignore[no-untyped-call]
+
+
+def _refresh(url: str) -> None:
+    from google.auth.transport.requests import Request
+
+    _credentials(url).refresh(functools.partial(Request(), timeout=WAIT))
+
+
+def test_google_auth(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("google.oauth2")
+    with refusing_port() as port:
+        refused = failure_of(_refresh, f"http://127.0.0.1:{port}")
+    refusals = [failure_of(_refresh, server.tell(status)) for status in (400, 401)]
+    reset = failure_of(_refresh, server.tell("reset"))
+    monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
+    late = failure_of(_refresh, server.tell("stall"))
+    for error in (refused, reset, late):
+        assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS
+    for error in refusals:
+        assert classify(error, profile=ONE) is K.AUTH
+        assert classify(error).effect == "unknown"
+
+
+def test_google_auth_that_fails_after_a_request_that_had_its_effect(server: Server) -> None:
+    pytest.importorskip("google.oauth2")
+    from google.auth.transport.requests import AuthorizedSession
+
+    def pay(url: str) -> None:
+        with AuthorizedSession(_credentials(server.tell(400))) as session:
+            session.post(url, timeout=WAIT)
+
+    error = failure_of(pay, server.tell("401 after its effect"))
+    assert type(error).__name__ == "RefreshError"
+    assert classify(error).effect == "unknown"
+
+
+def failure_of(call: Callable[[str], object], url: str) -> Exception:
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
+        call(url)
+    return raised.value
