@@ -435,25 +435,34 @@ def between(url: str, *, resets: bool) -> Iterator[dict[str, Any]]:
 
     def talk(handler: Any) -> None:
         with reach() as upstream:
-            has_sent = threading.Event()
+            has_sent, is_answered = threading.Event(), threading.Event()
 
             def answer() -> None:
-                while data := upstream.recv(65536):
-                    if has_sent.is_set():
-                        if resets:
-                            reset(handler)
-                        return
-                    handler.connection.sendall(data)
+                with suppress(OSError):
+                    while data := upstream.recv(65536):
+                        if has_sent.is_set():
+                            is_answered.set()
+                            return
+                        handler.connection.sendall(data)
 
             thread = threading.Thread(target=answer)
             thread.start()
+            handler.connection.settimeout(0.05)  # to look at the event now and then
             with suppress(OSError):
-                while data := handler.connection.recv(65536):
+                while not is_answered.is_set():
+                    try:
+                        data = handler.connection.recv(65536)
+                    except TimeoutError:
+                        continue
+                    if not data:
+                        break
                     if b"INSERT INTO t VALUES (9)" in data:
                         has_sent.set()
                     upstream.sendall(data)
+            if is_answered.is_set():
+                reset(handler) if resets else over.wait(10)
+            upstream.shutdown(socket.SHUT_RDWR)
             thread.join(10)
-            over.wait(0 if resets else 10)
 
     with speaking(talk) as port:
         options = {"host": "127.0.0.1", "port": port, "user": target["user"], "password": target.get("password")}
