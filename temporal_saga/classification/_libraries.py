@@ -635,10 +635,11 @@ LIBRARIES: Sequence[Library] = (
         why="batches",
         switch="`retries=0`; aiokafka has none",
     ),
+    # Its exceptions name the module in C that they come from.
     Library(
-        "confluent_kafka",
+        "confluent_kafka cimpl",
         Repeats.YES,
-        [(AMBIGUOUS, "KafkaError KafkaException")],
+        [(AMBIGUOUS, "KafkaException")],
         why="batches",
         switch='`{"retries": 0}`',
     ),

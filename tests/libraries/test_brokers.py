@@ -322,7 +322,7 @@ class Kafka:
         of = self._responses[key]
         name = of.__name__
         if name == "ApiVersionsResponse":
-            offered = {0: (3, 7), 3: (1, 5), 18: (0, 4), 22: (0, 1)}
+            offered = {0: (3, 7), 1: (4, 4), 3: (1, 5), 18: (0, 4), 22: (0, 1)}  # 1: no one asks for it
             keys = [of.ApiVersion(api_key=k, min_version=a, max_version=b) for k, (a, b) in offered.items()]
             return of(version=version, error_code=0, api_keys=keys, throttle_time_ms=0)
         if name == "MetadataResponse":
@@ -433,5 +433,42 @@ def test_kafka_a_message_that_is_too_long() -> None:
 def test_kafka_the_answer_to_a_second_batch_proves_nothing_of_the_first() -> None:
     with kafka("reset", 29) as broker:
         error = failure(lambda: produce(broker.port, again=True))
+    assert broker.taken == 1
+    assert classify(error).effect == "unknown"
+
+
+def produce_with_librdkafka(port: int, *, again: bool) -> None:
+    confluent_kafka = pytest.importorskip("confluent_kafka")
+    config = {
+        "bootstrap.servers": f"127.0.0.1:{port}",
+        "message.timeout.ms": 2000,
+        "request.timeout.ms": 500,
+        "retries": 2 if again else 0,
+        "retry.backoff.ms": 1,
+        "log_level": 0,
+    }
+    failures: list[Any] = []
+    producer = confluent_kafka.Producer(config)
+    producer.produce("t", b"x", partition=0, on_delivery=lambda error, _: failures.append(error))
+    producer.flush(5)
+    if failures[0]:
+        raise confluent_kafka.KafkaException(failures[0])
+
+
+def test_confluent_kafka() -> None:
+    """Nothing that it says is a proof, whatever the user says."""
+    with refusing_port() as port:
+        errors = [failure(lambda: produce_with_librdkafka(port, again=False))]
+    for told in ("stall", "reset", 29, 10):
+        with kafka(told) as broker:
+            errors.append(failure(lambda broker=broker: produce_with_librdkafka(broker.port, again=False)))  # type: ignore[misc]
+            assert broker.taken == isinstance(told, str)
+    for error in errors:
+        assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS, error
+
+
+def test_confluent_kafka_the_answer_to_a_second_batch_proves_nothing_of_the_first() -> None:
+    with kafka("reset", 29) as broker:
+        error = failure(lambda: produce_with_librdkafka(broker.port, again=True))
     assert broker.taken == 1
     assert classify(error).effect == "unknown"

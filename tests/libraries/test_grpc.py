@@ -23,7 +23,7 @@ from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 from temporal_saga.classification._read import code_of, headers_of, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
-from tests.libraries.servers import refusing_port
+from tests.libraries.servers import refusing_port, reset, speaking
 
 K = FailureKind
 LIMIT = [("grpc.max_receive_message_length", 1000), ("grpc.max_send_message_length", 1000)]
@@ -297,6 +297,19 @@ def signal(port: int, retries: int | None = None) -> Exception:
     return raised.value
 
 
+def reset_after_a_request(handler: Any) -> None:
+    """HTTP/2 as far as it takes to take a whole request, after an answer to the client's question for capabilities."""
+    handler.wfile.write(_frame(4, 0, 0, b""))  # SETTINGS
+    handler.rfile.read(24)  # the client's preface
+    while head := handler.rfile.read(9):
+        handler.rfile.read(int.from_bytes(head[:3], "big"))
+        if head[3] == 4 and not head[4] & 1:
+            handler.wfile.write(_frame(4, 1, 0, b""))
+        if head[3] == 0 and head[4] & 1:  # the end of the request
+            reset(handler)
+            return
+
+
 @contextmanager
 def frontend(*told: str) -> Iterator[tuple[int, _Temporal]]:
     handler = _Temporal(*told)
@@ -313,11 +326,15 @@ def test_temporals_own_client_refused() -> None:
         assert kind_of(signal(port), (), {}).effect == "unknown"
 
 
-@pytest.mark.parametrize("what", ["stall", "UNAVAILABLE"])
+@pytest.mark.parametrize("what", ["stall", "reset", "UNAVAILABLE"])
 def test_temporals_own_client_gets_no_answer(what: str) -> None:
-    with frontend(what) as (port, handler):
-        error = signal(port, 1)
-    assert handler.effects == 1  # its switch: one try
+    if what == "reset":
+        with speaking(reset_after_a_request) as port:
+            error = signal(port, 1)
+    else:
+        with frontend(what) as (port, handler):
+            error = signal(port, 1)
+        assert handler.effects == 1  # its switch: one try
     assert kind_of(error, (), {}) is kind_of(error, (), {}, client_retries=False) is K.AMBIGUOUS
 
 

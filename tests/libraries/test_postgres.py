@@ -384,6 +384,14 @@ def test_a_pool_without_a_free_connection(url: str) -> None:
     assert kind_of(closed.value, (), {}) is K.BUG
 
 
+def test_a_pool_that_cannot_connect() -> None:
+    with refusing_port() as port:
+        pool = ConnectionPool(f"host=127.0.0.1 port={port}", min_size=1, open=True, timeout=0.3, reconnect_timeout=0)
+        with pool, pytest.raises(PoolTimeout) as raised, pool.connection():
+            pass
+    assert kind_of(raised.value, (), {}) is K.NOT_SENT
+
+
 @pytest.fixture
 def engine(url: str) -> Iterator[sqlalchemy.Engine]:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))

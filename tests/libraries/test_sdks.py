@@ -274,6 +274,17 @@ def _is_500(error: BaseException) -> bool:
     return getattr(error, "code", 0) >= 500 or isinstance(error, requests.ConnectionError)
 
 
+@client("google.genai")
+def genai(url: str, again: bool) -> object:
+    from google import genai
+    from google.genai import types
+
+    retry = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.001) if again else None
+    options = types.HttpOptions(base_url=url, timeout=int(WAIT * 1000), retry_options=retry)
+    with genai.Client(api_key="k", http_options=options) as api:
+        return api.models.generate_content(model="m", contents="x")
+
+
 # Neither tries again; both follow redirects, and this is what may be sent twice.
 @client("braintree")
 def braintree(url: str, again: bool) -> object:
@@ -349,6 +360,7 @@ REPEATS: dict[str, list[tuple[Outcome, int]]] = {
     "azure": [(500, 409), (503, 412)],
     "azure_core": [(500, 409), (503, 412)],
     "elasticsearch": [("reset", 404), (500, 409)],
+    "genai": [(500, 404), (503, 400)],
     "google": [(503, 412), (500, 404)],
     "kubernetes": [("reset", 409), ("redirect", 404)],
     "opensearch": [("reset", 404), (500, 409)],
