@@ -148,6 +148,12 @@ class Run(Arrivals):
         key = SearchAttributeKey.for_keyword(name)
         cast(Any, workflow).upsert_search_attributes([key.value_unset() if state is None else key.value_set(state)])
 
+    def forget_parked(self) -> None:
+        """Show nothing as parked any more: the run closes, and continue-as-new hands on what the list shows."""
+        if self.parking:
+            self.parking.forget()
+            self.show_state()
+
     @staticmethod
     def find() -> "Run | None":
         """Return the current run's `Run`; None if no saga was entered yet."""

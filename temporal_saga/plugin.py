@@ -198,6 +198,8 @@ class _HoldClose(WorkflowInboundInterceptor):
                 return
             run = Run.find()
             if not any(saga.holds_compensations() for saga in (run.open_sagas() if run else ())):
+                if run is not None:
+                    run.forget_parked()
                 raise
             failure: BaseException = RuntimeError(
                 "continue_as_new in a signal handler would drop the compensations of an open saga: "
@@ -270,7 +272,7 @@ def _incomplete() -> CompensationError | None:
 
 
 async def _end_sagas() -> None:
-    """Cancel the open sagas of other tasks, each once, and wait until each has unwound."""
+    """Cancel the open sagas of other tasks, each once, and wait until each has unwound: the run closes."""
     run = Run.find()
     task = asyncio.current_task()
     cancelled: list[OpenSaga] = []
@@ -298,3 +300,5 @@ async def _end_sagas() -> None:
             await workflow.wait_condition(lambda: bool(to_cancel()) or not open_sagas())
         except asyncio.CancelledError:
             raise_if_evicted()
+    if run is not None:
+        run.forget_parked()
