@@ -283,6 +283,7 @@ async def test_a_worker_that_may_not_ask_for_attributes_says_what_to_do(status: 
     assert "call ListSearchAttributes, or leave search_attribute= out" in said
 
 
+@pytest.mark.usefixtures("listed")  # registers the attribute
 async def test_metrics_logs_and_details_of_a_process(env: WorkflowEnvironment) -> None:
     """Read back from a Prometheus endpoint. What was planted in arguments, results and reasons is in none of them."""
     address = env.client.service_client.config.target_host
@@ -320,7 +321,9 @@ async def test_metrics_logs_and_details_of_a_process(env: WorkflowEnvironment) -
     details = "".join(seen.get("details", "") for seen in answer["seen"])
     assert "0 of 2 undone, 1 parked" in details
     assert "waits for a person" in details
-    assert "saga_parked" in "".join(seen.get("described", "") for seen in answer["seen"])
+    described = "".join(seen.get("described", "") for seen in answer["seen"])
+    for what in ("saga_parked", ATTRIBUTE, "PARKED"):
+        assert what in described
     assert answer["secret"] not in json.dumps([answer["metrics"], answer["logged"], answer["seen"]])
 
 
