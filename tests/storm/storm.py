@@ -37,7 +37,7 @@ from .operator import Operator
 from .processes import ATTRIBUTE, ROOT, Server, Setting, Workers, broken_copy, insist
 from .resets import reset, reset_of
 from .worker import QUEUE, WORKFLOWS, runner
-from .workflows import ByHandTransfer, Job, ParkingTransfer
+from .workflows import PATCH, ByHandTransfer, Job, ParkingTransfer
 
 _ACCOUNTS = [f"account-{number}" for number in range(20)]
 _BALANCE = 1_000_000_00
@@ -57,7 +57,7 @@ class Options:
         mutant: The broken copy of the library that the workers run; None for the library.
         database: Where the transfers' ledger is: "postgresql" or "sqlite".
         patience: After how many seconds without a fault what is open counts as stuck.
-        at_once: How many run at the same time.
+        at_once: How many run at the same time; of few, half of them, so that some start after the deployment.
     """
 
     transfers: int = 200
@@ -78,6 +78,7 @@ class Figures:
     Attributes:
         deployments: Rolling ones, from the previous release of the workflows to the current one.
         on_both: Workflows which both releases have worked on.
+        patched: Workflows that have taken the way of the current release.
         resets: Of transfers; what they have lost is counted apart, in `reset_lost`, and is not wrong.
         named: Workflows whose report names what was not undone.
     """
@@ -91,6 +92,7 @@ class Figures:
     decisions: int = 0
     deployments: int = 0
     on_both: int = 0
+    patched: int = 0
     resets: int = 0
     named: int = 0
     lost: list[str] = field(default_factory=list)
@@ -175,7 +177,8 @@ class Storm:
         return figures
 
     async def _start_all(self) -> None:
-        room = asyncio.Semaphore(self._options.at_once)
+        at_once = max(min(self._options.at_once, self._options.transfers // 2), 1)
+        room = asyncio.Semaphore(at_once)
         end = time.monotonic() + 60 * (self._options.minutes or 1e6)
 
         async def one(number: int) -> None:
@@ -186,7 +189,7 @@ class Storm:
         running = self._running = [asyncio.create_task(one(number)) for number in range(self._options.transfers)]
         figures = self._figures
         # The last ones are waited for when nothing is killed any more; and so are all, if none ends for long.
-        enough = max(len(running) - self._options.at_once // 2, len(running) * 0.7)
+        enough = max(len(running) - at_once // 2, len(running) * 0.7)
         ended, since = 0, time.monotonic()
         while (
             ended < enough or not figures.kills or not figures.deployments
@@ -343,6 +346,9 @@ class Storm:
             history = await insist(handle.fetch_history)
             names = {event.activity_task_scheduled_event_attributes.activity_type.name for event in history.events}
             workers = {event.workflow_task_completed_event_attributes.identity for event in history.events}
+            self._figures.patched += any(
+                PATCH in str(event.marker_recorded_event_attributes) for event in history.events
+            )
             self._figures.on_both += {"previous", "current"} <= {each.partition(" ")[0] for each in workers}
             faults = [
                 name

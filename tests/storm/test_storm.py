@@ -32,7 +32,7 @@ def test_nothing_is_lost_doubled_or_stuck_in_a_short_storm() -> None:
     assert figures.wrong == []
     assert (figures.transfers, figures.orders) == (16, 4)
     assert min(figures.kills, figures.faults, figures.cancels, figures.resets) > 0, str(figures)
-    assert (figures.deployments, figures.on_both > 0) == (1, True), str(figures)
+    assert (figures.deployments, figures.on_both > 0, figures.patched > 0) == (1, True, True), str(figures)
 
 
 def test_a_seed_reproduces_the_plan() -> None:
