@@ -50,19 +50,15 @@ class OpenSaga(Protocol):
     @property
     def ends_by_itself(self) -> bool:
         """Whether the plugin must not cancel the saga: it unwinds, an unwind runs it, or it is past its pivot."""
-        ...
 
     def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether the saga has, or had, the steps of the saga with this name, ordinal and anchor."""
-        ...
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed in the saga."""
-        ...
 
     def report(self) -> SagaReport:
         """Return the saga as people see it."""
-        ...
 
 
 class Room:
@@ -148,12 +144,6 @@ class Run(Arrivals):
         key = SearchAttributeKey.for_keyword(name)
         cast(Any, workflow).upsert_search_attributes([key.value_unset() if state is None else key.value_set(state)])
 
-    def forget_parked(self) -> None:
-        """Show nothing as parked any more: the run closes, and continue-as-new hands on what the list shows."""
-        if self.parking:
-            self.parking.forget()
-            self.show_state()
-
     @staticmethod
     def find() -> "Run | None":
         """Return the current run's `Run`; None if no saga was entered yet."""
@@ -164,15 +154,14 @@ class Run(Arrivals):
     def current(cls) -> "Run":
         """Return the current run's `Run`. The first saga makes it."""
         run = cls.find()
-        if run is not None:
-            return run
-        if cast(Any, workflow).get_query_handler(QUERY) is not None:
-            raise RuntimeError(
-                f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
-                "a saga shows its report under that name"
-            )
-        run = cls()
-        cast(Any, workflow).set_query_handler(QUERY, run)
+        if run is None:
+            if cast(Any, workflow).get_query_handler(QUERY) is not None:
+                raise RuntimeError(
+                    f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
+                    "a saga shows its report under that name"
+                )
+            run = cls()
+            cast(Any, workflow).set_query_handler(QUERY, run)
         return run
 
     def next_ordinal(self, name: str) -> int:

@@ -664,9 +664,9 @@ def test_a_run_that_continues_as_new_hands_on_nothing_as_parked(
     run.activate(timer())
     assert run.closed is not None
     assert run.closed[0] == "continue_as_new"
-    assert shown(run) == ["PARKED", None]
-    memos = [each.modify_workflow_properties for each in run.activations[-1].protos]
-    assert [each.upserted_memo.fields["saga_parked"].data for each in memos if each.upserted_memo.fields] == [b""]
+    assert shown(run)[-1] is None
+    memos = [each.modify_workflow_properties.upserted_memo.fields for each in run.activations[-1].protos]
+    assert [fields["saga_parked"].data for fields in memos if fields] == [b""]
     run.check()
 
 
