@@ -1,6 +1,6 @@
 """Makes the screenshots of the docs anew, in `docs/_static`: python -m tools.screenshots, or `make screenshots`.
 
-It needs Chromium and ImageMagick (`apt install chromium imagemagick`). A dev server with its Web UI and a worker run
+It needs Chromium (`apt install chromium`). A dev server with its Web UI and a worker run
 meanwhile, and the command line writes the page.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +22,7 @@ from examples.dev_server import dev_server, free_port
 from temporal_saga.plugin import SagaPlugin
 
 from .browser import Browser, Scheme
+from .png import with_few_colors
 from .trips import ACTIVITIES, PARKED, TRIPS, BookTrip
 
 HERE = Path(__file__).parents[2] / "docs" / "_static"
@@ -50,22 +51,24 @@ async def write_page(address: str, page: Path) -> None:
         raise SystemExit("the command line has failed")
 
 
-def shoot(browser: Browser, ui: str, page: Path, scheme: Scheme) -> None:
+def shoot(browser: Browser, ui: str, run_id: str, page: Path, scheme: Scheme) -> None:
     """Take all pictures in one of the two color schemes."""
     workflows = f"{ui}/namespaces/default/workflows"
-    browser.open(page.as_uri(), size=(1000, 760), scheme=scheme, until="As of")
+    browser.open(page.as_uri(), size=(1000, 765), scheme=scheme, until="As of")
     keep(browser, f"show-html-{scheme}")
-    browser.open(f"{workflows}?query={quote(FILTER)}", size=(1200, 420), scheme=scheme, until=PARKED[1])
+    browser.open(f"{workflows}?query={quote(FILTER)}", size=(1200, 450), scheme=scheme, until=PARKED[1])
     keep(browser, f"ui-list-{scheme}")
-    browser.open(f"{workflows}/{PARKED[0]}", size=(1200, 900), scheme=scheme, until="BookTrip")
-    keep(browser, f"ui-workflow-{scheme}")
+    of_one = f"{workflows}/{PARKED[0]}/{run_id}"
+    browser.open(f"{of_one}/user-metadata", size=(1200, 860), scheme=scheme, until="waits for a person")
+    keep(browser, f"ui-details-{scheme}", below="Current Details")
+    browser.open(f"{of_one}/timeline", size=(1200, 1100), scheme=scheme, until="undo charge")
+    keep(browser, f"ui-timeline-{scheme}", below="Timeline")
 
 
-def keep(browser: Browser, name: str) -> None:
-    """Keep what the page looks like, in few colors, not dithered: so text stays sharp, and the file small."""
+def keep(browser: Browser, name: str, below: str | None = None) -> None:
+    """Keep what the page looks like, or only its part from a heading on."""
     file = HERE / f"{name}.png"
-    command = ["convert", "png:-", "+dither", "-colors", "64", "-strip", f"png8:{file}"]
-    subprocess.run(command, input=browser.picture(), check=True)
+    file.write_bytes(with_few_colors(browser.picture(below)))
     size = file.stat().st_size
     print(f"{file.name}: {size:,} bytes", flush=True)
     if size > MOST_BYTES:
@@ -73,15 +76,16 @@ def keep(browser: Browser, name: str) -> None:
 
 
 async def main(command: str) -> None:
+    logging.getLogger("temporalio.activity").setLevel(logging.CRITICAL)
     ui_port = free_port()
     plugin = SagaPlugin(search_attribute="SagaState")
     passed = SandboxRestrictions.default.with_passthrough_modules("tools")
     runner = SandboxedWorkflowRunner(restrictions=passed)
 
-    def shoot_all(page: Path) -> None:
+    def shoot_all(run_id: str, page: Path) -> None:
         with Browser(command) as browser:
             for scheme in SCHEMES:
-                shoot(browser, f"http://127.0.0.1:{ui_port}", page, scheme)
+                shoot(browser, f"http://127.0.0.1:{ui_port}", run_id, page, scheme)
 
     with tempfile.TemporaryDirectory(prefix="temporal-saga-screenshots-") as folder:
         page = Path(folder) / "page.html"
@@ -94,7 +98,8 @@ async def main(command: str) -> None:
             ):
                 await live(client)
                 await write_page(client.service_client.config.target_host, page)
-                await asyncio.to_thread(shoot_all, page)
+                run_id = (await client.get_workflow_handle(PARKED[0]).describe()).run_id
+                await asyncio.to_thread(shoot_all, run_id, page)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ from typing import Any, Literal
 Scheme = Literal["light", "dark"]
 
 _PATIENCE = 60.0
+_SHOWN = """
+    [document, ...[...document.querySelectorAll("iframe")].map(each => each.contentDocument)]
+        .map(each => each?.body?.innerText ?? "").join("\\n")
+"""
 
 
 class Browser:
@@ -71,7 +75,7 @@ class Browser:
     def wait_for(self, text: str) -> None:
         """Wait until the page shows a text, and a little longer: what it draws may still move."""
         end = time.monotonic() + _PATIENCE
-        while text not in (seen := str(self.run("document.body?.innerText ?? ''"))):
+        while text not in (seen := str(self.run(_SHOWN))):
             if time.monotonic() > end:
                 raise TimeoutError(f"the page does not show {text!r}, but: {seen}")
             time.sleep(0.2)
@@ -84,9 +88,18 @@ class Browser:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def picture(self) -> bytes:
-        """Return what the page looks like, as PNG."""
-        return base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"])
+    def picture(self, below: str | None = None) -> bytes:
+        """Return what the page looks like, as PNG; or only its part from the last heading with this text on."""
+        clip: dict[str, Any] = {}
+        if below is not None:
+            script = f"""(() => {{
+                const found = [...document.querySelectorAll("h1, h2, h3, h4")];
+                const box = found.findLast(each => each.innerText.trim() == {json.dumps(below)}).getBoundingClientRect();
+                const [x, y] = [box.left - 16, box.top - 16];
+                return {{ x, y, width: innerWidth - x, height: innerHeight - y, scale: 1 }};
+            }})()"""
+            clip = {"clip": self.run(script)}
+        return base64.b64decode(self._call("Page.captureScreenshot", format="png", **clip)["data"])
 
     def _call(self, method: str, **params: Any) -> Any:
         id = next(self._ids)

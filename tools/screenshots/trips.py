@@ -85,7 +85,8 @@ class BookTrip:
             await saga.execute_activity(book_hotel, trip, compensation=cancel_hotel)
             await saga.execute_activity(charge, trip, compensation=refund)
             await saga.execute_activity(book_flight, trip, compensation=cancel_flight)
-            await workflow.sleep(timedelta(seconds=trip.waits))
+            if trip.waits:
+                await workflow.sleep(timedelta(seconds=trip.waits))
             await saga.execute_activity(insure, trip)
 
 
