@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-serve api release-check format testbed clean
+.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs screenshots docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -112,6 +112,9 @@ vectors: $(VENV)/installed.stamp testbed ## add the missing test vectors of what
 docs: $(VENV)/docs.stamp $(VENV)/installed.stamp testbed ## the site, in build/docs; a warning is an error
 	rm -rf build/docs
 	$(RUN) -m sphinx -q -W --keep-going -b html -d $(CURDIR)/build/doctrees $(CURDIR)/docs $(CURDIR)/build/docs
+
+screenshots: $(VENV)/installed.stamp testbed server ## the screenshots of the docs anew; needs Chromium
+	$(RUN) -m tools.screenshots
 
 docs-serve: docs ## the site on http://localhost:8000; PORT= has another port
 	$(BIN)/python -m http.server --bind localhost --directory build/docs $(or $(PORT),8000)

@@ -93,8 +93,9 @@ class Browser:
         clip: dict[str, Any] = {}
         if below is not None:
             script = f"""(() => {{
-                const found = [...document.querySelectorAll("h1, h2, h3, h4")];
-                const box = found.findLast(each => each.innerText.trim() == {json.dumps(below)}).getBoundingClientRect();
+                const all = [...document.querySelectorAll("h1, h2, h3, h4")];
+                const heading = all.findLast(each => each.innerText.trim() == {json.dumps(below)});
+                const box = heading.getBoundingClientRect();
                 const [x, y] = [box.left - 16, box.top - 16];
                 return {{ x, y, width: innerWidth - x, height: innerHeight - y, scale: 1 }};
             }})()"""
