@@ -28,7 +28,18 @@ from examples.dev_server import find_cli
 from temporal_saga.plugin import SagaPlugin
 from tests.cli.test_problems import refusing
 
-from .parking_workflows import ACTIVITIES, ATTRIBUTE, DONE, REFUSED, WORKFLOWS, Case, Parks, ParksByHand, Reminds
+from .parking_workflows import (
+    ACTIVITIES,
+    ATTRIBUTE,
+    DONE,
+    REFUSED,
+    WORKFLOWS,
+    Case,
+    Continues,
+    Parks,
+    ParksByHand,
+    Reminds,
+)
 from .support import History, Replays, Run, Runs, causes, eventually, make_worker, passing
 
 PLAIN = {
@@ -233,6 +244,23 @@ async def test_the_list_of_workflows_shows_what_needs_somebody(listed: Runs, act
     (in_list,) = await eventually(lambda: found('= "INCOMPLETE"' if incomplete else "IS NULL"))
     assert await in_list.memo() == {}
     assert shown(await run.history()) == ["UNWINDING", "PARKED", "UNWINDING", "INCOMPLETE" if incomplete else ""]
+
+
+async def test_the_next_run_shows_nothing_of_what_was_parked(listed: Runs) -> None:
+    """The server hands the attribute and the memo on to a run that continues as new."""
+    run = await start(listed, "step", workflow=Continues)
+    await parked(run)
+    await run.handle.signal(Continues.tell)
+
+    async def next_run() -> Any:
+        query = f'WorkflowId = "{run.handle.id}" AND ExecutionStatus = "Running"'
+        found = [each async for each in listed.client.list_workflows(query)]
+        return [each for each in found if each.run_id != run.handle.result_run_id]
+
+    (in_list,) = await eventually(next_run)
+    assert (dict(in_list.search_attributes).get(ATTRIBUTE), await in_list.memo()) == (None, {})
+    await listed.client.get_workflow_handle(run.handle.id).signal(Continues.tell)
+    await run.handle.result()
 
 
 async def test_a_saga_that_succeeds_adds_not_one_event(listed: Runs) -> None:
