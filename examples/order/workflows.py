@@ -14,6 +14,7 @@ from temporal_saga import Declined, Saga, business_key, presets
 with workflow.unsafe.imports_passed_through():
     from examples.order.activities import Shop
     from examples.order.models import (
+        STATUS,
         Booking,
         Message,
         Order,
@@ -22,11 +23,15 @@ with workflow.unsafe.imports_passed_through():
         Payment,
         PickOrder,
         Report,
+        Review,
         Shipment,
+        describe,
         format_amount,
     )
 
 SHIP_WITHIN = timedelta(days=7)
+REVIEW_WITHIN = timedelta(hours=24)
+MAILS_APART = timedelta(minutes=1)
 
 
 @workflow.defn(name="Order")
@@ -35,12 +40,20 @@ class OrderWorkflow:
 
     def __init__(self) -> None:
         self._state = OrderState()
+        self._notify: workflow.ChildWorkflowHandle[Notify, None]
+        self._review: Review | None = None
+        self._review_is_due = False
         self._tracking_number: str | None = None
         self._cancel_reason: str | None = None
 
     @workflow.run
     async def run(self, order: Order) -> OrderState:
         """Fulfills the order, and returns how it ended. A refusal is a result, not a failure."""
+        # Tells the customer. It closes after the order does, however the order ends: a mail server that is down delays
+        # no parcel, and the last mail is still sent. Not a step of the saga: a mail needs no undo.
+        self._notify = await workflow.start_child_workflow(
+            Notify.run, args=[order.id, order.email], parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL
+        )
         try:
             await self._fulfil(order)
         except (ActivityError, Declined) as error:
@@ -48,12 +61,12 @@ class OrderWorkflow:
             if not isinstance(answer, ApplicationError) or answer.type != "Declined":
                 raise
             # The saga has been unwound by now: only the answer is left.
-            self._state = OrderState(OrderStatus(answer.details[0]), answer.message)
+            self._set(OrderState(OrderStatus(answer.details[0]), answer.message))
         if self._state.status is OrderStatus.NOT_SHIPPED:
-            await workflow.execute_activity_method(
-                Shop.send, self._message(order, "support", "support"), **presets.forward_only()
-            )
-        await self._mail_customer(order)
+            key = business_key("support", order.id, self._state.status.value)
+            ticket = Message(key, "support", "support", f"{order.id}: {describe(self._state)}")
+            await workflow.execute_activity_method(Shop.send, ticket, **presets.forward_only())
+        await self._tell_customer()
         return self._state
 
     # The handlers only record. What to do about it is decided in one place, the main method, and
@@ -71,6 +84,18 @@ class OrderWorkflow:
         if self._tracking_number is None:
             self._cancel_reason = reason
 
+    @workflow.update
+    async def review(self, review: Review) -> None:
+        """Approves or rejects an order over the limit."""
+        self._review = review
+
+    @review.validator
+    def _validate_review(self, review: Review) -> None:
+        if not review.reviewer.strip():
+            raise ValueError("a review needs the reviewer's name")
+        if not self._review_is_due or self._review is not None:
+            raise ValueError("no review is due")
+
     @workflow.query
     def order_status(self) -> OrderState:
         """Where the order stands."""
@@ -86,11 +111,14 @@ class OrderWorkflow:
                 # Conflict: the orders of a product that sells well meet at its row.
                 saga.execute_activity_method(Shop.allocate, order, compensation=Shop.release, **presets.conflict()),
             )
+            # After the payment, so that an approved order has its money and its goods.
+            if order.review_over is not None and total > order.review_over:
+                await self._wait_for_review()
             self._enter(OrderStatus.BOOKING)
             label = await self._book_carrier(saga, order)
 
             self._enter(OrderStatus.CONFIRMED)
-            await self._mail_customer(order)
+            await self._tell_customer()
             await saga.execute_activity_method(
                 Shop.notify_warehouse, PickOrder(order.id, label), compensation=Shop.recall_from_warehouse
             )
@@ -102,7 +130,7 @@ class OrderWorkflow:
             await saga.execute_activity_method(
                 Shop.record_shipment, Shipment(order.id, tracking_number), **presets.forward_only()
             )
-        self._state = OrderState(OrderStatus.SHIPPED, tracking_number=tracking_number)
+        self._set(OrderState(OrderStatus.SHIPPED, tracking_number=tracking_number))
 
     async def _book_carrier(self, saga: Saga, order: Order) -> str:
         """Tries the carriers in turn, and returns the label of the first that takes the order."""
@@ -122,6 +150,24 @@ class OrderWorkflow:
                 workflow.logger.info("carrier %s does not take the order", carrier)
         raise Declined("no carrier takes the order", OrderStatus.NO_CARRIER)
 
+    async def _wait_for_review(self) -> None:
+        self._enter(OrderStatus.REVIEWING)
+        await self._tell_customer()
+        self._review_is_due = True
+        try:
+            await workflow.wait_condition(
+                lambda: self._review is not None or self._cancel_reason is not None, timeout=REVIEW_WITHIN
+            )
+        except asyncio.TimeoutError:
+            pass  # looked at below: an answer may have come with the timer
+        finally:
+            self._review_is_due = False  # an answer that comes from now on is refused
+        self._stop_if_cancelled()
+        if self._review is None:
+            raise Declined("no review in time", OrderStatus.REJECTED)
+        if not self._review.approved:
+            raise Declined(f"rejected by {self._review.reviewer}", OrderStatus.REJECTED)
+
     async def _wait_for_shipment(self) -> str:
         # A timeout decides nothing: a signal may have come with the timer.
         with suppress(asyncio.TimeoutError):
@@ -136,37 +182,60 @@ class OrderWorkflow:
 
     def _enter(self, status: OrderStatus) -> None:
         self._stop_if_cancelled()
-        self._state = OrderState(status)
+        self._set(OrderState(status))
 
     def _stop_if_cancelled(self) -> None:
         if self._cancel_reason is not None:
             raise Declined(self._cancel_reason, OrderStatus.CANCELLED)
 
-    async def _mail_customer(self, order: Order) -> None:
-        """Tells the customer where the order stands."""
-        # In a child that outlives the order: a mail server that is down delays no parcel, and the
-        # mail of a run that closes is still sent. Not a step of the saga: a mail needs no undo.
-        await workflow.start_child_workflow(
-            Notify.run,
-            self._message(order, "mail", order.email),
-            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-        )
+    def _set(self, state: OrderState) -> None:
+        self._state = state
+        # A server that does not know the attribute fails the workflow task, forever. It refuses a start with the
+        # attribute, too. So an order that was started with it can go on.
+        if workflow.info().typed_search_attributes.get(STATUS) is not None:
+            workflow.upsert_search_attributes([STATUS.value_set(state.status.value)])
 
-    def _message(self, order: Order, channel: str, to: str) -> Message:
-        # One message for each order, channel and state, however often it is sent.
-        status, reason = self._state.status.value, self._state.reason
-        key = business_key(channel, order.id, status)
-        return Message(key, channel, to, f"{order.id}: {status}" + (f", {reason}" if reason else ""))
+    async def _tell_customer(self) -> None:
+        """Tells the customer where the order stands."""
+        with suppress(ApplicationError):  # somebody has terminated the child: no reason to stop an order
+            await self._notify.signal(Notify.tell, describe(self._state))
 
 
 @workflow.defn
 class Notify:
-    """Sends a message, however long it takes."""
+    """Mails what happens to an order: at most one mail a minute, with all that has happened; and one at the end."""
+
+    def __init__(self) -> None:
+        self._news: list[str] = []
+        self._order_has_closed = False
 
     @workflow.run
-    async def run(self, message: Message) -> None:
-        """Sends the message."""
-        await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+    async def run(self, order_id: str, to: str) -> None:
+        """Mails until the order has closed and all is sent, however long that takes."""
+        mails = asyncio.create_task(self._mail(order_id, to))  # a cancel of the workflow does not reach this task
+        try:
+            await asyncio.shield(mails)
+        except asyncio.CancelledError:
+            # By its parent close policy: nothing more will come.
+            self._order_has_closed = True
+            await mails
+
+    @workflow.signal
+    def tell(self, event: str) -> None:
+        """Something has happened."""
+        self._news.append(event)
+
+    async def _mail(self, order_id: str, to: str) -> None:
+        while True:
+            await workflow.wait_condition(lambda: bool(self._news) or self._order_has_closed)
+            if not self._news:
+                return
+            text, self._news = "; ".join(self._news), []
+            # One mail for the same news, however often it is sent.
+            message = Message(business_key("mail", order_id, text), "mail", to, f"{order_id}: {text}")
+            await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+            with suppress(asyncio.TimeoutError):
+                await workflow.wait_condition(lambda: self._order_has_closed, timeout=MAILS_APART)
 
 
 @workflow.defn

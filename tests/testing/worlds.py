@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import WorkflowUpdateFailedError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from examples.demo.textbook import TextbookOrder, TextbookTransfer
 from examples.money_transfer.activities import Bank
@@ -24,13 +25,14 @@ from examples.money_transfer.ledger import Ledger
 from examples.money_transfer.models import Decision, Review, Transfer, TransferStatus
 from examples.money_transfer.workflows import MoneyTransfer
 from examples.order.activities import Shop
-from examples.order.models import Line, Order, OrderStatus
+from examples.order.models import STATUS, Line, Order, OrderStatus, Review, describe
 from examples.order.store import Store
 from examples.order.workflows import Notify, OrderWorkflow
 from temporal_saga.testing import Exploration, Simulation, explore
 
 TRANSFER = Transfer("t-1", "A", "B", 30_00, "EUR", review_over=10_00)
-ORDER = Order("o-1", "someone@example.com", "4242", [Line("teapot", 2), Line("cup", 4)])
+ORDER = Order("o-1", "someone@example.com", "4242", [Line("teapot", 2), Line("cup", 4)], review_over=10_00)
+LISTED = TypedSearchAttributes([SearchAttributePair(STATUS, OrderStatus.RECEIVED.value)])
 
 _MEMORY = Path("/dev/shm")  # on Linux: a run then costs half of what it does on a disk
 
@@ -113,6 +115,16 @@ class OrderWorld(Shop):
         return {**stock, **carriers, **cards, "shipments": len(rows("SELECT * FROM shipments"))}
 
 
+class ReviewedOrderWorld(OrderWorld):
+    """And a person who approves first."""
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(WorkflowUpdateFailedError):  # no review is due any more
+            await handle.execute_update(OrderWorkflow.review, Review(True, "eve"))
+        await super().client(handle)
+
+
 def _fill_shop(path: Path) -> None:
     Store(path).add_samples()
 
@@ -125,7 +137,7 @@ def transfer_holds(world: TransferWorld, simulation: Simulation[Any]) -> None:
 
 
 def order_holds(world: OrderWorld, simulation: Simulation[Any]) -> None:
-    """Goods and money have changed hands, or neither has."""
+    """Goods and money have changed hands, or neither has; and the customer has heard how it ended."""
     state = world.state()
     kept = {"teapot": 5, "cup": 20, "4242": 500_00, "4000": 0}
     sold = {"teapot": 3, "cup": 16, "4242": 500_00 - 2 * 24_90 - 4 * 6_50, "4000": 0}
@@ -137,6 +149,10 @@ def order_holds(world: OrderWorld, simulation: Simulation[Any]) -> None:
     past_pivot = any(call.label == "record_shipment" for call in simulation.calls)
     assert goods == (sold if past_pivot else kept), f"shipped: {shipped}, {state}"
     assert (pickups, labels) == ((1, 1) if past_pivot else (0, 0)), f"shipped: {shipped}, {state}"
+    if simulation.status == "completed":
+        mails = [text for (text,) in world.store.rows("SELECT text FROM outbox WHERE channel = 'mail' ORDER BY rowid")]
+        assert mails, "no mail"
+        assert mails[-1].endswith(describe(simulation.result())), mails
 
 
 def explore_money_transfer(faults: int, **options: Any) -> Exploration:
@@ -146,9 +162,9 @@ def explore_money_transfer(faults: int, **options: Any) -> Exploration:
 
 
 def explore_order(faults: int, **options: Any) -> Exploration:
-    options = {"setup": OrderWorld, "check": order_holds, "faults": faults, "fail": False, **options}
+    options = {"setup": ReviewedOrderWorld, "check": order_holds, "faults": faults, "fail": False, **options}
     with _books(OrderWorld, _fill_shop):
-        return explore(OrderWorkflow.run, ORDER, workflows=[Notify], **options)
+        return explore(OrderWorkflow.run, ORDER, workflows=[Notify], search_attributes=LISTED, **options)
 
 
 def explore_textbook_transfer(faults: int, **options: Any) -> Exploration:
