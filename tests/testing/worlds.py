@@ -25,7 +25,8 @@ from examples.money_transfer.ledger import Ledger
 from examples.money_transfer.models import Decision, Review, Transfer, TransferStatus
 from examples.money_transfer.workflows import MoneyTransfer
 from examples.order.activities import Shop
-from examples.order.models import STATUS, Line, Order, OrderStatus, Review, describe
+from examples.order.models import STATUS, Line, Order, OrderStatus, describe
+from examples.order.models import Review as OrderReview
 from examples.order.store import Store
 from examples.order.workflows import Notify, OrderWorkflow
 from temporal_saga.testing import Exploration, Simulation, explore
@@ -121,7 +122,7 @@ class ReviewedOrderWorld(OrderWorld):
     async def client(self, handle: Any) -> None:
         await asyncio.sleep(3600)
         with suppress(WorkflowUpdateFailedError):  # no review is due any more
-            await handle.execute_update(OrderWorkflow.review, Review(True, "eve"))
+            await handle.execute_update(OrderWorkflow.review, OrderReview(True, "eve"))
         await super().client(handle)
 
 
