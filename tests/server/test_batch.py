@@ -172,8 +172,8 @@ async def test_two_thousand_transfers_while_workers_are_killed(
         events, size = max(events, info.history_length), max(size, info.history_size_bytes)
     with capsys.disabled():
         print(
-            f"\n{count} transfers in {seconds:.0f} s, workers killed twice: {summary.paid} paid, {summary.failed} failed; "
-            f"the longest history of a parent has {events} events and {size / 1e6:.1f} MB"
+            f"\n{count} transfers in {seconds:.0f} s, workers killed twice: {summary.paid} paid, "
+            f"{summary.failed} failed; the longest history of a parent has {events} events and {size / 1e6:.1f} MB"
         )
     assert (events < 5_120, size < 5_000_000) == (True, True)  # the server's limits: 51,200 events and 50 MB
     ledger.close()
