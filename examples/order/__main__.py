@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
+import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
 
-from examples.dev_server import dev_server
-from examples.order.activities import Shop
-from examples.order.models import STATUS, Line, Order, OrderStatus, Review, describe
-from examples.order.starter import orders_in, place_order
-from examples.order.store import Store
-from examples.order.worker import build_worker
-from examples.order.workflows import OrderWorkflow
 from temporal_saga.plugin import SagaPlugin
+
+from .activities import Shop
+from .models import STATUS, Line, Order, OrderStatus, Review, describe
+from .starter import orders_in, place_order
+from .store import Store
+from .worker import build_worker, connect, run_program
+from .workflows import OrderWorkflow
 
 
 async def tell(client: Client, store: Store, threads: Executor, *, listed: bool) -> None:
@@ -69,13 +73,29 @@ async def until(check: Callable[[], bool]) -> None:
         await asyncio.sleep(0.1)
 
 
+@asynccontextmanager
+async def server() -> AsyncGenerator[Client]:
+    """The server that TEMPORAL_ADDRESS names; else one that runs as long as the story."""
+    if os.environ.get("TEMPORAL_ADDRESS"):
+        yield await connect()
+        return
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    cli = os.environ.get("TEMPORAL_CLI") or shutil.which("temporal", path=path)  # if None, the SDK downloads one
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=cli,
+        dev_server_log_level="error",
+        dev_server_extra_args=["--search-attribute", f"{STATUS.name}=Keyword"],
+        plugins=[SagaPlugin(classify=True)],
+    ) as env:
+        yield env.client
+
+
 async def run(database: Path) -> None:
-    """Starts a server (or uses that of TEMPORAL_ADDRESS) and tells the story."""
-    ours = not os.environ.get("TEMPORAL_ADDRESS")  # another server need not know the search attribute
-    attribute = ["--search-attribute", f"{STATUS.name}=Keyword"] if ours else []
-    async with dev_server(plugins=[SagaPlugin(classify=True)], extra_args=attribute) as env:
+    """Tells the story."""
+    async with server() as client:
+        listed = not os.environ.get("TEMPORAL_ADDRESS")  # another server need not know the search attribute
         with ThreadPoolExecutor() as threads:
-            await tell(env.client, Store(database), threads, listed=ours)
+            await tell(client, Store(database), threads, listed=listed)
 
 
 def main() -> None:
@@ -86,7 +106,7 @@ def main() -> None:
     )
     parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(Path(folder) / "orders.db"))
+        run_program(run(Path(folder) / "orders.db"))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from temporalio.client import (
 )
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 
-from examples._run import run_program
-from examples.order.models import STATUS, Line, Order, OrderState, OrderStatus, Review, describe
-from examples.order.store import Store
-from examples.order.worker import DATABASE, TASK_QUEUE, connect
-from examples.order.workflows import DailyReport, OrderWorkflow
+from .models import STATUS, Line, Order, OrderState, OrderStatus, Review, describe
+from .store import Store
+from .worker import DATABASE, TASK_QUEUE, connect, run_program
+from .workflows import DailyReport, OrderWorkflow
 
 SCHEDULE = "order-daily-report"
 

@@ -12,8 +12,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporal_saga import Declined, Saga, business_key, presets
 
 with workflow.unsafe.imports_passed_through():
-    from examples.order.activities import Shop
-    from examples.order.models import (
+    from .activities import Shop
+    from .models import (
         STATUS,
         Booking,
         Message,

@@ -504,16 +504,3 @@ async def test_worker_and_starter_as_processes(env: WorkflowEnvironment, tmp_pat
         worker.terminate()
         await worker.wait()
     assert worker.returncode == 0
-
-
-async def test_the_story(env: WorkflowEnvironment) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.order"),
-        env={**os.environ, "TEMPORAL_ADDRESS": env.client.service_client.config.target_host},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    assert "SHIPPED (TRACK-1)" in output.decode()
-    assert "PAYMENT_DECLINED (card 4000 is declined)" in output.decode()
-    assert "REJECTED (rejected by eve)" in output.decode()
