@@ -40,7 +40,7 @@ class OrderWorkflow:
 
     def __init__(self) -> None:
         self._state = OrderState()
-        self._notify: workflow.ChildWorkflowHandle[Notify, None]
+        self._notify: workflow.ChildWorkflowHandle[Notify, None] | None = None
         self._review: Review | None = None
         self._review_is_due = False
         self._tracking_number: str | None = None
@@ -49,11 +49,6 @@ class OrderWorkflow:
     @workflow.run
     async def run(self, order: Order) -> OrderState:
         """Fulfills the order, and returns how it ended. A refusal is a result, not a failure."""
-        # Tells the customer. It closes after the order does, however the order ends: a mail server that is down delays
-        # no parcel, and the last mail is still sent. Not a step of the saga: a mail needs no undo.
-        self._notify = await workflow.start_child_workflow(
-            Notify.run, args=[order.id, order.email], parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL
-        )
         try:
             await self._fulfil(order)
         except (ActivityError, Declined) as error:
@@ -66,7 +61,7 @@ class OrderWorkflow:
             key = business_key("support", order.id, self._state.status.value)
             ticket = Message(key, "support", "support", f"{order.id}: {describe(self._state)}")
             await workflow.execute_activity_method(Shop.send, ticket, **presets.forward_only())
-        await self._tell_customer()
+        await self._tell_customer(order, is_last=True)
         return self._state
 
     # The handlers only record. What to do about it is decided in one place, the main method, and
@@ -113,12 +108,12 @@ class OrderWorkflow:
             )
             # After the payment, so that an approved order has its money and its goods.
             if order.review_over is not None and total > order.review_over:
-                await self._wait_for_review()
+                await self._wait_for_review(order)
             self._enter(OrderStatus.BOOKING)
             label = await self._book_carrier(saga, order)
 
             self._enter(OrderStatus.CONFIRMED)
-            await self._tell_customer()
+            await self._tell_customer(order)
             await saga.execute_activity_method(
                 Shop.notify_warehouse, PickOrder(order.id, label), compensation=Shop.recall_from_warehouse
             )
@@ -150,9 +145,9 @@ class OrderWorkflow:
                 workflow.logger.info("carrier %s does not take the order", carrier)
         raise Declined("no carrier takes the order", OrderStatus.NO_CARRIER)
 
-    async def _wait_for_review(self) -> None:
+    async def _wait_for_review(self, order: Order) -> None:
         self._enter(OrderStatus.REVIEWING)
-        await self._tell_customer()
+        await self._tell_customer(order)
         self._review_is_due = True
         try:
             await workflow.wait_condition(
@@ -195,47 +190,54 @@ class OrderWorkflow:
         if workflow.info().typed_search_attributes.get(STATUS) is not None:
             workflow.upsert_search_attributes([STATUS.value_set(state.status.value)])
 
-    async def _tell_customer(self) -> None:
+    async def _tell_customer(self, order: Order, *, is_last: bool = False) -> None:
         """Tells the customer where the order stands."""
-        with suppress(ApplicationError):  # somebody has terminated the child: no reason to stop an order
-            await self._notify.signal(Notify.tell, describe(self._state))
+        event = describe(self._state)
+        if self._notify is not None and not self._notify.done():
+            with suppress(ApplicationError):  # it has just closed
+                await self._notify.signal(Notify.tell, args=[event, is_last])
+                return
+        # In a child that outlives the order: a mail server that is down delays no parcel, and the
+        # mail of a run that closes is still sent. Not a step of the saga: a mail needs no undo.
+        self._notify = await workflow.start_child_workflow(
+            Notify.run,
+            args=[order.id, order.email, event, is_last],
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+        )
 
 
 @workflow.defn
 class Notify:
-    """Mails what happens to an order: at most one mail a minute, with all that has happened; and one at the end."""
+    """Mails what happens to an order: at most one mail a minute, with all that has happened; and one at the end.
+
+    It closes when nothing has happened for a minute. The order then starts another one.
+    """
 
     def __init__(self) -> None:
         self._news: list[str] = []
-        self._order_has_closed = False
+        self._is_last = False
 
     @workflow.run
-    async def run(self, order_id: str, to: str) -> None:
-        """Mails until the order has closed and all is sent, however long that takes."""
-        mails = asyncio.create_task(self._mail(order_id, to))  # a cancel of the workflow does not reach this task
-        try:
-            await asyncio.shield(mails)
-        except asyncio.CancelledError:
-            # By its parent close policy: nothing more will come.
-            self._order_has_closed = True
-            await mails
-
-    @workflow.signal
-    def tell(self, event: str) -> None:
-        """Something has happened."""
-        self._news.append(event)
-
-    async def _mail(self, order_id: str, to: str) -> None:
-        while True:
-            await workflow.wait_condition(lambda: bool(self._news) or self._order_has_closed)
-            if not self._news:
-                return
+    async def run(self, order_id: str, to: str, event: str, is_last: bool) -> None:
+        """Mails the event, and those that come meanwhile, however long that takes."""
+        self._news.insert(0, event)  # a signal may have come before
+        self._is_last = self._is_last or is_last
+        while self._news:
             text, self._news = "; ".join(self._news), []
             # One mail for the same news, however often it is sent.
             message = Message(business_key("mail", order_id, text), "mail", to, f"{order_id}: {text}")
-            await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+            try:
+                await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+            except ActivityError:
+                workflow.logger.error("not mailed: %s", message.text)  # the next mail may succeed
             with suppress(asyncio.TimeoutError):
-                await workflow.wait_condition(lambda: self._order_has_closed, timeout=MAILS_APART)
+                await workflow.wait_condition(lambda: self._is_last, timeout=MAILS_APART)
+
+    @workflow.signal
+    def tell(self, event: str, is_last: bool) -> None:
+        """Something has happened."""
+        self._news.append(event)
+        self._is_last = is_last
 
 
 @workflow.defn

@@ -357,6 +357,7 @@ async def test_a_review_is_found_in_the_list_and_approved_once(client: Client, s
         lambda handle: handle.execute_update(OrderWorkflow.review, Review(False, "eve")),
         lambda handle: handle.signal(OrderWorkflow.cancel_order, "too slow"),
     ],
+    ids=["reviewer", "customer"],
 )
 async def test_a_review_ends_with_a_no(client: Client, store: Store, task_queue: str, says_no: Any) -> None:
     order = dear_order()
