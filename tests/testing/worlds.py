@@ -117,13 +117,14 @@ class OrderWorld(Shop):
 
 
 class ReviewedOrderWorld(OrderWorld):
-    """And a person who approves first."""
+    """And a person who approves first, half a minute before: so the last news meets a child that is open."""
 
     async def client(self, handle: Any) -> None:
         await asyncio.sleep(3600)
         with suppress(WorkflowUpdateFailedError):  # no review is due any more
             await handle.execute_update(OrderWorkflow.review, OrderReview(True, "eve"))
-        await super().client(handle)
+        await asyncio.sleep(30)
+        await handle.signal(OrderWorkflow.shipment_ready, "track-1")
 
 
 def _fill_shop(path: Path) -> None:
