@@ -7,6 +7,7 @@ at the first.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import sys
@@ -30,6 +31,7 @@ from examples.order.models import Review as OrderReview
 from examples.order.store import Store
 from examples.order.workflows import Notify, OrderWorkflow
 from temporal_saga.testing import Exploration, Simulation, explore
+from temporal_saga.testing.explorer._alone import can_fork, cores
 
 TRANSFER = Transfer("t-1", "A", "B", 30_00, "EUR", review_over=10_00)
 ORDER = Order("o-1", "someone@example.com", "4242", [Line("teapot", 2), Line("cup", 4)], review_over=10_00)
@@ -39,7 +41,7 @@ _MEMORY = Path("/dev/shm")  # on Linux: a run then costs half of what it does on
 
 
 class _Books:
-    """A database file, copied for each run from one that was filled once.
+    """A database file, copied for each run from one that was filled once; each process has its own.
 
     A connection is held open meanwhile: else each that closes is the last one, and empties the log.
     """
@@ -47,20 +49,20 @@ class _Books:
     def __init__(self, directory: str, fill: Callable[[Path], None]) -> None:
         self._template = Path(directory) / "template.sqlite"
         fill(self._template)
-        self._open: sqlite3.Connection | None = None
+        self._open: dict[int, sqlite3.Connection] = {}
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
+        if mine := self._open.pop(os.getpid(), None):  # not the one that came with a fork
+            mine.close()
 
     def copy(self) -> Path:
         self.close()
-        path = self._template.with_name("run.sqlite")
-        for old in path.parent.glob("run.sqlite*"):  # with its log
+        path = self._template.with_name(f"run-{os.getpid()}.sqlite")
+        for old in path.parent.glob(f"{path.name}*"):  # with its log
             old.unlink()
         shutil.copy(self._template, path)
-        self._open = sqlite3.connect(path)
-        self._open.execute("SELECT * FROM sqlite_master").fetchone()
+        db = self._open[os.getpid()] = sqlite3.connect(path)
+        db.execute("SELECT * FROM sqlite_master").fetchone()
         return path
 
 
@@ -158,26 +160,31 @@ def order_holds(world: OrderWorld, simulation: Simulation[Any]) -> None:
         assert mails[-1].endswith(describe(simulation.result())), mails
 
 
+def _common(faults: int) -> dict[str, Any]:
+    # As many processes as cores, though the books are files. One that is not forked would not know where they are.
+    return {"faults": faults, "fail": False, "processes": cores() if can_fork() else 1}
+
+
 def explore_money_transfer(faults: int, **options: Any) -> Exploration:
-    options = {"setup": TransferWorld, "check": transfer_holds, "faults": faults, "fail": False, **options}
+    options = {"setup": TransferWorld, "check": transfer_holds, **_common(faults), **options}
     with _books(TransferWorld, _open_accounts):
         return explore(MoneyTransfer.run, TRANSFER, **options)
 
 
 def explore_order(faults: int, **options: Any) -> Exploration:
-    options = {"setup": ReviewedOrderWorld, "check": order_holds, "faults": faults, "fail": False, **options}
+    options = {"setup": ReviewedOrderWorld, "check": order_holds, **_common(faults), **options}
     with _books(OrderWorld, _fill_shop):
         return explore(OrderWorkflow.run, ORDER, workflows=[Notify], search_attributes=LISTED, **options)
 
 
 def explore_textbook_transfer(faults: int, **options: Any) -> Exploration:
     with _books(TransferWorld, _open_accounts):
-        return explore(TextbookTransfer.run, TRANSFER, setup=TransferWorld, faults=faults, fail=False, **options)
+        return explore(TextbookTransfer.run, TRANSFER, setup=TransferWorld, **_common(faults), **options)
 
 
 def explore_textbook_order(faults: int, **options: Any) -> Exploration:
     with _books(OrderWorld, _fill_shop):
-        return explore(TextbookOrder.run, ORDER, setup=OrderWorld, faults=faults, fail=False, **options)
+        return explore(TextbookOrder.run, ORDER, setup=OrderWorld, **_common(faults), **options)
 
 
 EXAMPLES: dict[str, Callable[..., Exploration]] = {
