@@ -130,7 +130,7 @@ async def start_worker(client: Client, database: str) -> asyncio.subprocess.Proc
 
 
 @pytest.mark.deep
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 async def test_two_thousand_transfers_while_workers_are_killed(
     client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +150,7 @@ async def test_two_thousand_transfers_while_workers_are_killed(
     try:
         handle = await start(client, batch)
         for share in (0.2, 0.6):
-            await eventually(lambda share=share: len(paid()) >= share * count, seconds=600)
+            await eventually(lambda share=share: len(paid()) >= share * count, seconds=1_500)
             worker.kill()
             await worker.wait()
             worker = await start_worker(client, database)
