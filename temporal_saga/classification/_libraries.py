@@ -637,11 +637,7 @@ LIBRARIES: Sequence[Library] = (
     ),
     # Its exceptions name the module in C that they come from.
     Library(
-        "confluent_kafka cimpl",
-        Repeats.YES,
-        [(AMBIGUOUS, "KafkaException")],
-        why="batches",
-        switch='`{"retries": 0}`',
+        "confluent_kafka cimpl", Repeats.YES, [(AMBIGUOUS, "KafkaException")], why="batches", switch='`{"retries": 0}`'
     ),
     Library(
         "tenacity",
