@@ -90,7 +90,7 @@ async def run(options: argparse.Namespace) -> None:
         await order_handle.signal(OrderWorkflow.cancel_order, options.reason)
     elif options.command == "review":
         review = Review(options.answer == "approve", options.reviewer)
-        await order_handle.execute_update(OrderWorkflow.review, review)
+        await order_handle.execute_update("review", review)
     elif options.wait:
         print(describe(await order_handle.result()))
     elif options.command == "place":

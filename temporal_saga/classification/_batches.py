@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from ._libraries import LIBRARIES, Batches, Frame, Library
 
@@ -140,10 +140,12 @@ _DRIVERS = {"MySQLdb", "oracledb", "psycopg", "psycopg2", "pymysql", "sqlite3"}
 
 def _is_in_autocommit_of_sqlalchemy(holder: Any) -> bool | None:
     # The driver's connection shows it too, but only until it goes back to the pool.
-    if not hasattr(type(holder), "get_execution_options"):
+    kind: Any = type(holder)
+    options: Any = getattr(kind, "get_execution_options", None)
+    if options is None:
         return None
     levels = {
-        holder.get_execution_options().get("isolation_level"),
+        options(holder).get("isolation_level"),
         getattr(getattr(holder, "dialect", None), "_on_connect_isolation_level", None),
     }
     return True if "AUTOCOMMIT" in levels else None
@@ -171,6 +173,6 @@ _ROWS: Mapping[str, Batches] = {
     if library.batches is not None
     for package in library.packages.split()
 }
-_PACKAGES = frozenset(cast("str", package).partition(".")[0] for package in _ROWS)
+_PACKAGES = frozenset(package.partition(".")[0] for package in _ROWS)
 _SEVERAL = frozenset(each for batches in _ROWS.values() for each in _named(batches.several))
 _PROCEDURES = frozenset(each for batches in _ROWS.values() for each in _named(batches.procedures))

@@ -280,7 +280,7 @@ def test_statements_on_postgresql(driver: str, autocommit: bool, url: str, count
 
 def _psycopg(url: str, autocommit: bool, statement: str) -> None:
     with psycopg.connect(url, autocommit=autocommit) as db:
-        db.execute(statement)  # type: ignore[arg-type]
+        db.execute(statement)
 
 
 def _connect_psycopg2(url: str, autocommit: bool) -> Any:

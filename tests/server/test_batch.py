@@ -150,7 +150,8 @@ async def test_two_thousand_transfers_while_workers_are_killed(
     try:
         handle = await start(client, batch)
         for share in (0.2, 0.6):
-            await eventually(lambda share=share: len(paid()) >= share * count, seconds=1_500)
+            enough = share * count
+            await eventually(lambda: len(paid()) >= enough, seconds=1_500)  # noqa: B023 - it is awaited in this round
             worker.kill()
             await worker.wait()
             worker = await start_worker(client, database)
