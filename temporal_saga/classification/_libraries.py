@@ -83,7 +83,7 @@ class Batches:
     """
 
     several: Sequence[Frame] = ()
-    named: Sequence[str] = ()
+    named: frozenset[str] = frozenset()
     procedures: Sequence[Frame] = ()
     procedures_commit: bool = False
     begins_by_itself: bool = False
@@ -331,7 +331,7 @@ LIBRARIES: Sequence[Library] = (
         "psycopg2",
         Repeats.NO,
         [(Reader.POSTGRES, "Error")],
-        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=["executemany"]),
+        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"})),
     ),
     Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
     # Its `executemany` is one transaction, also in autocommit mode.
@@ -340,7 +340,7 @@ LIBRARIES: Sequence[Library] = (
         "sqlite3",
         Repeats.NO,
         [(Reader.SQLITE, "Error")],
-        batches=Batches(named=["executemany", "executescript"], begins_by_itself=True),
+        batches=Batches(named=frozenset({"executemany", "executescript"}), begins_by_itself=True),
     ),
     # A second statement of one query fails in `nextset`.
     Library(
@@ -637,11 +637,7 @@ LIBRARIES: Sequence[Library] = (
     ),
     # Its exceptions name the module in C that they come from.
     Library(
-        "confluent_kafka cimpl",
-        Repeats.YES,
-        [(AMBIGUOUS, "KafkaException")],
-        why="batches",
-        switch='`{"retries": 0}`',
+        "confluent_kafka cimpl", Repeats.YES, [(AMBIGUOUS, "KafkaException")], why="batches", switch='`{"retries": 0}`'
     ),
     Library(
         "tenacity",
