@@ -625,7 +625,7 @@ LIBRARIES: Sequence[Library] = (
         many=[Frame("nats.js.kv", "purge_deletes"), Frame("nats.js.object_store", "*")],
     ),
     Library(
-        "kafka aiokafka",
+        "kafka",
         Repeats.YES,
         [
             (AMBIGUOUS, "KafkaError"),
@@ -633,7 +633,14 @@ LIBRARIES: Sequence[Library] = (
             (REJECTED, "MessageSizeTooLargeError"),
         ],
         why="batches",
-        switch="`retries=0`; aiokafka has none",
+        switch="`retries=0`",
+    ),
+    Library(
+        "aiokafka",
+        Repeats.YES,
+        [(AMBIGUOUS, "KafkaError")],
+        why="batches, and it cannot be turned off",
+        switch="none: its errors prove nothing",
     ),
     # Its exceptions name the module in C that they come from.
     Library(
