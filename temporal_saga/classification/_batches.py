@@ -10,20 +10,24 @@ is written in Python. What is not seen proves nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 
 from ._libraries import LIBRARIES, Batches, Frame, Library
 
-__all__ = ["may_be_done_in_part"]
+__all__ = ["Passed", "may_be_done_in_part"]
+
+Passed = tuple[str, str, FrameType]
+"""A function that an exception has come through: its module, its name, and its frame."""
 
 # What can commit a part of its work: a procedure, a block of PL/SQL or PL/pgSQL.
 _PROCEDURE = re.compile(
     r"(?:^|[;{])\s*(?:call|do|exec|execute)\b|^;?\s*(?:begin|declare)\b.*;", re.IGNORECASE | re.DOTALL
 )
-_COMMITS_AMONG_OTHERS = re.compile(r"\bcommit\b.*;\s*[^\s;]|;\s*commit\b", re.IGNORECASE | re.DOTALL)
-_COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
+_COMMIT = re.compile(r"\bcommit\b", re.IGNORECASE)
+_COMMENT = re.compile(r"/\*(?:.*?\*/|.*)|--[^\n]*", re.DOTALL)
 # sqlite3 begins a transaction by itself before these, and only before these.
 _BEGINS_BY_ITSELF = re.compile(r"\s*(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
@@ -31,80 +35,73 @@ _HOLDERS = ("self", "cursor", "cur")
 _STATEMENTS = ("query", "statement", "operation", "sql", "command")
 
 
-def may_be_done_in_part(exception: BaseException, library: Library, frames: Iterable[FrameType]) -> bool:
+def may_be_done_in_part(exception: BaseException, library: Library, frames: Sequence[Passed]) -> bool:
     """Tell whether an effect of the call may stand although the call has failed.
 
     Args:
         exception: The exception that the call raised.
         library: The library that the exception comes from.
-        frames: The frames of the exception's traceback.
+        frames: The functions that the exception has come through.
     """
     batches = library.batches
-    if batches is None:
+    if batches is None or not frames:
         return False
-    call = _Call(batches)
-    cursor: object = getattr(exception, "cursor", None)  # psycopg2
-    call.look_at(cursor)
-    call.read(getattr(cursor, "query", None))
-    for frame in frames:
-        call.follow(frame)
-    if call.commits or (call.is_procedure and batches.procedures_commit):
-        return True
-    return (call.is_batch or call.is_procedure) and call.modes != {False}
-
-
-class _Call:
-    """What a traceback shows of a call.
-
-    Attributes:
-        modes: Whether the connections that were seen are in autocommit mode.
-        is_batch: Whether the call may run several statements.
-        is_procedure: Whether a statement may run a procedure.
-        commits: Whether a statement commits among others.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-        self.modes: set[bool] = set()
-        self.is_batch = self.is_procedure = self.commits = False
-
-    def follow(self, frame: FrameType) -> None:
-        module = str(frame.f_globals.get("__name__"))
-        if module.partition(".")[0] not in _PACKAGES:
-            names = frame.f_code.co_names
-            if any(name in names for name in self._batches.named):
-                self.is_batch = True
-            if "autocommit" in names or "set_isolation_level" in names:
-                self.modes.add(True)  # perhaps only for this call: afterwards it does not show
-            return
-        function, local = frame.f_code.co_name, frame.f_locals
+    is_batch = is_procedure = False
+    statements: list[object] = [getattr(getattr(exception, "cursor", None), "query", None)]  # psycopg2
+    for module, function, frame in frames:
+        if not _is_of_a_database(module):
+            is_batch = is_batch or not batches.named.isdisjoint(frame.f_code.co_names)
+            continue
         if function == "wrapped_f":  # oracledb's wrapper around each method
-            function = getattr(local.get("f"), "__name__", "")
-            self.read(next(iter(local.get("args", ())), None) or local.get("kwargs", {}).get("statement"))
-        if module == "asyncpg.prepared_stmt":
-            self.read(getattr(local.get("self"), "_query", None))
-        if (module, function) in _SEVERAL:
-            self.is_batch = True
-        if (module, function) in _PROCEDURES:
-            self.is_procedure = True
-        for name in _STATEMENTS:
-            self.read(local.get(name))
-        for name in _HOLDERS:
-            self.look_at(local.get(name))
+            function, statement = _wrapped(frame)
+            statements.append(statement)
+        is_batch = is_batch or (module, function) in _SEVERAL
+        is_procedure = is_procedure or (module, function) in _PROCEDURES
+        statements += _statements_in(frame, module)
+    texts = [_COMMENT.sub(" ", _text_of(each)).strip() for each in statements if _is_text(each)]
+    if any(";" in text.rstrip("; \n") and _COMMIT.search(text) for text in texts):
+        return True
+    is_procedure = is_procedure or any(_PROCEDURE.search(text) for text in texts)
+    if is_procedure and batches.procedures_commit:
+        return True
+    if not (is_batch or is_procedure):
+        return False
+    if batches.begins_by_itself and not all(_BEGINS_BY_ITSELF.match(text) for text in texts):
+        return True
+    return {*_modes(exception, frames)} != {False}
 
-    def read(self, statement: object) -> None:
-        if statement is None or _package_of(statement) == "sqlalchemy":
-            return
-        text = _COMMENT.sub(" ", _text_of(statement)).strip()
-        self.is_procedure = self.is_procedure or _PROCEDURE.search(text) is not None
-        self.commits = self.commits or _COMMITS_AMONG_OTHERS.search(text) is not None
-        if self._batches.begins_by_itself and not _BEGINS_BY_ITSELF.match(text):
-            self.modes.add(True)
 
-    def look_at(self, holder: object) -> None:
+def _wrapped(frame: FrameType) -> tuple[str, object]:
+    local = frame.f_locals
+    arguments, named = local.get("args") or (None,), local.get("kwargs") or {}
+    return getattr(local.get("f"), "__name__", ""), arguments[0] or named.get("statement")
+
+
+def _statements_in(frame: FrameType, module: str) -> Iterator[object]:
+    names = frame.f_code.co_varnames
+    for name in _STATEMENTS:
+        if name in names:
+            yield frame.f_locals.get(name)
+    if module == "asyncpg.prepared_stmt":
+        yield getattr(frame.f_locals.get("self"), "_query", None)
+
+
+def _modes(exception: BaseException, frames: Sequence[Passed]) -> Iterator[bool]:
+    """Yield whether the connections that an exception shows are in autocommit mode."""
+    holders: list[object] = [getattr(exception, "cursor", None)]  # psycopg2
+    for module, _, frame in frames:
+        if _is_of_a_database(module):
+            holders += (frame.f_locals.get(name) for name in _HOLDERS)
+        elif "autocommit" in frame.f_code.co_names or "set_isolation_level" in frame.f_code.co_names:
+            yield True  # perhaps only for this call: afterwards it does not show
+    for holder in holders:
         mode = None if holder is None else _is_in_autocommit(holder)
         if mode is not None:
-            self.modes.add(mode)
+            yield mode
+
+
+def _is_text(statement: object) -> bool:
+    return statement is not None and _package_of(statement) != "sqlalchemy"
 
 
 def _text_of(statement: object) -> str:
@@ -154,6 +151,11 @@ def _is_in_autocommit_of_sqlalchemy(holder: Any) -> bool | None:
 def _is_in_autocommit_of_sqlite3(connection: Any) -> bool:
     mode = getattr(connection, "autocommit", -1)  # Python 3.12; -1 is the mode before that
     return mode if isinstance(mode, bool) else connection.isolation_level is None
+
+
+@lru_cache(maxsize=2048)
+def _is_of_a_database(module: str) -> bool:
+    return module.partition(".")[0] in _PACKAGES
 
 
 def _package_of(value: object) -> str:

@@ -83,7 +83,7 @@ class Batches:
     """
 
     several: Sequence[Frame] = ()
-    named: Sequence[str] = ()
+    named: frozenset[str] = frozenset()
     procedures: Sequence[Frame] = ()
     procedures_commit: bool = False
     begins_by_itself: bool = False
@@ -331,7 +331,7 @@ LIBRARIES: Sequence[Library] = (
         "psycopg2",
         Repeats.NO,
         [(Reader.POSTGRES, "Error")],
-        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=["executemany"]),
+        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"})),
     ),
     Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
     # Its `executemany` is one transaction, also in autocommit mode.
@@ -340,7 +340,7 @@ LIBRARIES: Sequence[Library] = (
         "sqlite3",
         Repeats.NO,
         [(Reader.SQLITE, "Error")],
-        batches=Batches(named=["executemany", "executescript"], begins_by_itself=True),
+        batches=Batches(named=frozenset({"executemany", "executescript"}), begins_by_itself=True),
     ),
     # A second statement of one query fails in `nextset`.
     Library(
@@ -625,7 +625,7 @@ LIBRARIES: Sequence[Library] = (
         many=[Frame("nats.js.kv", "purge_deletes"), Frame("nats.js.object_store", "*")],
     ),
     Library(
-        "kafka aiokafka",
+        "kafka",
         Repeats.YES,
         [
             (AMBIGUOUS, "KafkaError"),
@@ -633,7 +633,14 @@ LIBRARIES: Sequence[Library] = (
             (REJECTED, "MessageSizeTooLargeError"),
         ],
         why="batches",
-        switch="`retries=0`; aiokafka has none",
+        switch="`retries=0`",
+    ),
+    Library(
+        "aiokafka",
+        Repeats.YES,
+        [(AMBIGUOUS, "KafkaError")],
+        why="batches, and it cannot be turned off",
+        switch="none: its errors prove nothing",
     ),
     # Its exceptions name the module in C that they come from.
     Library(

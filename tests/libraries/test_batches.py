@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -430,3 +431,12 @@ def test_sqlalchemy_over_postgresql(
     standing = count()
     assert not (standing and proves(error))
     assert proves(error) is (level is None or call is insert_one)
+
+
+@pytest.mark.parametrize("text", ["/*" * 50_000, "commit " * 20_000 + "x", "; " * 50_000, "begin " * 20_000])
+def test_a_long_statement_is_read_at_once(text: str, url: str) -> None:
+    with psycopg.connect(url) as db:
+        error = failure(db.execute, f"SELECT nothing_of_that_name {text}")
+    began = time.process_time()
+    classify(error)
+    assert time.process_time() - began < 1

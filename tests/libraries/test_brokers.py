@@ -472,3 +472,40 @@ def test_confluent_kafka_the_answer_to_a_second_batch_proves_nothing_of_the_firs
         error = failure(lambda: produce_with_librdkafka(broker.port, again=True))
     assert broker.taken == 1
     assert classify(error).effect == "unknown"
+
+
+def produce_with_aiokafka(port: int) -> object:
+    aiokafka = pytest.importorskip("aiokafka")
+
+    async def run() -> None:
+        producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=500, retry_backoff_ms=10
+        )
+        try:
+            await producer.start()
+            await producer.send_and_wait("t", b"x", partition=0)
+        finally:
+            await producer.stop()
+
+    return _run(run)
+
+
+def test_aiokafka_refused() -> None:
+    with refusing_port() as port:
+        error = failure(lambda: produce_with_aiokafka(port))
+    assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS
+
+
+def test_aiokafka_gives_no_answer() -> None:
+    with kafka("stall") as broker:
+        error = failure(lambda: produce_with_aiokafka(broker.port))
+        assert broker.taken
+    assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS
+
+
+def test_aiokafka_the_answer_to_a_second_batch_proves_nothing_of_the_first() -> None:
+    """Whatever the user says: it has no switch."""
+    with kafka("reset", 29) as broker:
+        error = failure(lambda: produce_with_aiokafka(broker.port))
+    assert broker.taken == 1
+    assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS

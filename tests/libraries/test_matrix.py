@@ -238,6 +238,13 @@ MATRIX: Mapping[str, Row] = {
         "test_brokers.test_kafka_errors",
         "test_brokers.test_kafka_the_answer_to_a_second_batch_proves_nothing_of_the_first",
     ),
+    "aiokafka": (
+        "test_brokers.test_aiokafka_refused",
+        "test_brokers.test_aiokafka_gives_no_answer",
+        "test_brokers.test_aiokafka_the_answer_to_a_second_batch_proves_nothing_of_the_first",
+        "test_brokers.test_aiokafka_the_answer_to_a_second_batch_proves_nothing_of_the_first",
+        "test_brokers.test_aiokafka_the_answer_to_a_second_batch_proves_nothing_of_the_first",
+    ),
     "confluent_kafka": (
         *("test_brokers.test_confluent_kafka",) * 4,
         "test_brokers.test_confluent_kafka_the_answer_to_a_second_batch_proves_nothing_of_the_first",

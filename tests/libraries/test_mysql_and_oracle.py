@@ -109,8 +109,8 @@ def mysql(*told: Outcome) -> Iterator[Database]:
         read()
         say(b"\0\0\0" + struct.pack("<HH", mode, 0))
         while packet := read():
-            text = packet[1:].decode(errors="replace")
-            if packet[0] != 3:
+            text = packet[1:].decode(errors="replace") if packet[0] == 3 else ""
+            if packet[0] == 1:  # quit
                 return
             if text.startswith("SET AUTOCOMMIT"):
                 mode = 2 if text.endswith("1") else 0

@@ -205,6 +205,7 @@ def test_classes_of_the_same_name_elsewhere_are_not_meant() -> None:
 
 
 HOMES = {
+    "aiokafka": "aiokafka.errors",
     "Adyen": "Adyen.exceptions",
     "aiohttp": "aiohttp.client_exceptions",
     "azure": "azure.core.exceptions",
