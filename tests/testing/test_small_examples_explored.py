@@ -56,12 +56,13 @@ from temporal_saga.testing import Exploration, Simulation, explore, simulate
 pytestmark = [pytest.mark.timeout(900)]
 
 to_two_faults = pytest.mark.parametrize("faults", [1, pytest.param(2, marks=pytest.mark.deep)])
-PLANS = {1: 15, 2: 60}
-"""At least so many, to one fault and to two."""
 
 
 def assert_tried(exploration: Exploration, least: int, free: list[str]) -> None:
-    """All was tried, and no step is without a compensation but those that need none."""
+    """All was tried, and no step is without a compensation but those that need none.
+
+    How many plans there are changes with the library. Far fewer would be a sign that the search leaves out too much.
+    """
     assert (exploration.untried, exploration.without_compensation) == (0, free), str(exploration)
     assert exploration.tried > least
 
@@ -101,7 +102,7 @@ SIGNUP = Signup("ann@example.com", "anvils")
 @to_two_faults
 def test_an_onboarding_keeps_all_or_nothing(faults: int) -> None:
     tried = explore(Onboarding.run, SIGNUP, setup=Users, check=all_or_nothing_is_there, faults=faults)
-    assert_tried(tried, PLANS[faults], ["notify_admin", "send_verification", "send_welcome"])
+    assert_tried(tried, {1: 60, 2: 800}[faults], ["notify_admin", "send_verification", "send_welcome"])
 
 
 def test_an_onboarding_may_be_cancelled_by_its_user_at_any_moment() -> None:
@@ -146,7 +147,7 @@ def goods_are_paid(shop: Customer, simulation: Simulation[Any]) -> None:
 def test_a_cart_is_paid_or_leaves_the_shop_as_it_was(faults: int) -> None:
     """In two runs: the cart continues as new after three changes."""
     tried = explore(Cart.run, CartData("ann", changes_per_run=3), setup=Customer, check=goods_are_paid, faults=faults)
-    assert_tried(tried, PLANS[faults], ["ship"])
+    assert_tried(tried, {1: 60, 2: 700}[faults], ["ship"])
 
 
 # --- payment ---
@@ -183,7 +184,7 @@ def all_or_nothing_is_paid(ann: Ann, simulation: Simulation[Any]) -> None:
 def test_a_payment_is_paid_in_all_parts_or_in_none(faults: int) -> None:
     order = Order("o", "4242", [30_00, 20_00])
     tried = explore(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid, faults=faults)
-    assert_tried(tried, PLANS[faults], ["settle"])
+    assert_tried(tried, {1: 70, 2: 1_300}[faults], ["settle"])
 
 
 # --- versioning ---
@@ -204,7 +205,7 @@ def both_are_booked_or_neither(agency: Traveler, simulation: Simulation[Any]) ->
 def test_each_version_books_both_or_neither(version: int, faults: int) -> None:
     run: Any = VERSIONS[version].run  # type: ignore[attr-defined]
     tried = explore(run, Trip("Ann", "Rome"), setup=Traveler, check=both_are_booked_or_neither, faults=faults)
-    assert_tried(tried, PLANS[faults], [])
+    assert_tried(tried, {1: 20, 2: 170}[faults], [])
 
 
 # --- batch ---
@@ -256,7 +257,7 @@ def test_a_payout_loses_nothing(pay: Any, world: type[Payout], faults: int, chec
     batch = Batch("p", 0, world.count)
     tried = explore(pay.run, batch, workflows=[PayOne], setup=world, check=check, faults=faults)
     # Its undos are those of the saga that it hands over. With two faults some plan undoes one of them.
-    assert_tried(tried, 60, [])
+    assert_tried(tried, {1: 50, 2: 140}[faults], [])
 
 
 # --- export ---
@@ -279,7 +280,7 @@ def the_half_is_removed(disk: Disk, simulation: Simulation[Any]) -> None:
 def test_an_export_is_published_whole_or_removed(faults: int) -> None:
     export = Export("sales", 3, seconds_a_page=1)
     tried = explore(ExportWorkflow.run, export, setup=Disk, check=the_half_is_removed, faults=faults)
-    assert_tried(tried, PLANS[faults], ["publish"])
+    assert_tried(tried, {1: 20, 2: 80}[faults], ["publish"])
 
 
 # --- account ---
@@ -316,7 +317,7 @@ def test_each_order_of_an_account_is_done_or_undone(faults: int) -> None:
     """In three runs: the account continues as new after each order."""
     account = AccountData("ann", orders_per_run=1)
     tried = explore(Account.run, account, setup=Owner, check=the_journal_is_right, faults=faults)
-    assert_tried(tried, PLANS[faults], [])
+    assert_tried(tried, {1: 45, 2: 350}[faults], [])
 
 
 # --- approval ---
@@ -361,7 +362,7 @@ PURCHASE = Purchase("p", "anvils", "a forge", 120_00)
 def test_a_purchase_is_approved_by_both_or_costs_nothing(faults: int) -> None:
     check = the_budget_pays_for_what_is_ordered
     tried = explore(Buy.run, PURCHASE, setup=Approvers, check=check, faults=faults)
-    assert_tried(tried, PLANS[faults], ["await_answer", "place_order"])
+    assert_tried(tried, {1: 40, 2: 300}[faults], ["await_answer", "place_order"])
 
 
 def test_a_purchase_that_finance_rejects_costs_nothing() -> None:
@@ -425,7 +426,7 @@ def test_a_period_of_a_standing_order_is_paid_or_nothing_of_it(faults: int) -> N
     options: Any = {"search_attributes": due, "faults": faults, "elsewhere": False}
     options["check"] = each_period_is_paid_or_nothing_of_it
     tried = explore(PayPeriod.run, RENT, setup=OrderBank, **options)
-    assert_tried(tried, PLANS[faults], [])
+    assert_tried(tried, {1: 25, 2: 240}[faults], [])
 
 
 @pytest.mark.slow
@@ -434,7 +435,7 @@ def test_a_loop_of_a_standing_order_pays_each_period_or_nothing_of_it(faults: in
     """In two runs. A fault leaves a period out, and the loop goes on."""
     check = each_period_is_paid_or_nothing_of_it
     tried = explore(PayForever.run, LoopState(RENT, periods_per_run=1), setup=Tenant, check=check, faults=faults)
-    assert_tried(tried, PLANS[faults], [])
+    assert_tried(tried, {1: 60, 2: 700}[faults], [])
 
 
 def test_what_begins_in_a_pause_is_not_paid_and_an_outage_is_made_up_for_in_part() -> None:
