@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-look docs-serve api release-check format testbed clean
+.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-look screenshots docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -115,6 +115,9 @@ docs: $(VENV)/docs.stamp $(VENV)/installed.stamp testbed ## the site, in build/d
 
 docs-look: docs ## each page in Chromium, as wide as a phone and as a desk: none may scroll sideways
 	$(BIN)/python -m tools.widths build/docs
+
+screenshots: $(VENV)/installed.stamp testbed server ## the screenshots of the docs anew; needs Chromium
+	$(RUN) -m tools.screenshots
 
 docs-serve: docs ## the site on http://localhost:8000; PORT= has another port
 	$(BIN)/python -m http.server --bind localhost --directory build/docs $(or $(PORT),8000)

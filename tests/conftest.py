@@ -111,8 +111,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 async def env() -> AsyncIterator[WorkflowEnvironment]:
     """A real server; its client is a plain one, without our plugin."""
     # From its start: a server may forget one of the attributes that are added later, and then refuses schedules.
-    attribute = () if os.environ.get("TEMPORAL_ADDRESS") else ("--search-attribute", "SagaState=Keyword")
-    async with dev_server(extra_args=attribute) as env:
+    known = ["--search-attribute", "SagaState=Keyword", "--search-attribute", "OrderStatus=Keyword"]
+    async with dev_server(extra_args=[] if os.environ.get("TEMPORAL_ADDRESS") else known) as env:
         yield env
 
 

@@ -592,6 +592,35 @@ async def test_recipes_undo_by_looking_first() -> None:
     assert page.hotel.bookings == {}
 
 
+def test_recipes_a_few_steps_at_once() -> None:
+    """Never more than three run. A failure, or a cancel, at any point leaves nothing booked and no other room tried."""
+    page = load("recipes")
+    rooms = [f"room {number}" for number in range(7)]
+    run = Run(page.BookAll, rooms).start()
+    for number in range(7):
+        assert len(run.scheduled) == min(number + 3, 7)
+        run.activate(completed("book"))
+    run.check()
+    assert [each.args for each in run.scheduled] == [[room] for room in rooms]
+
+    run = Run(page.BookAll, rooms).start()
+    run.activate(failed("book", REFUSED))
+    run.autopilot({})
+    assert run.history == ["book"] * 3 + ["cancel_booking"] * 3
+    assert end(run) == "ActivityError"
+    run.check()
+
+
+def test_recipes_a_tenant_has_its_queue_and_an_undo_comes_first() -> None:
+    page = load("recipes")
+    run = Run(page.TenantStay, "acme", "single").autopilot({"charge:do": REFUSED})
+    assert run.history == ["book", "charge", "refund", "cancel_booking"]
+    commands = [each.command for each in run.scheduled]
+    assert {command.task_queue for command in commands} == {"stays-acme"}
+    assert [command.priority.priority_key for command in commands] == [0, 0, 1, 1]  # 0: as the workflow's
+    run.check()
+
+
 # --- keys ---
 
 

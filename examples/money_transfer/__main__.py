@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
+import shutil
+import sysconfig
 import tempfile
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from examples.dev_server import dev_server
-from examples.money_transfer.activities import Bank
-from examples.money_transfer.ledger import Ledger
-from examples.money_transfer.models import Transfer, format_amount, to_minor_units
-from examples.money_transfer.starter import start
-from examples.money_transfer.worker import DATABASE, TASK_QUEUE, build_worker
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
 from temporal_saga.plugin import SagaPlugin
+
+from .activities import Bank
+from .ledger import Ledger
+from .models import Transfer, format_amount, to_minor_units
+from .starter import start
+from .worker import DATABASE, TASK_QUEUE, build_worker, connect, run_program
+
+
+@asynccontextmanager
+async def server() -> AsyncGenerator[Client]:
+    """The server that TEMPORAL_ADDRESS names; else one that runs as long as the story."""
+    if os.environ.get("TEMPORAL_ADDRESS"):
+        yield await connect()
+        return
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    cli = os.environ.get("TEMPORAL_CLI") or shutil.which("temporal", path=path)  # if None, the SDK downloads one
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=cli, dev_server_log_level="error", plugins=[SagaPlugin(classify=True)]
+    ) as env:
+        yield env.client
 
 
 async def run(ledger: Ledger, amount: int, *, frozen: bool) -> None:
@@ -30,10 +50,10 @@ async def run(ledger: Ledger, amount: int, *, frozen: bool) -> None:
 
     print(f"Before, in {ledger.where}:\n{ledger.table()}\n")
     print(f"Transfer of {format_amount(amount, 'EUR')} from alice to bob")
-    async with dev_server(plugins=[SagaPlugin(classify=True)]) as env:
+    async with server() as client:
         with ThreadPoolExecutor() as threads:
-            async with build_worker(env.client, Bank(ledger), threads, task_queue):
-                handle = await start(env.client, transfer, task_queue)
+            async with build_worker(client, Bank(ledger), threads, task_queue):
+                handle = await start(client, transfer, task_queue)
                 result = await handle.result()
     print(f"{result.status.value}: {result.reason or f'receipt {result.receipt}'}\n")
     print(f"After:\n{ledger.table()}")
@@ -58,7 +78,7 @@ def main() -> None:
             ledger = Ledger(os.environ.get("DATABASE_URL") or Path(directory) / DATABASE)
         except ValueError as error:
             parser.error(str(error))
-        asyncio.run(run(ledger, amount, frozen=arguments.freeze))
+        run_program(run(ledger, amount, frozen=arguments.freeze))
 
 
 if __name__ == "__main__":

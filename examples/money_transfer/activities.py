@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from temporalio import activity
 
-from examples.money_transfer.ledger import Ledger, Posting, in_transit
-from examples.money_transfer.models import Transfer
 from temporal_saga import Rejected, current_step, fence
+
+from .ledger import Ledger, Posting, in_transit
+from .models import Transfer
 
 
 class Bank:

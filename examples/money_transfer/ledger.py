@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from examples.money_transfer.database import Connection, open_database, run
-from examples.money_transfer.models import format_amount
 from temporal_saga import Declined, fence
+
+from .database import Connection, open_database, run
+from .models import format_amount
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (

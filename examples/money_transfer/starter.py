@@ -11,10 +11,9 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from examples._run import run_program
-from examples.money_transfer.models import Decision, Review, Transfer, TransferResult, format_amount, to_minor_units
-from examples.money_transfer.worker import TASK_QUEUE, connect
-from examples.money_transfer.workflows import MoneyTransfer
+from .models import Decision, Review, Transfer, TransferResult, format_amount, to_minor_units
+from .worker import TASK_QUEUE, connect, run_program
+from .workflows import MoneyTransfer
 
 
 async def start(

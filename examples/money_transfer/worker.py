@@ -6,20 +6,21 @@ import argparse
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.worker import Worker
 
-from examples._run import run_program
-from examples.money_transfer.activities import Bank
-from examples.money_transfer.ledger import Ledger
-from examples.money_transfer.models import to_minor_units
-from examples.money_transfer.workflows import MoneyTransfer
 from temporal_saga.plugin import SagaPlugin
+
+from .activities import Bank
+from .ledger import Ledger
+from .models import to_minor_units
+from .workflows import MoneyTransfer
 
 TASK_QUEUE = "money-transfer"
 DATABASE = "bank.sqlite3"
@@ -57,6 +58,18 @@ async def run(database: str, accounts: Sequence[Sequence[str]], task_queue: str)
         async with build_worker(client, Bank(ledger), threads, task_queue):
             print(f"Working on task queue {task_queue}, ledger {ledger.where}. Stop with Ctrl-C.", flush=True)
             await stopped.wait()
+
+
+def run_program(program: Coroutine[Any, Any, None]) -> None:
+    """Runs a program, and gives the SDK's threads time to come to rest: else the interpreter may crash at its end."""
+
+    async def rested() -> None:
+        try:
+            await program
+        finally:
+            await asyncio.sleep(0.3)  # github.com/temporalio/sdk-python/issues/300
+
+    asyncio.run(rested())
 
 
 def main() -> None:

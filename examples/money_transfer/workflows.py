@@ -11,8 +11,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 from temporal_saga import Saga, presets
 
 with workflow.unsafe.imports_passed_through():
-    from examples.money_transfer.activities import Bank
-    from examples.money_transfer.models import Decision, Review, Transfer, TransferResult, TransferStatus
+    from .activities import Bank
+    from .models import Decision, Review, Transfer, TransferResult, TransferStatus
 
 REVIEW_WINDOW = timedelta(hours=24)
 

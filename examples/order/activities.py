@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 from temporalio import activity
 
-from examples.order.models import Booking, Message, Order, OrderStatus, Payment, PickOrder, Report, Shipment
-from examples.order.payments import PROFILE, PaymentError, PaymentProvider
-from examples.order.store import Store
 from temporal_saga import Declined, Rejected, current_step, fence
 from temporal_saga.classification import classify_errors
+
+from .models import Booking, Message, Order, OrderStatus, Payment, PickOrder, Report, Shipment
+from .payments import PROFILE, PaymentError, PaymentProvider
+from .store import Store
 
 
 class Shop:

@@ -6,6 +6,11 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from temporalio.common import SearchAttributeKey
+
+STATUS = SearchAttributeKey.for_keyword("OrderStatus")
+"""Shows where an order stands in the list of workflows. A server has to know it: see the README."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -19,8 +24,8 @@ class Line:
 class Order:
     """A customer's order.
 
-    The carriers to try travel with the order: a change of the shop's list then changes new orders
-    only, and open runs replay as they began.
+    The carriers to try and the limit of the review travel with the order: a change of the shop's
+    rules then changes new orders only, and open runs replay as they began.
     """
 
     id: str
@@ -28,18 +33,22 @@ class Order:
     card: str
     lines: list[Line]
     carriers: list[str] = field(default_factory=lambda: ["swift", "post"])
+    review_over: int | None = None
+    """A person looks at an order that costs more than this. None: at no order."""
 
 
 class OrderStatus(str, Enum):
-    """Where an order stands: under way in the first four, ended in the others."""
+    """Where an order stands: under way in the first five, ended in the others."""
 
     RECEIVED = "RECEIVED"
     PAYING = "PAYING"
+    REVIEWING = "REVIEWING"
     BOOKING = "BOOKING"
     CONFIRMED = "CONFIRMED"
     SHIPPED = "SHIPPED"
     PAYMENT_DECLINED = "PAYMENT_DECLINED"
     OUT_OF_STOCK = "OUT_OF_STOCK"
+    REJECTED = "REJECTED"
     NO_CARRIER = "NO_CARRIER"
     NOT_SHIPPED = "NOT_SHIPPED"
     CANCELLED = "CANCELLED"
@@ -52,6 +61,14 @@ class OrderState:
     status: OrderStatus = OrderStatus.RECEIVED
     reason: str | None = None
     tracking_number: str | None = None
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person says of an order that may be fraud."""
+
+    approved: bool
+    reviewer: str
 
 
 @dataclass(frozen=True)
@@ -108,3 +125,9 @@ class Report:
 def format_amount(amount: int) -> str:
     """Writes 123456 as "1,234.56 EUR"."""
     return f"{amount // 100:,}.{amount % 100:02d} EUR"
+
+
+def describe(state: OrderState) -> str:
+    """The state of an order in one line."""
+    note = state.reason or state.tracking_number
+    return state.status.value + (f" ({note})" if note else "")

@@ -7,10 +7,11 @@ it has arrived (Square's `CancelPaymentByIdempotencyKey`).
 
 from __future__ import annotations
 
-from examples.order.models import Payment
-from examples.order.store import Store
 from temporal_saga.classification import Profile
 from temporal_saga.errors import FailureKind
+
+from .models import Payment
+from .store import Store
 
 PROFILE = Profile(statuses={409: FailureKind.FENCED, 422: FailureKind.KEY_MISUSE}, client_retries=False)
 """What its refusals mean, beyond what any HTTP status does."""

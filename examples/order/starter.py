@@ -16,28 +16,41 @@ from temporalio.client import (
     ScheduleSpec,
     WorkflowHandle,
 )
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 
-from examples._run import run_program
-from examples.order.models import Line, Order, OrderState
-from examples.order.store import Store
-from examples.order.worker import DATABASE, TASK_QUEUE, connect
-from examples.order.workflows import DailyReport, OrderWorkflow
+from .models import STATUS, Line, Order, OrderState, OrderStatus, Review, describe
+from .store import Store
+from .worker import DATABASE, TASK_QUEUE, connect, run_program
+from .workflows import DailyReport, OrderWorkflow
 
 SCHEDULE = "order-daily-report"
 
 
 async def place_order(
-    client: Client, order: Order, task_queue: str = TASK_QUEUE
+    client: Client, order: Order, task_queue: str = TASK_QUEUE, *, listed: bool = False
 ) -> WorkflowHandle[OrderWorkflow, OrderState]:
-    """Starts an order. The number of an order is used once, whatever becomes of it."""
+    """Starts an order. The number of an order is used once, whatever becomes of it.
+
+    Args:
+        client: The client.
+        order: The order.
+        task_queue: The worker's task queue.
+        listed: Whether the list of workflows shows its status. The server has to know the search attribute.
+    """
+    status = [SearchAttributePair(STATUS, OrderStatus.RECEIVED.value)] if listed else []
     return await client.start_workflow(
         OrderWorkflow.run,
         order,
         id=order.id,
         task_queue=task_queue,
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        search_attributes=TypedSearchAttributes(status),
     )
+
+
+async def orders_in(client: Client, status: OrderStatus) -> list[str]:
+    """The numbers of the orders that are listed with that status, for those whose turn it is now."""
+    return [run.id async for run in client.list_workflows(f"{STATUS.name} = '{status.value}'")]
 
 
 async def schedule_report(
@@ -64,26 +77,26 @@ async def run(options: argparse.Namespace) -> None:
         if options.now:
             await handle.trigger()
         return
+    if options.command == "list":
+        print(*await orders_in(client, options.status), sep="\n")
+        return
     if options.command == "place":
-        order = Order(options.id, options.email, options.card, options.lines)
-        await place_order(client, order, options.task_queue)
+        order = Order(options.id, options.email, options.card, options.lines, review_over=options.review_over)
+        await place_order(client, order, options.task_queue, listed=options.listed)
     order_handle = client.get_workflow_handle(options.id, result_type=OrderState)
     if options.command == "ship":
         await order_handle.signal(OrderWorkflow.shipment_ready, options.tracking_number)
     elif options.command == "cancel":
         await order_handle.signal(OrderWorkflow.cancel_order, options.reason)
+    elif options.command == "review":
+        review = Review(options.answer == "approve", options.reviewer)
+        await order_handle.execute_update(OrderWorkflow.review, review)
     elif options.wait:
         print(describe(await order_handle.result()))
     elif options.command == "place":
         print(f"placed {options.id}")  # without a worker it waits, and answers no query
     else:
         print(describe(await order_handle.query(OrderWorkflow.order_status)))
-
-
-def describe(state: OrderState) -> str:
-    """The state of an order in one line."""
-    note = state.reason or state.tracking_number
-    return state.status.value + (f" ({note})" if note else "")
 
 
 def parse_line(text: str) -> Line:
@@ -107,6 +120,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     place.add_argument("--card", default="4242", help="4242 has money, 4000 has none")
     place.add_argument("--email", default="customer@example.com")
 
+    place.add_argument("--review-over", type=int, metavar="CENTS", help="a person looks at an order that costs more")
+    place.add_argument("--listed", action="store_true", help="show its status in the list of workflows")
+
+    review = commands.add_parser("review", help="approve or reject an order over the limit")
+    review.add_argument("id")
+    review.add_argument("answer", choices=["approve", "reject"])
+    review.add_argument("--reviewer", default="eve")
+
     ship = commands.add_parser("ship", help="say that the parcel has left")
     ship.add_argument("id")
     ship.add_argument("tracking_number")
@@ -119,6 +140,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     status.add_argument("id")
     for command in (place, status):
         command.add_argument("--wait", action="store_true", help="wait until the order has ended")
+
+    listing = commands.add_parser("list", help="list the orders with a status, of those placed with --listed")
+    listing.add_argument("status", type=OrderStatus, help=", ".join(each.value for each in OrderStatus))
 
     report = commands.add_parser("schedule-report", help="schedule the report, weekdays at 9")
     report.add_argument("--time-zone", default="UTC", help="an IANA name, such as Europe/Vienna")

@@ -8,8 +8,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from examples.order.models import format_amount
 from temporal_saga import fence
+
+from .models import format_amount
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS products (

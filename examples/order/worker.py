@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.worker import Worker
 
-from examples._run import run_program
-from examples.order.activities import Shop
-from examples.order.store import Store
-from examples.order.workflows import DailyReport, Notify, OrderWorkflow
 from temporal_saga.plugin import SagaPlugin
+
+from .activities import Shop
+from .store import Store
+from .workflows import DailyReport, Notify, OrderWorkflow
 
 TASK_QUEUE = "orders"
 DATABASE = "orders.db"
@@ -53,6 +55,18 @@ async def run(database: str, task_queue: str) -> None:
         async with build_worker(client, Shop(store), threads, task_queue):
             print(f"working on task queue {task_queue}, database {database}", flush=True)
             await stop.wait()
+
+
+def run_program(program: Coroutine[Any, Any, None]) -> None:
+    """Runs a program, and gives the SDK's threads time to come to rest: else the interpreter may crash at its end."""
+
+    async def rested() -> None:
+        try:
+            await program
+        finally:
+            await asyncio.sleep(0.3)  # github.com/temporalio/sdk-python/issues/300
+
+    asyncio.run(rested())
 
 
 def main() -> None:

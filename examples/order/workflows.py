@@ -12,8 +12,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporal_saga import Declined, Saga, business_key, presets
 
 with workflow.unsafe.imports_passed_through():
-    from examples.order.activities import Shop
-    from examples.order.models import (
+    from .activities import Shop
+    from .models import (
+        STATUS,
         Booking,
         Message,
         Order,
@@ -22,11 +23,15 @@ with workflow.unsafe.imports_passed_through():
         Payment,
         PickOrder,
         Report,
+        Review,
         Shipment,
+        describe,
         format_amount,
     )
 
 SHIP_WITHIN = timedelta(days=7)
+REVIEW_WITHIN = timedelta(hours=24)
+MAILS_APART = timedelta(minutes=1)
 
 
 @workflow.defn(name="Order")
@@ -35,6 +40,9 @@ class OrderWorkflow:
 
     def __init__(self) -> None:
         self._state = OrderState()
+        self._notify: workflow.ChildWorkflowHandle[Notify, None] | None = None
+        self._review: Review | None = None
+        self._review_is_due = False
         self._tracking_number: str | None = None
         self._cancel_reason: str | None = None
 
@@ -48,12 +56,12 @@ class OrderWorkflow:
             if not isinstance(answer, ApplicationError) or answer.type != "Declined":
                 raise
             # The saga has been unwound by now: only the answer is left.
-            self._state = OrderState(OrderStatus(answer.details[0]), answer.message)
+            self._set(OrderState(OrderStatus(answer.details[0]), answer.message))
         if self._state.status is OrderStatus.NOT_SHIPPED:
-            await workflow.execute_activity_method(
-                Shop.send, self._message(order, "support", "support"), **presets.forward_only()
-            )
-        await self._mail_customer(order)
+            key = business_key("support", order.id, self._state.status.value)
+            ticket = Message(key, "support", "support", f"{order.id}: {describe(self._state)}")
+            await workflow.execute_activity_method(Shop.send, ticket, **presets.forward_only())
+        await self._tell_customer(order, is_last=True)
         return self._state
 
     # The handlers only record. What to do about it is decided in one place, the main method, and
@@ -71,6 +79,18 @@ class OrderWorkflow:
         if self._tracking_number is None:
             self._cancel_reason = reason
 
+    @workflow.update
+    async def review(self, review: Review) -> None:
+        """Approves or rejects an order over the limit."""
+        self._review = review
+
+    @review.validator
+    def _validate_review(self, review: Review) -> None:
+        if not review.reviewer.strip():
+            raise ValueError("a review needs the reviewer's name")
+        if not self._review_is_due or self._review is not None:
+            raise ValueError("no review is due")
+
     @workflow.query
     def order_status(self) -> OrderState:
         """Where the order stands."""
@@ -86,11 +106,14 @@ class OrderWorkflow:
                 # Conflict: the orders of a product that sells well meet at its row.
                 saga.execute_activity_method(Shop.allocate, order, compensation=Shop.release, **presets.conflict()),
             )
+            # After the payment, so that an approved order has its money and its goods.
+            if order.review_over is not None and total > order.review_over:
+                await self._wait_for_review(order)
             self._enter(OrderStatus.BOOKING)
             label = await self._book_carrier(saga, order)
 
             self._enter(OrderStatus.CONFIRMED)
-            await self._mail_customer(order)
+            await self._tell_customer(order)
             await saga.execute_activity_method(
                 Shop.notify_warehouse, PickOrder(order.id, label), compensation=Shop.recall_from_warehouse
             )
@@ -102,7 +125,7 @@ class OrderWorkflow:
             await saga.execute_activity_method(
                 Shop.record_shipment, Shipment(order.id, tracking_number), **presets.forward_only()
             )
-        self._state = OrderState(OrderStatus.SHIPPED, tracking_number=tracking_number)
+        self._set(OrderState(OrderStatus.SHIPPED, tracking_number=tracking_number))
 
     async def _book_carrier(self, saga: Saga, order: Order) -> str:
         """Tries the carriers in turn, and returns the label of the first that takes the order."""
@@ -122,6 +145,24 @@ class OrderWorkflow:
                 workflow.logger.info("carrier %s does not take the order", carrier)
         raise Declined("no carrier takes the order", OrderStatus.NO_CARRIER)
 
+    async def _wait_for_review(self, order: Order) -> None:
+        self._enter(OrderStatus.REVIEWING)
+        await self._tell_customer(order)
+        self._review_is_due = True
+        try:
+            await workflow.wait_condition(
+                lambda: self._review is not None or self._cancel_reason is not None, timeout=REVIEW_WITHIN
+            )
+        except asyncio.TimeoutError:
+            pass  # looked at below: an answer may have come with the timer
+        finally:
+            self._review_is_due = False  # an answer that comes from now on is refused
+        self._stop_if_cancelled()
+        if self._review is None:
+            raise Declined("no review in time", OrderStatus.REJECTED)
+        if not self._review.approved:
+            raise Declined(f"rejected by {self._review.reviewer}", OrderStatus.REJECTED)
+
     async def _wait_for_shipment(self) -> str:
         # A timeout decides nothing: a signal may have come with the timer.
         with suppress(asyncio.TimeoutError):
@@ -136,37 +177,67 @@ class OrderWorkflow:
 
     def _enter(self, status: OrderStatus) -> None:
         self._stop_if_cancelled()
-        self._state = OrderState(status)
+        self._set(OrderState(status))
 
     def _stop_if_cancelled(self) -> None:
         if self._cancel_reason is not None:
             raise Declined(self._cancel_reason, OrderStatus.CANCELLED)
 
-    async def _mail_customer(self, order: Order) -> None:
+    def _set(self, state: OrderState) -> None:
+        self._state = state
+        # A server that does not know the attribute fails the workflow task, forever. It refuses a start with the
+        # attribute, too. So an order that was started with it can go on.
+        if workflow.info().typed_search_attributes.get(STATUS) is not None:
+            workflow.upsert_search_attributes([STATUS.value_set(state.status.value)])
+
+    async def _tell_customer(self, order: Order, *, is_last: bool = False) -> None:
         """Tells the customer where the order stands."""
+        event = describe(self._state)
+        if self._notify is not None and not self._notify.done():
+            with suppress(ApplicationError):  # it has just closed
+                await self._notify.signal(Notify.tell, args=[event, is_last])
+                return
         # In a child that outlives the order: a mail server that is down delays no parcel, and the
         # mail of a run that closes is still sent. Not a step of the saga: a mail needs no undo.
-        await workflow.start_child_workflow(
+        self._notify = await workflow.start_child_workflow(
             Notify.run,
-            self._message(order, "mail", order.email),
+            args=[order.id, order.email, event, is_last],
             parent_close_policy=workflow.ParentClosePolicy.ABANDON,
         )
-
-    def _message(self, order: Order, channel: str, to: str) -> Message:
-        # One message for each order, channel and state, however often it is sent.
-        status, reason = self._state.status.value, self._state.reason
-        key = business_key(channel, order.id, status)
-        return Message(key, channel, to, f"{order.id}: {status}" + (f", {reason}" if reason else ""))
 
 
 @workflow.defn
 class Notify:
-    """Sends a message, however long it takes."""
+    """Mails what happens to an order: at most one mail a minute, with all that has happened; and one at the end.
+
+    It closes when nothing has happened for a minute. The order then starts another one.
+    """
+
+    def __init__(self) -> None:
+        self._news: list[str] = []
+        self._is_last = False
 
     @workflow.run
-    async def run(self, message: Message) -> None:
-        """Sends the message."""
-        await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+    async def run(self, order_id: str, to: str, event: str, is_last: bool) -> None:
+        """Mails the event, and those that come meanwhile, however long that takes."""
+        self._news.insert(0, event)  # a signal may have come before
+        self._is_last = self._is_last or is_last
+        while self._news:
+            text, self._news = "; ".join(self._news), []
+            # One mail for the same news, however often it is sent.
+            message = Message(business_key("mail", order_id, text), "mail", to, f"{order_id}: {text}")
+            try:
+                await workflow.execute_activity_method(Shop.send, message, **presets.forward_only())
+            except ActivityError:
+                workflow.logger.error("not mailed: %s", message.text)  # the next mail may succeed
+            with suppress(asyncio.TimeoutError):
+                await workflow.wait_condition(lambda: self._is_last, timeout=MAILS_APART)
+
+    @workflow.signal
+    def tell(self, event: str, is_last: bool) -> None:
+        """Something has happened."""
+        self._news.append(event)
+        self._is_last = is_last
 
 
 @workflow.defn

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from types import FrameType
 from typing import Any, cast
 
+from ._batches import may_be_done_in_part
 from ._libraries import AROUND, LIBRARIES, UNKNOWN, Evidence, Frame, Library, Repeats
 
 __all__ = ["is_proof"]
@@ -26,6 +27,8 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
         client_retries: Whether the client sends requests again, as the user says; None if the user does not say.
     """
     if _was_redirected(exception) or not _is_one(exception, library, client_retries):
+        return False
+    if may_be_done_in_part(exception, library, _frames(exception)):
         return False
     # An error of one library may have come through another one that retries, as httpx's errors come through a
     # provider's library.
@@ -103,11 +106,16 @@ def _by_aiohttp(exception: BaseException) -> bool | None:
     return None if not isinstance(method, str) or method.upper() in ("PUT", "DELETE") else True
 
 
+def _by_method(exception: BaseException) -> bool | None:
+    return True if _get(exception, "method") in ("PATCH", "POST") else None
+
+
 _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
     Evidence.RESPONSE: _by_response,
     Evidence.STAINLESS: _by_stainless,
     Evidence.BOTOCORE: _by_botocore,
     Evidence.AIOHTTP: _by_aiohttp,
+    Evidence.METHOD: _by_method,
 }
 
 

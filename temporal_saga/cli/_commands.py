@@ -121,7 +121,7 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
-    help="The largest number of histories to read.",
+    help="Stop after so many histories. Each run of a workflow has one. A workflow that was begun is read to its end.",
 )
 @click.option(
     "--search-attribute",
@@ -274,7 +274,7 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
     histories = "history" if found.looked_at == 1 else "histories"
     say(out, f"{len(found.stories)} found, {found.looked_at} {histories} read, {how}.", "dim")
     if found.left_out:
-        say(out, f"There are more: only {search.most} were read. Narrow it with --query, or give --most.", "yellow")
+        say(out, "There are more workflows, which were not read. Narrow it with --query, or give --most.", "yellow")
     for problem in found.problems[:_MOST_PROBLEMS]:
         say(out, f"Left out: {problem}", "yellow")
     if len(found.problems) > _MOST_PROBLEMS:

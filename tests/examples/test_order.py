@@ -32,9 +32,10 @@ from examples.order.models import (
     Payment,
     PickOrder,
     Shipment,
+    describe,
     format_amount,
 )
-from examples.order.starter import describe, parse, parse_line
+from examples.order.starter import parse, parse_line
 from examples.order.store import Store
 from temporal_saga import Declined, Rejected
 from temporal_saga.errors import Fenced, KeyMisuse

@@ -222,7 +222,7 @@ HOMES = {
     "nats": "nats.errors nats.js.errors",
     "opensearchpy": "opensearchpy.exceptions",
     "paramiko": "paramiko.ssh_exception",
-    "pika": "pika.exceptions",
+    "pika": "pika.exceptions pika.adapters.utils.connection_workflow",
     "psycopg": "psycopg.errors",
     "pymongo": "pymongo.errors",
     "redis": "redis.exceptions",

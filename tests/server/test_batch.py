@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -110,3 +115,65 @@ async def test_a_cancel_undoes_the_transfers_under_way(client: Client, bank: Ban
     assert isinstance(error.value.cause, CancelledError)
     # A child that unwinds may outlive its parent.
     await eventually(lambda: balances(bank) == ((6_00, 0) if all_or_nothing else (1_00, 5_00)))
+
+
+async def start_worker(client: Client, database: str) -> asyncio.subprocess.Process:
+    """A worker as a process of its own, which has begun."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "examples.batch", "worker", "--db", database, "--transfers", "0"),
+        env={**os.environ, "TEMPORAL_ADDRESS": client.service_client.config.target_host},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert worker.stdout is not None
+    assert b"working" in await worker.stdout.readline()
+    return worker
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1_800)
+async def test_two_thousand_transfers_while_workers_are_killed(
+    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Totals intact, the summary right, and no parent's history above a tenth of what the server allows.
+
+    The README has the figures that this prints.
+    """
+    count, began, database = 2_000, time.monotonic(), str(tmp_path / "payouts.sqlite3")
+    ledger = Ledger(database)
+    batch = Batch(f"p-{uuid4()}", 0, count)
+    ledger.prepare(batch.payout, count, closed_every=20)
+
+    def paid() -> list[Any]:
+        return [balance for (balance,) in ledger.rows("SELECT balance FROM accounts WHERE name <> 'funds' AND balance")]
+
+    worker = await start_worker(client, database)
+    try:
+        handle = await start(client, batch)
+        for share in (0.2, 0.6):
+            await eventually(lambda share=share: len(paid()) >= share * count, seconds=1_500)
+            worker.kill()
+            await worker.wait()
+            worker = await start_worker(client, database)
+        summary = await handle.result()
+    finally:
+        worker.terminate()
+        await worker.wait()
+    seconds = time.monotonic() - began
+
+    assert (summary.paid, summary.failed, len(summary.named)) == (1_900, 100, 20)
+    assert paid() == [1_00] * 1_900
+    assert ledger.rows("SELECT balance FROM accounts WHERE name = 'funds'") == [(100_00,)]
+    ((message,),) = ledger.rows("SELECT text FROM messages")
+    assert str(message).startswith(f"{batch.payout}: 1900 paid, 100 failed")
+    parents = [handle.id, *(f"{batch.payout}-{first}-{batch.leaf}" for first in range(0, count, batch.leaf))]
+    events = size = 0
+    for parent in parents:
+        info = (await client.get_workflow_handle(parent).describe()).raw_description.workflow_execution_info
+        events, size = max(events, info.history_length), max(size, info.history_size_bytes)
+    with capsys.disabled():
+        print(
+            f"\n{count} transfers in {seconds:.0f} s, workers killed twice: {summary.paid} paid, "
+            f"{summary.failed} failed; the longest history of a parent has {events} events and {size / 1e6:.1f} MB"
+        )
+    assert (events < 5_120, size < 5_000_000) == (True, True)  # the server's limits: 51,200 events and 50 MB
+    ledger.close()

@@ -33,6 +33,12 @@ PROGRAMS = {
     "versioning": ("Cyd has: flight to Bern", ["start", "zoe", "Rome"], "RUNNING"),
 }
 
+# The same of those whose worker and starter are modules of their own.
+MODULES = {
+    "money_transfer": ("COMPLETED", ["--from", "alice", "--to", "bob", "--amount", "1.00", "--no-wait"], "Started"),
+    "order": ("REJECTED (rejected by eve)", ["place", "zoe", "cup"], "placed zoe"),
+}
+
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +49,7 @@ def test_each_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "worker" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *MODULES])
 def test_each_shares_nothing_with_the_others(name: str) -> None:
     """With the source tree, a copy of the folder would find its neighbors all the same."""
     sources = {path: path.read_text(encoding="utf-8") for path in (HERE / name).glob("*.py")}
@@ -52,7 +58,7 @@ def test_each_shares_nothing_with_the_others(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *MODULES])
 async def test_each_runs_from_a_copy_of_its_folder(client: Client, name: str, tmp_path: Path) -> None:
     """The story, and meanwhile a worker and a starter as processes of their own."""
     shutil.copytree(HERE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -64,11 +70,11 @@ async def test_each_runs_from_a_copy_of_its_folder(client: Client, name: str, tm
         "TEMPORAL_ADDRESS": client.service_client.config.target_host,
     }
 
-    async def program(*arguments: str) -> asyncio.subprocess.Process:
+    async def program(module: str, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            name,
+            module,
             *arguments,
             cwd=tmp_path,
             env=environment,
@@ -76,12 +82,14 @@ async def test_each_runs_from_a_copy_of_its_folder(client: Client, name: str, tm
             stderr=asyncio.subprocess.STDOUT,
         )
 
-    says, command, answer = PROGRAMS[name]
-    worker, story = await program("worker"), await program()
+    says, command, answer = (PROGRAMS | MODULES)[name]
+    is_one = name in PROGRAMS
+    worker = await (program(name, "worker") if is_one else program(f"{name}.worker"))
+    story = await program(name)
     try:
         assert worker.stdout is not None
-        assert b"working" in await worker.stdout.readline()
-        starter = await program(*command)
+        assert b"working" in (await worker.stdout.readline()).lower()
+        starter = await program(name if is_one else f"{name}.starter", *command)
         shown = (await starter.communicate())[0].decode()
         assert (starter.returncode, answer in shown) == (0, True), shown
         told = (await story.communicate())[0].decode()

@@ -19,17 +19,35 @@ import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    ScheduleActionExecutionStartWorkflow,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from examples.order.activities import Shop
-from examples.order.models import Line, Message, Order, OrderState, OrderStatus, Payment, Report, Shipment
-from examples.order.starter import place_order, schedule_report
+from examples.order.models import (
+    STATUS,
+    Line,
+    Message,
+    Order,
+    OrderState,
+    OrderStatus,
+    Payment,
+    Report,
+    Review,
+    Shipment,
+    describe,
+)
+from examples.order.starter import orders_in, place_order, schedule_report
 from examples.order.store import Store
 from examples.order.worker import build_worker
-from examples.order.workflows import SHIP_WITHIN, DailyReport, Notify, OrderWorkflow
+from examples.order.workflows import REVIEW_WITHIN, SHIP_WITHIN, DailyReport, Notify, OrderWorkflow
 from temporal_saga.plugin import SagaPlugin
 
 Handle = WorkflowHandle[OrderWorkflow, OrderState]
@@ -97,6 +115,11 @@ def messages(store: Store, channel: str) -> list[str]:
     return [text for (text,) in store.rows(select, channel)]
 
 
+def told(store: Store, order: Order) -> list[str]:
+    """What the customer has heard, in as many mails as it were."""
+    return [news for mail in messages(store, "mail") for news in mail.removeprefix(f"{order.id}: ").split("; ")]
+
+
 def on_hand(store: Store) -> dict[str, int]:
     return dict(store.rows("SELECT sku, on_hand FROM products"))
 
@@ -113,8 +136,7 @@ async def ended(handle: Handle, order: Order, store: Store) -> OrderState:
     """The result, once its mail has gone out too; the history is replayed."""
     state = await handle.result()
     assert state == await handle.query(OrderWorkflow.order_status)
-    note = f", {state.reason}" if state.reason else ""
-    await eventually(lambda: messages(store, "mail")[-1:] == [f"{order.id}: {state.status.value}{note}"])
+    await eventually(lambda: told(store, order)[-1:] == [describe(state)])
     await replay(handle)
     return state
 
@@ -132,7 +154,7 @@ async def test_happy(client: Client, store: Store, task_queue: str) -> None:
     assert on_hand(store) == {"cup": 18, "teapot": 4}
     assert store.rows("SELECT * FROM shipments") == [(order.id, "T1")]
     assert messages(store, "warehouse") == [f"pack {order.id}, label swift/{order.id}"]
-    assert messages(store, "mail") == [f"{order.id}: CONFIRMED", f"{order.id}: SHIPPED"]
+    assert messages(store, "mail") == [f"{order.id}: CONFIRMED", f"{order.id}: SHIPPED (T1)"]
     assert await scheduled(handle, "undo") == []
 
 
@@ -292,12 +314,73 @@ async def test_no_shipment_in_time(time_skipping_env: WorkflowEnvironment, store
         state = await ended(handle, order, store)
     assert state == OrderState(OrderStatus.NOT_SHIPPED, "not shipped within 7 days")
     assert await scheduled(handle, "undo") == UNDO_ALL
-    assert messages(store, "support") == [f"{order.id}: NOT_SHIPPED, not shipped within 7 days"]
-    assert messages(store, "mail") == [f"{order.id}: CONFIRMED", f"{order.id}: NOT_SHIPPED, not shipped within 7 days"]
+    assert messages(store, "support") == [f"{order.id}: NOT_SHIPPED (not shipped within 7 days)"]
+    assert told(store, order) == ["CONFIRMED", "NOT_SHIPPED (not shipped within 7 days)"]
     assert_untouched(store)
     history = await events(handle)
     took = history[-1].event_time.ToDatetime() - history[0].event_time.ToDatetime()
     assert SHIP_WITHIN <= took < SHIP_WITHIN + timedelta(hours=1)
+
+
+def dear_order() -> Order:
+    return Order(f"order-{uuid4()}", "ann@example.com", "4242", [Line("teapot", 2)], review_over=40_00)
+
+
+async def test_a_review_is_found_in_the_list_and_approved_once(client: Client, store: Store, task_queue: str) -> None:
+    order = dear_order()
+    async with working(client, Shop(store), task_queue):
+        handle = await place_order(client, order, task_queue, listed=True)
+        for _ in range(200):  # the list lags behind
+            if order.id in await orders_in(client, OrderStatus.REVIEWING):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("not listed within 10 s")
+        review = Review(True, "eve")
+        with pytest.raises(WorkflowUpdateFailedError):
+            await handle.execute_update(OrderWorkflow.review, Review(True, " "))
+        await handle.execute_update(OrderWorkflow.review, review)
+        with pytest.raises(WorkflowUpdateFailedError):
+            await handle.execute_update(OrderWorkflow.review, review)
+        await handle.signal(OrderWorkflow.shipment_ready, "T1")
+        state = await ended(handle, order, store)
+        shown = (await handle.describe()).typed_search_attributes.get(STATUS)
+    assert (state.status, shown) == (OrderStatus.SHIPPED, "SHIPPED")
+    # What happens within a minute goes into one mail; the last one does not wait for that.
+    assert told(store, order) == ["REVIEWING", "CONFIRMED", "SHIPPED (T1)"]
+    assert len(messages(store, "mail")) <= 2
+
+
+@pytest.mark.parametrize(
+    "says_no",
+    [
+        lambda handle: handle.execute_update(OrderWorkflow.review, Review(False, "eve")),
+        lambda handle: handle.signal(OrderWorkflow.cancel_order, "too slow"),
+    ],
+    ids=["reviewer", "customer"],
+)
+async def test_a_review_ends_with_a_no(client: Client, store: Store, task_queue: str, says_no: Any) -> None:
+    order = dear_order()
+    async with working(client, Shop(store), task_queue):
+        handle = await place_order(client, order, task_queue)
+        await eventually_event(handle, EventType.EVENT_TYPE_TIMER_STARTED)
+        await says_no(handle)
+        state = await ended(handle, order, store)
+    assert describe(state) in ("REJECTED (rejected by eve)", "CANCELLED (too slow)")
+    assert set(await scheduled(handle, "undo")) == {"release", "refund"}
+    assert_untouched(store)
+
+
+async def test_nobody_reviews_it(time_skipping_env: WorkflowEnvironment, store: Store, task_queue: str) -> None:
+    client, order = time_skipping_env.client, dear_order()
+    async with working(client, Shop(store), task_queue):
+        handle = await place_order(client, order, task_queue)
+        state = await ended(handle, order, store)
+    assert state == OrderState(OrderStatus.REJECTED, "no review in time")
+    assert_untouched(store)
+    history = await events(handle)
+    took = history[-1].event_time.ToDatetime() - history[0].event_time.ToDatetime()
+    assert REVIEW_WITHIN <= took < REVIEW_WITHIN + timedelta(hours=1)
 
 
 async def test_the_workflow_is_cancelled_while_waiting(client: Client, store: Store, task_queue: str) -> None:
@@ -422,15 +505,3 @@ async def test_worker_and_starter_as_processes(env: WorkflowEnvironment, tmp_pat
         worker.terminate()
         await worker.wait()
     assert worker.returncode == 0
-
-
-async def test_the_story(env: WorkflowEnvironment) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.order"),
-        env={**os.environ, "TEMPORAL_ADDRESS": env.client.service_client.config.target_host},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    assert "SHIPPED (TRACK-1)" in output.decode()
-    assert "PAYMENT_DECLINED (card 4000 is declined)" in output.decode()

@@ -190,7 +190,8 @@ async def try_gaps(directory: Path, scenario: str, choose: Choose, tell: Any = N
             if tell is not None:
                 event = EventType.Name(histories[0].events[gap.at - 1].event_type).removeprefix("EVENT_TYPE_")
                 verdict = "as without" if outcome == expected else "DIFFERS"
-                tell(f"{scenario} {number}/{len(chosen)}: {gap.victim} killed {gap.after} s after {event}: {verdict}")
+                when = f"{gap.after:g} s after event {gap.at}, {event}"
+                tell(f"{scenario} {number}/{len(chosen)}: {gap.victim} killed {when}: {verdict}")
         replayer = Replayer(workflows=WORKFLOWS, plugins=[plugin], workflow_runner=runner(slow=False))
         async with replayer.workflow_replay_iterator(_iterate(histories)) as results:
             wrong += [

@@ -1,8 +1,8 @@
 """`explore` on the agents: what a tool call has booked is kept with the trip, or canceled.
 
-The kinds of faults are few here, since a run of an agent costs as much as twenty of a small workflow. Two faults of
-Pydantic AI took two minutes when this was written: 319 plans, no violation. To import the frameworks in other processes
-takes longer than all else; the tests on the real server, which keep no cache, replay in the sandbox all the time.
+The kinds of faults are few here, since a run of an agent costs as much as twenty of a small workflow. To import the
+frameworks in other processes takes longer than all else; the tests on the real server, which keep no cache, replay in
+the sandbox all the time.
 """
 
 from __future__ import annotations
@@ -68,13 +68,18 @@ def within(plugin: Any, call: Callable[[], Any]) -> Any:
     return found[0]
 
 
+to_two_faults = pytest.mark.parametrize("faults", [1, pytest.param(2, marks=pytest.mark.deep)])
+
+
 @pytest.mark.slow
-def test_what_a_tool_of_pydantic_ai_books_is_kept_or_canceled() -> None:
+@to_two_faults
+def test_what_a_tool_of_pydantic_ai_books_is_kept_or_canceled(faults: int) -> None:
     tried = explore(
         PydanticTrip.run,
         TRIP,
         setup=FullPlaza,
         check=a_trip_is_booked_or_nothing_of_it,
+        faults=faults,
         kinds=["fails_after", "applies_late", "bug_after", "cancel"],
         plugins=plugins("pydantic-ai"),
         elsewhere=False,
@@ -84,8 +89,9 @@ def test_what_a_tool_of_pydantic_ai_books_is_kept_or_canceled() -> None:
 
 
 @pytest.mark.slow
+@to_two_faults
 @pytest.mark.filterwarnings("ignore")  # of the SDK's tracing
-def test_what_a_tool_of_openai_agents_books_is_kept_or_canceled() -> None:
+def test_what_a_tool_of_openai_agents_books_is_kept_or_canceled(faults: int) -> None:
     own = plugins("openai-agents")
     tried = within(
         own[0],
@@ -94,6 +100,7 @@ def test_what_a_tool_of_openai_agents_books_is_kept_or_canceled() -> None:
             TRIP,
             setup=FullPlaza,
             check=a_trip_is_booked_or_nothing_of_it,
+            faults=faults,
             kinds=["fails_after", "cancel"],
             plugins=own,
             elsewhere=False,  # other processes would not be inside

@@ -53,7 +53,7 @@ from examples.versioning.models import Trip
 from examples.versioning.workflows import VERSIONS
 from temporal_saga.testing import Exploration, Simulation, explore, simulate
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 to_two_faults = pytest.mark.parametrize("faults", [1, pytest.param(2, marks=pytest.mark.deep)])
 PLANS = {1: 15, 2: 60}

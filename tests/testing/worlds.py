@@ -7,6 +7,7 @@ at the first.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import WorkflowUpdateFailedError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from examples.demo.textbook import TextbookOrder, TextbookTransfer
 from examples.money_transfer.activities import Bank
@@ -24,19 +26,22 @@ from examples.money_transfer.ledger import Ledger
 from examples.money_transfer.models import Decision, Review, Transfer, TransferStatus
 from examples.money_transfer.workflows import MoneyTransfer
 from examples.order.activities import Shop
-from examples.order.models import Line, Order, OrderStatus
+from examples.order.models import STATUS, Line, Order, OrderStatus, describe
+from examples.order.models import Review as OrderReview
 from examples.order.store import Store
 from examples.order.workflows import Notify, OrderWorkflow
 from temporal_saga.testing import Exploration, Simulation, explore
+from temporal_saga.testing.explorer._alone import can_fork, cores
 
 TRANSFER = Transfer("t-1", "A", "B", 30_00, "EUR", review_over=10_00)
-ORDER = Order("o-1", "someone@example.com", "4242", [Line("teapot", 2), Line("cup", 4)])
+ORDER = Order("o-1", "someone@example.com", "4242", [Line("teapot", 2), Line("cup", 4)], review_over=10_00)
+LISTED = TypedSearchAttributes([SearchAttributePair(STATUS, OrderStatus.RECEIVED.value)])
 
 _MEMORY = Path("/dev/shm")  # on Linux: a run then costs half of what it does on a disk
 
 
 class _Books:
-    """A database file, copied for each run from one that was filled once.
+    """A database file, copied for each run from one that was filled once; each process has its own.
 
     A connection is held open meanwhile: else each that closes is the last one, and empties the log.
     """
@@ -44,20 +49,20 @@ class _Books:
     def __init__(self, directory: str, fill: Callable[[Path], None]) -> None:
         self._template = Path(directory) / "template.sqlite"
         fill(self._template)
-        self._open: sqlite3.Connection | None = None
+        self._open: dict[int, sqlite3.Connection] = {}
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
+        if mine := self._open.pop(os.getpid(), None):  # not the one that came with a fork
+            mine.close()
 
     def copy(self) -> Path:
         self.close()
-        path = self._template.with_name("run.sqlite")
-        for old in path.parent.glob("run.sqlite*"):  # with its log
+        path = self._template.with_name(f"run-{os.getpid()}.sqlite")
+        for old in path.parent.glob(f"{path.name}*"):  # with its log
             old.unlink()
         shutil.copy(self._template, path)
-        self._open = sqlite3.connect(path)
-        self._open.execute("SELECT * FROM sqlite_master").fetchone()
+        db = self._open[os.getpid()] = sqlite3.connect(path)
+        db.execute("SELECT * FROM sqlite_master").fetchone()
         return path
 
 
@@ -113,6 +118,17 @@ class OrderWorld(Shop):
         return {**stock, **carriers, **cards, "shipments": len(rows("SELECT * FROM shipments"))}
 
 
+class ReviewedOrderWorld(OrderWorld):
+    """And a person who approves first, half a minute before: so the last news meets a child that is open."""
+
+    async def client(self, handle: Any) -> None:
+        await asyncio.sleep(3600)
+        with suppress(WorkflowUpdateFailedError):  # no review is due any more
+            await handle.execute_update(OrderWorkflow.review, OrderReview(True, "eve"))
+        await asyncio.sleep(30)
+        await handle.signal(OrderWorkflow.shipment_ready, "track-1")
+
+
 def _fill_shop(path: Path) -> None:
     Store(path).add_samples()
 
@@ -125,7 +141,7 @@ def transfer_holds(world: TransferWorld, simulation: Simulation[Any]) -> None:
 
 
 def order_holds(world: OrderWorld, simulation: Simulation[Any]) -> None:
-    """Goods and money have changed hands, or neither has."""
+    """Goods and money have changed hands, or neither has; and the customer has heard how it ended."""
     state = world.state()
     kept = {"teapot": 5, "cup": 20, "4242": 500_00, "4000": 0}
     sold = {"teapot": 3, "cup": 16, "4242": 500_00 - 2 * 24_90 - 4 * 6_50, "4000": 0}
@@ -137,28 +153,38 @@ def order_holds(world: OrderWorld, simulation: Simulation[Any]) -> None:
     past_pivot = any(call.label == "record_shipment" for call in simulation.calls)
     assert goods == (sold if past_pivot else kept), f"shipped: {shipped}, {state}"
     assert (pickups, labels) == ((1, 1) if past_pivot else (0, 0)), f"shipped: {shipped}, {state}"
+    is_mailed = all(call.state == "completed" for call in simulation.calls if call.label == "send")
+    if simulation.status == "completed" and is_mailed:
+        mails = [text for (text,) in world.store.rows("SELECT text FROM outbox WHERE channel = 'mail' ORDER BY rowid")]
+        assert mails, "no mail"
+        assert mails[-1].endswith(describe(simulation.result())), mails
+
+
+def _common(faults: int) -> dict[str, Any]:
+    # As many processes as cores, though the books are files. One that is not forked would not know where they are.
+    return {"faults": faults, "fail": False, "processes": cores() if can_fork() else 1}
 
 
 def explore_money_transfer(faults: int, **options: Any) -> Exploration:
-    options = {"setup": TransferWorld, "check": transfer_holds, "faults": faults, "fail": False, **options}
+    options = {"setup": TransferWorld, "check": transfer_holds, **_common(faults), **options}
     with _books(TransferWorld, _open_accounts):
         return explore(MoneyTransfer.run, TRANSFER, **options)
 
 
 def explore_order(faults: int, **options: Any) -> Exploration:
-    options = {"setup": OrderWorld, "check": order_holds, "faults": faults, "fail": False, **options}
+    options = {"setup": ReviewedOrderWorld, "check": order_holds, **_common(faults), **options}
     with _books(OrderWorld, _fill_shop):
-        return explore(OrderWorkflow.run, ORDER, workflows=[Notify], **options)
+        return explore(OrderWorkflow.run, ORDER, workflows=[Notify], search_attributes=LISTED, **options)
 
 
 def explore_textbook_transfer(faults: int, **options: Any) -> Exploration:
     with _books(TransferWorld, _open_accounts):
-        return explore(TextbookTransfer.run, TRANSFER, setup=TransferWorld, faults=faults, fail=False, **options)
+        return explore(TextbookTransfer.run, TRANSFER, setup=TransferWorld, **_common(faults), **options)
 
 
 def explore_textbook_order(faults: int, **options: Any) -> Exploration:
     with _books(OrderWorld, _fill_shop):
-        return explore(TextbookOrder.run, ORDER, setup=OrderWorld, faults=faults, fail=False, **options)
+        return explore(TextbookOrder.run, ORDER, setup=OrderWorld, **_common(faults), **options)
 
 
 EXAMPLES: dict[str, Callable[..., Exploration]] = {

@@ -531,7 +531,7 @@ class ActivityRun:
         self,
         parts: WorkerParts,
         definition: ActivityDefinition,
-        info: activity.Info,
+        info: Callable[[], activity.Info],
         headers: Mapping[str, Payload],
         on_heartbeat: Callable[..., None],
         on_return: Callable[[], None],
@@ -548,7 +548,9 @@ class ActivityRun:
         self._context = _Context(
             info=self._outbound.info,
             heartbeat=on_heartbeat,
-            cancelled_event=_CompositeEvent(threading.Event(), asyncio.Event() if definition.is_async else None),
+            cancelled_event=_CompositeEvent(cast(Any, _Flag()), asyncio.Event())
+            if definition.is_async
+            else _CompositeEvent(threading.Event(), None),
             worker_shutdown_event=parts.shutdown,
             shield_thread_cancel_exception=None,
             payload_converter_class_or_instance=parts.converter.data.payload_converter,
@@ -585,13 +587,29 @@ class ActivityRun:
         )
 
 
+class _Flag:
+    """A `threading.Event` for which nobody waits: an async activity has an event of asyncio's for that."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._is_set
+
+
 class _Outbound(worker.ActivityOutboundInterceptor):
-    def __init__(self, info: activity.Info, heartbeat: Callable[..., None]) -> None:
+    def __init__(self, info: Callable[[], activity.Info], heartbeat: Callable[..., None]) -> None:
         self._info = info
         self._heartbeat = heartbeat
 
     def info(self) -> activity.Info:
-        return self._info
+        return self._info()
 
     def heartbeat(self, *details: Any) -> None:
         self._heartbeat(*details)
@@ -639,6 +657,19 @@ class _Watched:
                 error = None
             except BaseException as caught:
                 error = caught
+
+
+class Once:
+    """Makes the info of an attempt when that is first asked for; `functools.cache` takes longer than this saves."""
+
+    def __init__(self, make: Callable[[], activity.Info]) -> None:
+        self._make = make
+        self._info: activity.Info | None = None
+
+    def __call__(self) -> activity.Info:
+        if self._info is None:
+            self._info = self._make()
+        return self._info
 
 
 def activity_info(**fields: Any) -> activity.Info:
