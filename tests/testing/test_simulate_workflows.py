@@ -509,7 +509,7 @@ def test_a_bug_fails_the_workflow_task_for_ever(caplog: pytest.LogCaptureFixture
     simulation = simulate(Buggy.run)
     assert simulation.status == "waiting"
     assert simulation.task_failures == ["KeyError: 'a bug'"] * 2
-    assert simulation.waiting_for == "its workflow task, which fails for ever: KeyError: 'a bug'"
+    assert simulation.waiting_for == "its workflow task, which fails forever: KeyError: 'a bug'"
     with pytest.raises(SimulationError, match=r"calls of no activity; it waits for its workflow task, .*: 'a bug'"):
         simulate(Buggy.run, faults=[cancel(at=9)])
     closes = simulate(Buggy.run, failure_exception_types=[KeyError])

@@ -79,7 +79,7 @@ def choose(
     wanted = cores() if processes is None else processes
     if wanted == 1:
         return Choice(1, "fork")
-    why = "it is in a process of a pool itself" if multiprocessing.current_process().daemon else ""
+    why = "it runs in a process of a pool" if multiprocessing.current_process().daemon else ""
     why = why or next(
         (f"{name} cannot go to another process" for name, value in sent.items() if not _pickles(value)), ""
     )
@@ -95,7 +95,7 @@ def choose(
 
 def _why_alone(functions: Mapping[str, object], shared: Callable[[], str]) -> str:
     if sys.gettrace() is not None or _monitored():
-        return "a debugger or coverage follows it"
+        return "a debugger or coverage follows this process"
     for name, function in functions.items():
         if keeps := _keeps(function):
             return f"{name} keeps something in {keeps!r}, which another process would not see"

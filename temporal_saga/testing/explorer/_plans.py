@@ -92,7 +92,7 @@ PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cance
 PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
 PRUNED_FAILED = "longer by a fault, after one that fails already"
 PRUNED_IDLE = "a fault that found nothing to strike"
-PRUNED_REST = "longer by a fault, where the same is left of two other runs, which have that fault"
+PRUNED_REST = "longer by a fault, which two other plans have, with the same rest of the run"
 PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing anymore"
 
 
@@ -285,7 +285,7 @@ def decisions(plan: Plan, points: Points, kinds: Collection[str]) -> Iterator[Ac
     """Yield what a person may decide about what a plan has parked. A decision is an answer, and does not count.
 
     Each parked call has one decision, and a plan no more of them than it has faults: what is tried again by hand may
-    fail by itself for ever.
+    fail by itself forever.
     """
     made = [fault for fault in plan if fault.kind == "decision"]
     if "decision" not in kinds or 2 * len(made) >= len(plan):
@@ -364,7 +364,7 @@ def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> Non
 def check_runs(runs: object) -> None:
     """Raise if it is not a number of runs."""
     if not isinstance(runs, int) or isinstance(runs, bool):
-        raise TypeError(f"runs={runs!r} is not a number: how often each world sees the workflow, runs=2 say")
+        raise TypeError(f"runs={runs!r} is not a number: write runs=2 to let each world see two runs")
     if runs < 1:
         raise ValueError(f"runs={runs}: give 1 for one run in each world, or more")
 

@@ -29,7 +29,7 @@ from ._sdk import Once, activity_info, priority_of
 from ._trace import Call, CallState
 from ._world import World
 
-# An activity without a schedule-to-close timeout that has failed this often counts as one that fails for ever.
+# An activity without a schedule-to-close timeout that has failed this often counts as one that fails forever.
 MAX_ATTEMPTS = 1_000
 # So has one that has failed this often in the same way, by a bug.
 MAX_ATTEMPTS_OF_BUG = 10
@@ -89,7 +89,7 @@ class ActivityTask:
                     f"activity {command.activity_type!r} is not registered; registered: "
                     f"{', '.join(sorted(map(str, self._world.parts.activities))) or 'none'}. "
                     "Give it with activities=[...] "
-                    "(a real worker would fail each attempt, and the server would retry for ever)"
+                    "(a real worker would fail each attempt, and the server would retry forever)"
                 )
             )
         self.definition: Any = definition
@@ -113,7 +113,7 @@ class ActivityTask:
         """What this waits for, for people."""
         where = "" if self._is_served else f", on task queue {self.command.task_queue!r}, which nothing serves"
         if self._last_failure is not None and self._gave_up:
-            where = f", and it fails for ever: {self._last_failure.message}"
+            where = f", and it fails forever: {self._last_failure.message}"
         return f"activity {self.call.label!r} (attempt {self._attempt}{where})"
 
     # --- the server's side ---
@@ -234,7 +234,7 @@ class ActivityTask:
         self._timers.cancel("to close")
         self._timers.cancel("heartbeat")
         if self._fails_for_ever(failure):
-            return None  # the server tries for ever: `waits_for` says so
+            return None  # the server tries forever: `waits_for` says so
         failed = self._attempt
         self._attempt += 1
         self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}", attempt=failed)

@@ -287,7 +287,7 @@ def query_name(query: str | Callable[..., Any]) -> tuple[str, type | None]:
     find: Any = _QueryDefinition
     definition: Any = find.from_fn(query)
     if definition is None:
-        raise RuntimeError(f"{query!r} is no @workflow.query")
+        raise RuntimeError(f"{query!r} is not a @workflow.query")
     return definition.name, definition.ret_type
 
 
@@ -297,7 +297,7 @@ def update_name(update: str | Callable[..., Any]) -> tuple[str, type | None]:
         return update, None
     definition: Any = getattr(update, "_defn", None)
     if definition is None:
-        raise RuntimeError(f"{update!r} is no @workflow.update")
+        raise RuntimeError(f"{update!r} is not a @workflow.update")
     return definition.name, definition.ret_type
 
 

@@ -97,7 +97,7 @@ class World:
                 SimulationError(
                     f"workflow {workflow_type!r} is not registered; registered: "
                     f"{', '.join(sorted(map(str, self.parts.workflows)))}. Give it with workflows=[...] "
-                    "(a real worker would fail the workflow task, and the server would retry for ever)"
+                    "(a real worker would fail the workflow task, and the server would retry forever)"
                 )
             )
         return found
@@ -115,7 +115,7 @@ class World:
         self._activations += 1
         if self._activations > self._max_activations:
             self.fail(
-                SimulationError(f"no end after {self._max_activations} activations: does the workflow loop for ever?")
+                SimulationError(f"no end after {self._max_activations} activations: does the workflow loop forever?")
             )
 
     # --- functions: activities, and the client ---
