@@ -31,7 +31,7 @@ _COMMENT = re.compile(r"/\*(?:.*?\*/|.*)|--[^\n]*", re.DOTALL)
 # sqlite3 begins a transaction by itself before these, and only before these.
 _BEGINS_BY_ITSELF = re.compile(r"\s*(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
-_HOLDERS = ("self", "cursor", "cur")
+_HOLDERS = ("self", "connection", "cursor", "cur")
 _STATEMENTS = ("query", "statement", "operation", "sql", "command")
 
 
@@ -136,14 +136,11 @@ _DRIVERS = {"MySQLdb", "oracledb", "psycopg", "psycopg2", "pymysql", "sqlite3"}
 
 
 def _is_in_autocommit_of_sqlalchemy(holder: Any) -> bool | None:
-    # The driver's connection shows it too, but only until it goes back to the pool.
-    if not hasattr(type(holder), "get_execution_options"):
+    # The driver's connection does not show it any more: SQLAlchemy sets it back.
+    if not hasattr(type(holder), "get_execution_options") or not hasattr(holder, "dialect"):
         return None
-    levels = {
-        holder.get_execution_options().get("isolation_level"),
-        getattr(getattr(holder, "dialect", None), "_on_connect_isolation_level", None),
-    }
-    return True if "AUTOCOMMIT" in levels else None
+    level = holder.get_execution_options().get("isolation_level")
+    return "AUTOCOMMIT" in (level, getattr(holder.dialect, "_on_connect_isolation_level", None))
 
 
 def _is_in_autocommit_of_sqlite3(connection: Any) -> bool:
