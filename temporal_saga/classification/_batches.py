@@ -73,7 +73,8 @@ def may_be_done_in_part(exception: BaseException, library: Library, frames: Sequ
 
 def _wrapped(frame: FrameType) -> tuple[str, object]:
     local = frame.f_locals
-    arguments, named = local.get("args") or (None,), local.get("kwargs") or {}
+    arguments: Any = local.get("args") or (None,)
+    named: Any = local.get("kwargs") or {}
     return getattr(local.get("f"), "__name__", ""), arguments[0] or named.get("statement")
 
 
@@ -137,7 +138,7 @@ _DRIVERS = {"MySQLdb", "oracledb", "psycopg", "psycopg2", "pymysql", "sqlite3"}
 
 def _is_in_autocommit_of_sqlalchemy(holder: Any) -> bool | None:
     # The driver's connection does not show it any more: SQLAlchemy sets it back.
-    if not hasattr(type(holder), "get_execution_options") or not hasattr(holder, "dialect"):
+    if not (hasattr(holder, "get_execution_options") and hasattr(holder, "dialect")):
         return None
     level = holder.get_execution_options().get("isolation_level")
     return "AUTOCOMMIT" in (level, getattr(holder.dialect, "_on_connect_isolation_level", None))
