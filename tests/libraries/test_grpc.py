@@ -297,8 +297,8 @@ def signal(port: int, retries: int | None = None) -> Exception:
     return raised.value
 
 
-# A response without a body: `:status` 200, and `grpc-status` 12, which is UNIMPLEMENTED.
-_UNIMPLEMENTED = b"\x88\x0f\x10\x10application/grpc\x00\x0bgrpc-status\x0212"
+_HEAD = b"\x88\x0f\x10\x10application/grpc"  # `:status` 200, `content-type`
+_TAIL = b"\x00\x0bgrpc-status\x010"
 
 
 def reset_after_a_request(handler: Any) -> None:
@@ -315,7 +315,9 @@ def reset_after_a_request(handler: Any) -> None:
             if requests == 2:
                 reset(handler)
                 return
-            handler.wfile.write(_frame(1, 5, int.from_bytes(head[5:], "big"), _UNIMPLEMENTED))
+            stream = int.from_bytes(head[5:], "big")
+            handler.wfile.write(_frame(1, 4, stream, _HEAD) + _frame(0, 0, stream, bytes(5)))  # an empty message
+            handler.wfile.write(_frame(1, 5, stream, _TAIL))
 
 
 @contextmanager
