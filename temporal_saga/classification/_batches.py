@@ -31,7 +31,7 @@ _COMMENT = re.compile(r"/\*(?:.*?\*/|.*)|--[^\n]*", re.DOTALL)
 # sqlite3 begins a transaction by itself before these, and only before these.
 _BEGINS_BY_ITSELF = re.compile(r"\s*(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
-_HOLDERS = ("self", "cursor", "cur")
+_HOLDERS = ("self", "connection", "cursor", "cur")
 _STATEMENTS = ("query", "statement", "operation", "sql", "command")
 
 
@@ -73,7 +73,8 @@ def may_be_done_in_part(exception: BaseException, library: Library, frames: Sequ
 
 def _wrapped(frame: FrameType) -> tuple[str, object]:
     local = frame.f_locals
-    arguments, named = local.get("args") or (None,), local.get("kwargs") or {}
+    arguments: Any = local.get("args") or (None,)
+    named: Any = local.get("kwargs") or {}
     return getattr(local.get("f"), "__name__", ""), arguments[0] or named.get("statement")
 
 
@@ -136,16 +137,11 @@ _DRIVERS = {"MySQLdb", "oracledb", "psycopg", "psycopg2", "pymysql", "sqlite3"}
 
 
 def _is_in_autocommit_of_sqlalchemy(holder: Any) -> bool | None:
-    # The driver's connection shows it too, but only until it goes back to the pool.
-    kind: Any = type(holder)
-    options: Any = getattr(kind, "get_execution_options", None)
-    if options is None:
+    # The driver's connection does not show it any more: SQLAlchemy sets it back.
+    if not (hasattr(holder, "get_execution_options") and hasattr(holder, "dialect")):
         return None
-    levels = {
-        options(holder).get("isolation_level"),
-        getattr(getattr(holder, "dialect", None), "_on_connect_isolation_level", None),
-    }
-    return True if "AUTOCOMMIT" in levels else None
+    level = holder.get_execution_options().get("isolation_level")
+    return "AUTOCOMMIT" in (level, getattr(holder.dialect, "_on_connect_isolation_level", None))
 
 
 def _is_in_autocommit_of_sqlite3(connection: Any) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import aiosqlite
@@ -281,7 +281,7 @@ def test_statements_on_postgresql(driver: str, autocommit: bool, url: str, count
 
 def _psycopg(url: str, autocommit: bool, statement: str) -> None:
     with psycopg.connect(url, autocommit=autocommit) as db:
-        db.execute(statement)
+        db.execute(cast("Any", statement))
 
 
 def _connect_psycopg2(url: str, autocommit: bool) -> Any:

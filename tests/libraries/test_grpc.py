@@ -297,17 +297,27 @@ def signal(port: int, retries: int | None = None) -> Exception:
     return raised.value
 
 
+_HEAD = b"\x88\x0f\x10\x10application/grpc"  # `:status` 200, `content-type`
+_TAIL = b"\x00\x0bgrpc-status\x010"
+
+
 def reset_after_a_request(handler: Any) -> None:
-    """HTTP/2 as far as it takes to take a whole request, after an answer to the client's question for capabilities."""
+    """HTTP/2 as far as it takes to take a whole request, after one that asks what the server can do."""
     handler.wfile.write(_frame(4, 0, 0, b""))  # SETTINGS
     handler.rfile.read(24)  # the client's preface
+    requests = 0
     while head := handler.rfile.read(9):
         handler.rfile.read(int.from_bytes(head[:3], "big"))
         if head[3] == 4 and not head[4] & 1:
             handler.wfile.write(_frame(4, 1, 0, b""))
-        if head[3] == 0 and head[4] & 1:  # the end of the request
-            reset(handler)
-            return
+        if head[3] == 0 and head[4] & 1:  # the end of a request
+            requests += 1
+            if requests == 2:
+                reset(handler)
+                return
+            stream = int.from_bytes(head[5:], "big")
+            handler.wfile.write(_frame(1, 4, stream, _HEAD) + _frame(0, 0, stream, bytes(5)))  # an empty message
+            handler.wfile.write(_frame(1, 5, stream, _TAIL))
 
 
 @contextmanager

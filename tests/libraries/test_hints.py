@@ -53,7 +53,7 @@ def with_google(url: str) -> None:
     raise exceptions.from_http_response(requests.post(url, timeout=20))
 
 
-def failure(call: Callable[[str], None], url: str) -> Exception:
+def failure(call: Callable[[str], object], url: str) -> Exception:
     with pytest.raises(Exception) as raised:  # noqa: PT011  # each client has its own
         call(url)
     return raised.value

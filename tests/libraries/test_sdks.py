@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
@@ -346,7 +345,7 @@ _WSDL = b"""<definitions xmlns="http://schemas.xmlsoap.org/wsdl/" xmlns:soap="ht
 
 @client("zeep")
 def zeep(url: str, again: bool) -> object:
-    zeep: Any = import_module("zeep")
+    zeep: Any = importlib.import_module("zeep")
     transport = zeep.Transport(operation_timeout=WAIT)
     try:
         return zeep.Client(io.BytesIO(_WSDL.replace(b"URL", url.encode())), transport=transport).service.pay()
@@ -492,10 +491,10 @@ def test_google_auth(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_google_auth_that_fails_after_a_request_that_had_its_effect(server: Server) -> None:
     pytest.importorskip("google.oauth2")
-    requests: Any = import_module("google.auth.transport.requests")
+    transport: Any = importlib.import_module("google.auth.transport.requests")
 
     def pay(url: str) -> None:
-        with requests.AuthorizedSession(_credentials(server.tell(400))) as session:
+        with transport.AuthorizedSession(_credentials(server.tell(400))) as session:
             session.post(url, timeout=WAIT)
 
     error = failure_of(pay, server.tell("401 after its effect"))
