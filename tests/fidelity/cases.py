@@ -753,7 +753,7 @@ CHILD_CASES = [
 ]  # fmt: skip
 
 # Long enough for a busy machine to begin.
-LIFE = {"run_timeout": timedelta(seconds=4)}
+LIFE = {"run_timeout": timedelta(seconds=8)}
 RETRIES = RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_attempts=3)
 RUN_CASES = [
     Case("continue as new", ["continue-as-new"], w.Counter.run, [1, []]),
