@@ -149,8 +149,12 @@ async def test_two_thousand_transfers_while_workers_are_killed(
     worker = await start_worker(client, database)
     try:
         handle = await start(client, batch)
-        for share in (0.2, 0.6):
-            await eventually(lambda share=share: len(paid()) >= share * count, seconds=1_500)
+        for least in (0.2 * count, 0.6 * count):
+
+            def has_paid(least: float = least) -> bool:
+                return len(paid()) >= least
+
+            await eventually(has_paid, seconds=1_500)
             worker.kill()
             await worker.wait()
             worker = await start_worker(client, database)
