@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-serve api release-check format testbed clean
+.PHONY: help demo test test-deep test-fast test-inprocess test-floor test-server lint size types mutants survivors storm server bench idioms histories vectors docs docs-look screenshots docs-serve api release-check format testbed clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,7 +73,7 @@ lint: $(VENV)/dev.stamp ## ruff, the directions of imports, and the limits on si
 size: $(VENV)/bin/python ## the lines of code, and the longest classes
 	@$(BIN)/python -m tools.structure
 
-format: $(VENV)/dev.stamp ## ruff, mending what it can
+format: $(VENV)/dev.stamp ## let ruff fix what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -103,7 +103,7 @@ bench: $(VENV)/installed.stamp testbed ## what the library costs, against the sa
 idioms: $(VENV)/installed.stamp testbed ## how sagas written by hand fare, against ours; IDIOMS=--help has options
 	@$(RUN) -m bench.idioms $(IDIOMS)
 
-histories: $(VENV)/installed.stamp testbed ## write the golden histories anew
+histories: $(VENV)/installed.stamp testbed ## write the golden histories again
 	$(RUN) -m tests.histories
 
 vectors: $(VENV)/installed.stamp testbed ## add the missing test vectors of what is frozen; none is ever changed
@@ -112,6 +112,12 @@ vectors: $(VENV)/installed.stamp testbed ## add the missing test vectors of what
 docs: $(VENV)/docs.stamp $(VENV)/installed.stamp testbed ## the site, in build/docs; a warning is an error
 	rm -rf build/docs
 	$(RUN) -m sphinx -q -W --keep-going -b html -d $(CURDIR)/build/doctrees $(CURDIR)/docs $(CURDIR)/build/docs
+
+docs-look: docs ## each page in Chromium, as wide as a phone and as a desk: none may scroll sideways
+	$(BIN)/python -m tools.widths build/docs
+
+screenshots: $(VENV)/installed.stamp testbed server ## the screenshots of the docs anew; needs Chromium
+	$(RUN) -m tools.screenshots
 
 docs-serve: docs ## the site on http://localhost:8000; PORT= has another port
 	$(BIN)/python -m http.server --bind localhost --directory build/docs $(or $(PORT),8000)

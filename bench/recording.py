@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowRunner
 
@@ -72,11 +72,12 @@ class Recording:
             warm: What to trace first, if a smaller run takes the same paths.
         """
         # CPython 3.12 instruments a function when it is first traced, and counts it from its next call on.
-        _executed((warm or self).again)
-        return _executed(self.again)
+        executed((warm or self).again)
+        return executed(self.again)
 
 
-def _executed(function: Callable[[], object]) -> int:
+def executed(function: Callable[[], object]) -> int:
+    """Call a function, and return how many bytecodes were executed."""
     count = 0
 
     def on_event(frame: FrameType, event: str, arg: object) -> Any:
@@ -102,7 +103,19 @@ def _executed(function: Callable[[], object]) -> int:
     return count
 
 
-def least_seconds(*recordings: Recording, budget: float) -> list[float]:
+class Repeated(Protocol):
+    """What is measured."""
+
+    def again(self) -> object:
+        """Do it."""
+        ...
+
+    def seconds(self) -> float:
+        """Do it, and return how long that took."""
+        ...
+
+
+def least_seconds(*recordings: Repeated, budget: float) -> list[float]:
     """Return the least seconds of a run of each; they take turns for about `budget` seconds.
 
     The least: what other programs do on a shared machine only adds.

@@ -135,13 +135,18 @@ class Parking:
             self._noted = names
             cast(Any, workflow).upsert_memo({MEMO: _some(names) or None})
 
+    def forget(self) -> None:
+        """Take no more decisions: the run closes. Continue-as-new would hand on the memo."""
+        self._tickets.clear()
+        self.note()
+
     async def decision(self, ticket: Ticket, reminder: Reminder | None) -> Resolution | None:
         """Wait for the decision. Return None if a cancel ended the waiting."""
         reminding = None if reminder is None else asyncio.create_task(_remind(ticket, reminder))
         try:
             return await ticket.decision
         finally:
-            del self._tickets[ticket.parked.key]
+            self._tickets.pop(ticket.parked.key, None)
             if reminding is not None:
                 reminding.cancel()
 

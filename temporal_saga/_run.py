@@ -48,21 +48,13 @@ class OpenSaga(Protocol):
     """The error that the saga has raised, if an undo failed for good."""
 
     @property
-    def ends_by_itself(self) -> bool:
-        """Whether the plugin must not cancel the saga: it unwinds, an unwind runs it, or it is past its pivot."""
-        ...
+    def ends_by_itself(self) -> bool: ...  # whether the plugin must not cancel the saga
 
-    def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
-        """Tell whether the saga has, or had, the steps of the saga with this name, ordinal and anchor."""
-        ...
+    def has_steps_of(self, identity: tuple[str, int, str]) -> bool: ...
 
-    def holds_compensations(self) -> bool:
-        """Tell whether something is armed in the saga."""
-        ...
+    def holds_compensations(self) -> bool: ...
 
-    def report(self) -> SagaReport:
-        """Return the saga as people see it."""
-        ...
+    def report(self) -> SagaReport: ...
 
 
 class Room:
@@ -158,15 +150,14 @@ class Run(Arrivals):
     def current(cls) -> "Run":
         """Return the current run's `Run`. The first saga makes it."""
         run = cls.find()
-        if run is not None:
-            return run
-        if cast(Any, workflow).get_query_handler(QUERY) is not None:
-            raise RuntimeError(
-                f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
-                "a saga shows its report under that name"
-            )
-        run = cls()
-        cast(Any, workflow).set_query_handler(QUERY, run)
+        if run is None:
+            if cast(Any, workflow).get_query_handler(QUERY) is not None:
+                raise RuntimeError(
+                    f"the workflow has a query handler named {QUERY!r} of its own: rename the handler, "
+                    "a saga shows its report under that name"
+                )
+            run = cls()
+            cast(Any, workflow).set_query_handler(QUERY, run)
         return run
 
     def next_ordinal(self, name: str) -> int:

@@ -35,9 +35,8 @@ _PARALLEL = "; for several at once, asyncio.gather(...) or a TaskGroup"
 class Saga(Steps):
     """A scope that, if it ends badly, undoes every step that may have taken effect.
 
-    Use it once, as `async with Saga() as saga`. The saga unwinds if an exception that fails a workflow leaves the body,
-    or a cancellation, wherever it lands. A programming error fails the workflow task instead, so that a fixed
-    deployment can carry on.
+    Use it once, as `async with Saga() as saga`. The saga unwinds if a cancellation leaves the body, or an exception
+    that fails a workflow. A programming error fails the workflow task instead, so that a fixed deployment can carry on.
 
     Args:
         name: A stable name. It is part of every key, so treat it as persistent data.
@@ -54,8 +53,8 @@ class Saga(Steps):
             again after each interval. Each call adds events to the history, so choose hours.
         deadline: The longest time for the body, from entry; None means no limit. It costs a timer. Unlike the server's
             timeouts, it lets the saga unwind.
-        state: A saga's state from `detach()`, to continue that saga. It keeps its name, keys, pivot and the rest of its
-            deadline; `deadline` is ignored then.
+        state: A saga's state from `detach()`, to continue that saga. The saga keeps its name, keys, pivot and the rest
+            of its deadline; `deadline` is ignored then.
 
     Attributes:
         name: The saga's name.
@@ -256,8 +255,8 @@ class Saga(Steps):
         """Pass the point of no return: steps that succeeded are kept for good, in this scope and in those around it.
 
         The deadline stops. From here on the workflow's cancel waits until the saga ends: in a step, and with
-        `SagaPlugin` wherever the body waits. A cancel of a part (a timeout) lets a step run to its end. A failed step
-        is still undone if the body swallowed its error. Later compensations work as before.
+        `SagaPlugin` wherever the body waits. A cancel of only a part, such as a timeout, lets a step run to its end. A
+        failed step is still undone if the body swallowed its error. Later compensations work as before.
 
         Raises:
             asyncio.CancelledError: If a cancel is on its way to the saga. The saga has not passed the pivot then.

@@ -249,9 +249,8 @@ class Scope:
         """Return what people see of the whole saga."""
         if self.parent is not None:
             return self.parent.report()
-        ended_well = self.state is State.COMPLETED
         steps = [step.report() for step in self.shared.steps]
-        if ended_well:  # the effects of what is still armed are kept
+        if self.state is State.COMPLETED:  # the effects of what is still armed are kept
             steps = [replace(step, undo_state=None) if step.undo_state == "PENDING" else step for step in steps]
         parked = not self.has_ended and any(step.ticket is not None for step in self.shared.steps)
         return SagaReport(self.shared.name, cast(Any, "PARKED" if parked else self.state.value), steps)

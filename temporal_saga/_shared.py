@@ -83,7 +83,7 @@ class Shared:
         if key is not None:
             return self._chosen_key(step, key)
         task = asyncio.current_task()
-        uses = self.uses.get(step) or self._uses_of(step)
+        uses = self.uses.get(step) or self.uses.setdefault(step, Uses())
         if uses.caller is not task:
             if uses.caller is not None:
                 raise self.refuse(
@@ -94,9 +94,6 @@ class Shared:
             uses.caller = task
         uses.count = use = uses.count + 1
         return self._keys.of_use(step, use)
-
-    def _uses_of(self, step: str) -> Uses:
-        return self.uses.setdefault(step, Uses())
 
     def key_of(self, step: str, key: str) -> str:
         """Return the key of the call of a step that `key=` names."""
@@ -111,7 +108,7 @@ class Shared:
 
     def _chosen_key(self, step: str, key: str) -> str:
         key = self.checked_key(step, key)
-        uses = self._uses_of(step)
+        uses = self.uses.setdefault(step, Uses())
         if uses.keys is None:
             uses.keys = {}
         if key in uses.keys:
@@ -126,7 +123,7 @@ class Shared:
     def callback_key(self, name: str) -> str:
         """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
         name = f"{name}()"  # not the name of a step
-        uses = self._uses_of(name)
+        uses = self.uses.setdefault(name, Uses())
         uses.count += 1
         return self._keys.of_use(name, uses.count)
 

@@ -2,7 +2,7 @@
 
     client = await Client.connect("localhost:7233", plugins=[SagaPlugin()])
 
-No scope in a run can prevent two ways to close the run. An exception that leaves a signal handler closes the run at
+Code in a scope cannot prevent two ways to close the run. An exception that leaves a signal handler closes the run at
 once. A main method that ends or is cancelled closes the run while sagas of handlers are open. With the plugin, the run
 waits until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held
 until that saga has ended, wherever the main method waits. The plugin registers no activity and no workflow.
@@ -198,6 +198,7 @@ class _HoldClose(WorkflowInboundInterceptor):
                 return
             run = Run.find()
             if not any(saga.holds_compensations() for saga in (run.open_sagas() if run else ())):
+                _forget_parked(run)
                 raise
             failure: BaseException = RuntimeError(
                 "continue_as_new in a signal handler would drop the compensations of an open saga: "
@@ -270,14 +271,13 @@ def _incomplete() -> CompensationError | None:
 
 
 async def _end_sagas() -> None:
-    """Cancel the open sagas of other tasks, each once, and wait until each has unwound."""
+    """Cancel the open sagas of other tasks, each once, and wait until each has unwound: the run closes."""
     run = Run.find()
     task = asyncio.current_task()
     cancelled: list[OpenSaga] = []
 
     def open_sagas() -> list[OpenSaga]:
-        sagas = run.open_sagas() if run else ()
-        return [saga for saga in sagas if saga.owner is not task and not saga.owner.done()]
+        return [saga for saga in (run.open_sagas() if run else ()) if saga.owner is not task and not saga.owner.done()]
 
     def to_cancel() -> list[OpenSaga]:
         sagas = open_sagas()
@@ -298,3 +298,11 @@ async def _end_sagas() -> None:
             await workflow.wait_condition(lambda: bool(to_cancel()) or not open_sagas())
         except asyncio.CancelledError:
             raise_if_evicted()
+    _forget_parked(run)
+
+
+def _forget_parked(run: Run | None) -> None:
+    """Show nothing as parked any more: the run closes, and continue-as-new would hand on what the list shows."""
+    if run is not None and run.parking:
+        run.parking.forget()
+        run.show_state()

@@ -82,7 +82,7 @@ class Preset:
         purpose: What the preset is for, in a sentence for `explain()`.
         key_window: How long the other side remembers an idempotency key. A longer schedule-to-close timeout causes a
             warning, since a retry after the window could take effect again. Stripe remembers keys for a day. None means
-            that the other side never forgets, or that there is no key.
+            that the other side never forgets, or that the call has no key.
 
     Raises:
         TypeError: If a value has the wrong type.
@@ -442,7 +442,7 @@ standard: Preset = Preset(
     maximum_interval=timedelta(seconds=30),
     maximum_attempts=8,
     schedule_to_close_timeout=timedelta(minutes=10),
-    purpose="For an API that honors the step's key. It keeps to a Retry-After.",
+    purpose="For an API that honors the step's key. It honors Retry-After.",
 )
 """A step that calls an API that honors the step's key: 8 attempts within 10 minutes.
 
@@ -454,7 +454,7 @@ throttled: Preset = Preset(
     maximum_interval=timedelta(minutes=2),
     maximum_attempts=10,
     schedule_to_close_timeout=timedelta(minutes=30),
-    purpose="For an API with a quota that sends no Retry-After. If it does, take `standard`.",
+    purpose="For an API with a quota that sends no Retry-After; else use `standard`.",
 )
 """An API with a quota that sends no `Retry-After`, or a long one: 10 attempts within 30 minutes."""
 

@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("tests")
 _TESTS = Path(__file__).parent
 _SERVER_TESTS = _TESTS / "server"
 # Files of few and long tests come first: else the last one of them keeps one process busy, and the others wait.
-_LONG = {"kit", "server", "storm", "test_mutants.py", "testing"}
+_LONG = {"kit", "storm", "test_mutants.py", "testing"}
 _SERVER_FIXTURES = {"env", "time_skipping_env"}
 
 
@@ -50,7 +50,8 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.relative_to(_TESTS).parts[0] not in _LONG)
+    places = _places([*dict.fromkeys(item.path for item in items)])
+    items.sort(key=lambda item: places[item.path])
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if _SERVER_TESTS in item.path.parents or fixtures & _SERVER_FIXTURES:
@@ -59,6 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("time_skipping")
         if item.get_closest_marker("time_skipping"):
             item.add_marker(pytest.mark.needs_server("1.32"))
+
+
+def _places(files: list[Path]) -> dict[Path, float]:
+    """Spread the files whose tests wait for a server over those that compute, so that both go on all the time."""
+    wait = [file for file in files if _SERVER_TESTS in file.parents]
+    compute = [file for file in files if file not in wait]
+    compute.sort(key=lambda file: file.relative_to(_TESTS).parts[0] not in _LONG)
+    places = {file: number / len(compute) for number, file in enumerate(compute)}
+    # They end a little earlier, for the same reason as the long ones.
+    return places | {file: 0.7 * number / len(wait) for number, file in enumerate(wait)}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

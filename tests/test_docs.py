@@ -10,7 +10,9 @@ import dataclasses
 import gc
 import importlib
 import inspect
+import os
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+import temporal_saga
 from temporal_saga import Declined, business_key, presets
 from temporal_saga.errors import Fenced, Rejected
 from temporal_saga.testing import explore, step_environment
@@ -46,6 +49,7 @@ from tests.driver import (
     update,
 )
 from tests.rules.workflows import DECLINED, REFUSED, cancels, end
+from tools.release import tutorial
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -252,8 +256,15 @@ def test_tutorial_a_cancel_after_the_pivot_is_held() -> None:
     run.check()
 
 
-def test_tutorial_its_own_test() -> None:
-    load("tutorial").test_no_fault_loses_money()
+def test_tutorial_its_own_test(tmp_path: Path) -> None:
+    """Promise: a reader who pastes the blocks into the two files of an empty folder sees the test pass."""
+    program, test, *_ = tutorial((ROOT / "docs" / "tutorial.md").read_text())
+    (tmp_path / "orders.py").write_text(program)
+    (tmp_path / "test_orders.py").write_text(test)
+    environment = {**os.environ, "PYTHONPATH": str(Path(temporal_saga.__file__).parents[1])}  # the one that is tested
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_orders.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_tutorial_its_own_test_finds_what_is_missing() -> None:

@@ -205,7 +205,7 @@ def test_no_course_of_events_is_worse_than_the_worst_case(
 
 def test_explain() -> None:
     assert presets.standard.explain().splitlines() == [
-        "For an API that honors the step's key. It keeps to a Retry-After.",
+        "For an API that honors the step's key. It honors Retry-After.",
         "attempt  wait  elapsed",
         "      1             0s",
         "      2    1s       1s",

@@ -32,6 +32,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("page", Page)
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", mark_code, priority=100)
+    app.connect("autodoc-process-signature", name_factories)
     ModuleAnalyzer.analyze = without_overloads(ModuleAnalyzer.analyze)
     app.connect("env-check-consistency", check_names)
     app.connect("html-page-context", link_to_twin)
@@ -98,6 +99,13 @@ def name_role(
 def mark_code(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Make a code block of what is indented, unless it belongs to a section such as `Args:`."""
     lines[:] = blocks_marked([line for line in lines if line != "PYTEST_DONT_REWRITE"], markdown=False)
+
+
+def name_factories(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Write a default that a factory makes as `...`: Sphinx cannot parse `<factory>`, and shows the signature raw."""
+    return signature and signature.replace("<factory>", "..."), returned
 
 
 def check_names(app: Sphinx, env: BuildEnvironment) -> None:

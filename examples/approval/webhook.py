@@ -40,7 +40,7 @@ async def deliver(client: Client, desk: Desk, ticket: str, answer: Answer) -> tu
     try:
         state, token = await asyncio.to_thread(desk.record, ticket, answer)
     except LookupError:
-        return 404, "there is no such ticket"
+        return 404, "this ticket does not exist"
     if state == "withdrawn":
         return 410, "the ticket was withdrawn"
     if state != ("approved" if answer.approved else "rejected"):

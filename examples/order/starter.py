@@ -90,8 +90,7 @@ async def run(options: argparse.Namespace) -> None:
         await order_handle.signal(OrderWorkflow.cancel_order, options.reason)
     elif options.command == "review":
         review = Review(options.answer == "approve", options.reviewer)
-        # By name: of the checkers we run, only mypy understands the SDK's types for updates.
-        await order_handle.execute_update("review", review)  # pyright: ignore[reportUnknownMemberType]
+        await order_handle.execute_update("review", review)
     elif options.wait:
         print(describe(await order_handle.result()))
     elif options.command == "place":

@@ -93,7 +93,7 @@ class Bank:
     def _add(self, account: str, amount: int) -> None:
         change = "UPDATE accounts SET balance = balance + ? WHERE name = ?"
         if not self._db.execute(change, (amount, account)).rowcount:
-            raise Declined(f"there is no account {account}")
+            raise Declined(f"account {account} does not exist")
 
     def _once(self, payment: Payment, effect: Callable[[], object]) -> None:
         def run() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from types import FrameType
 from typing import Any, cast
 
+from ._batches import Passed, may_be_done_in_part
 from ._libraries import AROUND, LIBRARIES, UNKNOWN, Evidence, Frame, Library, Repeats
 
 __all__ = ["is_proof"]
@@ -25,17 +26,20 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
         library: The library that the exception comes from.
         client_retries: Whether the client sends requests again, as the user says; None if the user does not say.
     """
-    if _was_redirected(exception) or not _is_one(exception, library, client_retries):
+    frames = list(_frames(exception))
+    if _was_redirected(exception) or not _is_one(exception, frames, library, client_retries):
+        return False
+    if may_be_done_in_part(exception, library, frames):
         return False
     # An error of one library may have come through another one that retries, as httpx's errors come through a
     # provider's library.
-    return all(_is_one(exception, each, client_retries) for each in _passed(exception) if each is not library)
+    return all(_is_one(exception, frames, each, client_retries) for each in _passed(frames) if each is not library)
 
 
-def _is_one(exception: BaseException, library: Library, client_retries: bool | None) -> bool:
+def _is_one(exception: BaseException, frames: Sequence[Passed], library: Library, client_retries: bool | None) -> bool:
     shown = [_read(exception, each) for each in library.evidence]
-    if exception.__traceback__ is not None:
-        shown.append(_read_traceback(exception, library))
+    if frames:
+        shown.append(_read_traceback(frames, library))
     if False in shown:
         return False
     if True in shown or type(exception).__name__ in library.before.split():
@@ -43,8 +47,8 @@ def _is_one(exception: BaseException, library: Library, client_retries: bool | N
     return library.repeats is not Repeats.YES if client_retries is None else not client_retries
 
 
-def _passed(exception: BaseException) -> list[Library]:
-    modules = {str(frame.f_globals.get("__name__")) for frame in _frames(exception)}
+def _passed(frames: Sequence[Passed]) -> list[Library]:
+    modules = {module for module, _, _ in frames}
     return [
         library
         for module in modules
@@ -95,12 +99,16 @@ def _by_aiohttp(exception: BaseException) -> bool | None:
     # aiohttp sends PUT and DELETE again by itself when their connection is lost. The error of a connection does not say
     # which method it was, but the function that sends does.
     method = _get(_get(exception, "request_info"), "method")
-    for frame in _frames(exception):
-        if frame.f_globals.get("__name__") == "aiohttp.client" and frame.f_code.co_name == "_request":
+    for module, function, frame in _frames(exception):
+        if (module, function) == ("aiohttp.client", "_request"):
             method = frame.f_locals.get("method")
             if _number(frame, "history") != 0:
                 return False
     return None if not isinstance(method, str) or method.upper() in ("PUT", "DELETE") else True
+
+
+def _by_method(exception: BaseException) -> bool | None:
+    return True if _get(exception, "method") in ("PATCH", "POST") else None
 
 
 _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
@@ -108,6 +116,7 @@ _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
     Evidence.STAINLESS: _by_stainless,
     Evidence.BOTOCORE: _by_botocore,
     Evidence.AIOHTTP: _by_aiohttp,
+    Evidence.METHOD: _by_method,
 }
 
 
@@ -116,7 +125,7 @@ _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
 _Seen = Mapping[tuple[str, str], Frame]
 
 
-def _frames(exception: BaseException) -> Iterator[FrameType]:
+def _frames(exception: BaseException) -> Iterator[Passed]:
     # requests raises its own error from urllib3's, and passes urllib3's on as the argument.
     wrapped = exception.args[0] if exception.args else None
     seen: set[int] = set()
@@ -124,17 +133,17 @@ def _frames(exception: BaseException) -> Iterator[FrameType]:
         traceback = each.__traceback__ if isinstance(each, BaseException) else None
         while traceback is not None:
             if id(traceback.tb_frame) not in seen:  # a frame that catches and raises again is there twice
-                seen.add(id(traceback.tb_frame))
-                yield traceback.tb_frame
+                frame = traceback.tb_frame
+                seen.add(id(frame))
+                yield str(frame.f_globals.get("__name__")), frame.f_code.co_name, frame
             traceback = traceback.tb_next
 
 
-def _read_traceback(exception: BaseException, library: Library) -> bool | None:
+def _read_traceback(frames: Sequence[Passed], library: Library) -> bool | None:
     counting, many = _FRAMES[library.packages]
     calls: Counter[str] = Counter()
     is_first = is_unclear = False
-    for frame in _frames(exception):
-        module, function = str(frame.f_globals.get("__name__")), frame.f_code.co_name
+    for module, function, frame in frames:
         if (module, function) in many or (module, "*") in many:
             return False
         around, expected = _AROUND.get((module, function)), counting.get((module, function))

@@ -29,7 +29,7 @@ from ._tables import (
     Reader,
 )
 
-__all__ = ["AROUND", "LIBRARIES", "UNKNOWN", "Evidence", "Frame", "Library", "Repeats"]
+__all__ = ["AROUND", "LIBRARIES", "UNKNOWN", "Batches", "Evidence", "Frame", "Library", "Repeats"]
 
 
 class Repeats(Enum):
@@ -47,6 +47,7 @@ class Evidence(Enum):
     STAINLESS = "header `x-stainless-retry-count` of the request"
     BOTOCORE = "`RetryAttempts` in the response's metadata"
     AIOHTTP = "its traceback, `history`, `request_info.method`"
+    METHOD = "`method`: POST and PATCH are not sent again"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,25 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Batches:
+    """The calls of a database driver, or of a library around drivers, that may be done in part.
+
+    Attributes:
+        several: Functions that run several statements. In autocommit mode each statement commits by itself.
+        named: The same for functions that are not written in Python: a traceback shows only callers that name them.
+        procedures: Functions that call a procedure.
+        procedures_commit: Whether a procedure may commit although its caller is in a transaction.
+        begins_by_itself: Whether the driver begins a transaction only before some statements.
+    """
+
+    several: Sequence[Frame] = ()
+    named: frozenset[str] = frozenset()
+    procedures: Sequence[Frame] = ()
+    procedures_commit: bool = False
+    begins_by_itself: bool = False
+
+
+@dataclass(frozen=True)
 class Library:
     """What is known about a library.
 
@@ -83,6 +103,7 @@ class Library:
         evidence: Where its exceptions show how many requests there were.
         before: Classes of errors that come before the first request is sent.
         many: Functions that have several effects in one call. One effect may stand when another one fails.
+        batches: The same, if the connection may be in autocommit mode. None if the library is not for a database.
         sends: The packages of its functions that send, if they are not in `packages`, in one string.
         status: The attribute with the HTTP status, if its exceptions have no headers.
         provider: The built-in profile for the library's exceptions.
@@ -96,6 +117,7 @@ class Library:
     evidence: Sequence[Evidence | Frame] = ()
     before: str = ""
     many: Sequence[Frame] = ()
+    batches: Batches | None = None
     sends: str = ""
     status: str = ""
     provider: str = ""
@@ -116,6 +138,10 @@ AROUND: Sequence[Frame] = (
 _FOLLOWS = "redirects"
 _REQUESTS_SENDS = Frame("requests.sessions niquests.sessions niquests.async_session", "send")
 _URLLIB3_SENDS = Frame("urllib3.connectionpool", "urlopen")
+
+_MYSQL_CURSORS = (
+    "pymysql.cursors MySQLdb.cursors mysql.connector.cursor mysql.connector.cursor_cext mysql.connector.aio.cursor"
+)
 
 _STAINLESS_CLASSES: Sequence[tuple[FailureKind | Reader, str]] = (
     (AMBIGUOUS, "APIError"),
@@ -228,7 +254,7 @@ LIBRARIES: Sequence[Library] = (
         Repeats.YES,
         [(CANCELLED, "CancelledError"), (Reader.GRPC_CODE, "RPCError")],
         why="calls of its client",
-        switch="`Client.connect(..., retry_config=RetryConfig(max_retries=0))`",
+        switch="`Client.connect(..., retry_config=RetryConfig(max_retries=1))`: one try",
         sends="temporalio.client temporalio.service",
     ),
     Library(
@@ -295,13 +321,49 @@ LIBRARIES: Sequence[Library] = (
     ),
     # PostgreSQL, SQLite, MySQL, Oracle. A duplicate key is REJECTED: nothing here shows whether the existing row is the
     # activity's own.
-    Library("psycopg", Repeats.NO, [(NOT_SENT, "ConnectionTimeout"), (Reader.POSTGRES, "Error")]),
-    Library("psycopg2", Repeats.NO, [(Reader.POSTGRES, "Error")]),
+    Library(
+        "psycopg",
+        Repeats.NO,
+        [(NOT_SENT, "ConnectionTimeout"), (Reader.POSTGRES, "Error")],
+        batches=Batches([Frame("psycopg.cursor psycopg.cursor_async", "executemany")]),
+    ),
+    Library(
+        "psycopg2",
+        Repeats.NO,
+        [(Reader.POSTGRES, "Error")],
+        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"})),
+    ),
     Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
-    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")]),
-    Library("sqlite3", Repeats.NO, [(Reader.SQLITE, "Error")]),
-    Library("mysql MySQLdb pymysql", Repeats.NO, [(Reader.MYSQL, "Error MySQLError")]),
-    Library("oracledb", Repeats.NO, [(Reader.ORACLE, "Error")]),
+    # Its `executemany` is one transaction, also in autocommit mode.
+    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")], batches=Batches()),
+    Library(
+        "sqlite3",
+        Repeats.NO,
+        [(Reader.SQLITE, "Error")],
+        batches=Batches(named=frozenset({"executemany", "executescript"}), begins_by_itself=True),
+    ),
+    # A second statement of one query fails in `nextset`.
+    Library(
+        "mysql MySQLdb pymysql",
+        Repeats.NO,
+        [(Reader.MYSQL, "Error MySQLError")],
+        batches=Batches(
+            [Frame(_MYSQL_CURSORS, "executemany nextset _nextset")],
+            procedures=[Frame(_MYSQL_CURSORS, "callproc")],
+            procedures_commit=True,
+        ),
+    ),
+    Library(
+        "oracledb",
+        Repeats.NO,
+        [(Reader.ORACLE, "Error")],
+        many=[Frame("oracledb.connection", "_run_pipeline run_pipeline")],
+        batches=Batches(
+            [Frame("oracledb.cursor", "executemany")],
+            procedures=[Frame("oracledb.connection oracledb.cursor", "callfunc callproc")],
+            procedures_commit=True,
+        ),
+    ),
     Library(
         "sqlalchemy",
         Repeats.NO,
@@ -311,9 +373,21 @@ LIBRARIES: Sequence[Library] = (
             (CONFLICT, "StaleDataError"),
             (Reader.ORIGINAL, "StatementError"),
         ],
+        batches=Batches(
+            [
+                Frame("sqlalchemy.engine.base", "_exec_insertmany_context"),
+                Frame("sqlalchemy.engine.default sqlalchemy.dialects.postgresql.psycopg2", "do_executemany"),
+                Frame("sqlalchemy.orm.session", "_flush"),
+            ]
+        ),
     ),
     # Each of its errors wraps the error of one statement.
-    Library("django.db.utils", Repeats.NO, [(Reader.CAUSE, "Error")]),
+    Library(
+        "django.db.utils",
+        Repeats.NO,
+        [(Reader.CAUSE, "Error")],
+        batches=Batches([Frame("django.db.backends.utils", "_executemany")]),
+    ),
     # A bulk write may have been done in part. A write concern's failure says nothing about the write.
     Library(
         "pymongo",
@@ -459,10 +533,11 @@ LIBRARIES: Sequence[Library] = (
     ),
     Library(
         "twilio",
-        Repeats.OPT_IN,
+        Repeats.YES,
         [(Reader.STATUS, "TwilioRestException")],
-        why="calls, with `TwilioHttpClient(max_retries=...)`",
-        switch="the default",
+        why="DELETE and PUT, with `TwilioHttpClient(max_retries=...)`",
+        switch="the default: no `max_retries`",
+        evidence=[Evidence.METHOD, _REQUESTS_SENDS, _URLLIB3_SENDS],
         status="status",
     ),
     Library(
@@ -529,10 +604,9 @@ LIBRARIES: Sequence[Library] = (
         Repeats.NO,
         [
             (AMBIGUOUS, "AMQPError"),
-            (
-                Reader.EXACT_CLASS,
-                "AMQPConnectionError",
-            ),  # from connecting; the classes for a lost connection are derived from it
+            # From connecting. The classes for a lost connection are derived from the second one.
+            (NOT_SENT, "AMQPConnectorStackTimeout"),
+            (Reader.EXACT_CLASS, "AMQPConnectionError"),
             (AUTH, "AuthenticationError ProbableAccessDeniedError ProbableAuthenticationError"),
             (AMBIGUOUS, "NackError"),
             (REJECTED, "UnroutableError"),
@@ -543,14 +617,15 @@ LIBRARIES: Sequence[Library] = (
         Repeats.NO,
         [
             (AMBIGUOUS, "Error"),
-            (NOT_SENT, "NoRespondersError NoServersError"),
+            (NOT_SENT, "NoRespondersError NoServersError NoStreamResponseError"),
             (AUTH, "AuthorizationError"),
             (REJECTED, "BadSubjectError MaxPayloadError"),
             (REJECTED, "BadRequestError NotFoundError"),
         ],
+        many=[Frame("nats.js.kv", "purge_deletes"), Frame("nats.js.object_store", "*")],
     ),
     Library(
-        "kafka aiokafka",
+        "kafka",
         Repeats.YES,
         [
             (AMBIGUOUS, "KafkaError"),
@@ -558,14 +633,18 @@ LIBRARIES: Sequence[Library] = (
             (REJECTED, "MessageSizeTooLargeError"),
         ],
         why="batches",
-        switch="`retries=0`; aiokafka has none",
+        switch="`retries=0`",
     ),
     Library(
-        "confluent_kafka",
+        "aiokafka",
         Repeats.YES,
-        [(AMBIGUOUS, "KafkaError KafkaException")],
-        why="batches",
-        switch='`{"retries": 0}`',
+        [(AMBIGUOUS, "KafkaError")],
+        why="batches, and it cannot be turned off",
+        switch="none: its errors prove nothing",
+    ),
+    # Its exceptions name the module in C that they come from.
+    Library(
+        "confluent_kafka cimpl", Repeats.YES, [(AMBIGUOUS, "KafkaException")], why="batches", switch='`{"retries": 0}`'
     ),
     Library(
         "tenacity",

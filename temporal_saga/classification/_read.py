@@ -211,6 +211,7 @@ def code_of(exception: BaseException) -> str | None:
         _get(exception, "error_code"),  # Adyen
         _get(_first(_get(exception, "errors")), "code"),  # Square
         _path(_get(exception, "__dict__"), "code"),  # Stripe; aiohttp's is a property, its status, and warns
+        _path(_get(exception, "json_body"), "error", "code"),  # Stripe, of a 429
         _path(body, "errorCode"),  # Adyen
         _path(_first(_path(body, "errors")), "code"),  # Square
         _path(_first(_path(body, "details")), "issue"),  # PayPal

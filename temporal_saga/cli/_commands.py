@@ -117,13 +117,17 @@ def show_command(connection: Connection, workflow_id: str, run_id: str | None, j
     help="How many days back to look at workflows that have ended.",
 )
 @click.option(
-    "--most", type=click.IntRange(min=1), default=1000, show_default=True, help="How many histories to read at most."
+    "--most",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Stop after so many histories. Each run of a workflow has one. A workflow that was begun is read to its end.",
 )
 @click.option(
     "--search-attribute",
     default="SagaState",
     show_default=True,
-    help="The one that SagaPlugin(search_attribute=) sets.",
+    help="The search attribute that SagaPlugin(search_attribute=) sets.",
 )
 @click.option("--look", "by_looking", is_flag=True, help="Read histories even if the search attribute is registered.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
@@ -141,7 +145,7 @@ def list_command(
     by_looking: bool,
     json_: bool,
 ) -> None:
-    """List the workflows whose sagas need a person. Without a kind, list all kinds.
+    """List the workflows whose sagas need a person. If you choose no kind, list all kinds.
 
     If the search attribute SagaState is registered, the server finds them. Otherwise each history is read.
     """
@@ -207,7 +211,7 @@ def resolve_command(
         await settle(await connection.connect(identity_of(who, why)), settlement, who, why)
 
     settlement = _run(prepare)
-    question = printable(f"{settlement.question}\nOn record as {who}. Go on?")
+    question = printable(f"{settlement.question}\nThis goes on record as {who}. Continue?")
     if not yes and not click.confirm(question, default=False):
         raise click.ClickException("nothing was done")
     _run(act, interrupted="interrupted: the decision may still be taken. Check with `temporal-saga show` first")
@@ -262,7 +266,7 @@ def _print_list(out: Console, found: Found, now: datetime) -> None:
 
 def _print_cost(out: Console, found: Found, search: Search) -> None:
     name = search.attribute
-    how = f"by the search attribute {name}; where a worker does not set it, give --look"
+    how = f"by the search attribute {name}; if some workers do not set it, give --look"
     if not found.has_attribute:
         how = f"by reading each history: register {name} and use SagaPlugin(search_attribute=...) to make this cheap"
     elif search.by_looking:
@@ -270,7 +274,7 @@ def _print_cost(out: Console, found: Found, search: Search) -> None:
     histories = "history" if found.looked_at == 1 else "histories"
     say(out, f"{len(found.stories)} found, {found.looked_at} {histories} read, {how}.", "dim")
     if found.left_out:
-        say(out, f"There are more: only {search.most} were read. Narrow it with --query, or give --most.", "yellow")
+        say(out, "There are more workflows, which were not read. Narrow it with --query, or give --most.", "yellow")
     for problem in found.problems[:_MOST_PROBLEMS]:
         say(out, f"Left out: {problem}", "yellow")
     if len(found.problems) > _MOST_PROBLEMS:

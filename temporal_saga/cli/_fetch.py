@@ -31,6 +31,7 @@ async def fetch(
     children: Literal["all", "undos"] = "all",
     attribute: str = "SagaState",
     progress: Callable[[str], object] = lambda _: None,
+    on_read: Callable[[], object] = lambda: None,
 ) -> Story:
     """Fetch the story of a workflow.
 
@@ -41,21 +42,28 @@ async def fetch(
         children: Which children to read too: all, or those that are undoing something now.
         attribute: The search attribute that the plugin sets.
         progress: Called with what is being done.
+        on_read: Called for each history that is read: of each run, and of its children.
 
     Raises:
         Problem: If there is no such workflow, or the server does not answer.
     """
-    return await _Fetcher(client, children, attribute, progress).story(workflow_id, run_id, level=0)
+    return await _Fetcher(client, children, attribute, progress, on_read).story(workflow_id, run_id, level=0)
 
 
 class _Fetcher:
     def __init__(
-        self, client: Client, children: Literal["all", "undos"], attribute: str, progress: Callable[[str], object]
+        self,
+        client: Client,
+        children: Literal["all", "undos"],
+        attribute: str,
+        progress: Callable[[str], object],
+        on_read: Callable[[], object],
     ) -> None:
         self._client = client
         self._children = children
         self._attribute = attribute
         self._progress = progress
+        self._on_read = on_read
         self._read = 0
 
     async def story(self, workflow_id: str, run_id: str | None, level: int) -> Story:
@@ -105,7 +113,7 @@ class _Fetcher:
             except RPCError as error:
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise
-                notes.append(f"Run {id} is not there any more: what it did is missing.")
+                notes.append(f"Run {id} is not there anymore: what it did is missing.")
                 return False
             return True
 
@@ -121,6 +129,7 @@ class _Fetcher:
 
     async def _run(self, workflow_id: str, run_id: str | None) -> Run:
         self._read += 1
+        self._on_read()
         self._progress(f"reading {workflow_id}")
         # Describe first, then read the history, which can only have more by then.
         # Not the SDK's `describe()`: temporalio 1.35 raises ValueError for a paused workflow, whose status it lacks.

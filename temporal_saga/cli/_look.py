@@ -36,7 +36,7 @@ class Search:
         kinds: The kinds of trouble.
         query: A filter that is added to each query of the server.
         since: How far back to look at workflows that have ended.
-        most: The largest number of histories to read.
+        most: After so many histories, begin to read no other workflow.
         by_looking: Whether to read histories even if the search attribute is registered.
         attribute: The search attribute that the plugin sets.
     """
@@ -55,8 +55,8 @@ class Found:
 
     Attributes:
         stories: The workflows, the most urgent first.
-        looked_at: How many histories were read.
-        left_out: Whether there were more histories than the limit.
+        looked_at: How many histories were read: a workflow may have several runs.
+        left_out: Whether workflows were left out because of the limit.
         has_attribute: Whether the search attribute is registered.
         problems: The histories that could not be read.
     """
@@ -115,24 +115,33 @@ async def look(client: Client, search: Search, now: datetime, progress: Callable
                 break
             candidates[execution] = None
             progress(f"{len(candidates)} workflows to look at")
-    seen: dict[tuple[str, str], None] = {}
+    seen: set[tuple[str, str]] = set()
     places = asyncio.Semaphore(_AT_ONCE)
+
+    def count() -> None:
+        found.looked_at += 1
+        progress(f"read {found.looked_at} histories of {len(candidates)} workflows, found {len(found.stories)}")
 
     async def read(workflow_id: str, run_id: str) -> None:
         async with places:
+            if (workflow_id, run_id) in seen:
+                return  # it was read with another run of the workflow
+            if found.looked_at >= search.most:
+                found.left_out = True
+                return
             try:
-                story = await fetch(client, workflow_id, run_id, children="undos", attribute=search.attribute)
+                story = await fetch(
+                    client, workflow_id, run_id, children="undos", attribute=search.attribute, on_read=count
+                )
             except Exception as error:  # one history that we cannot read must not hide the others
                 fault = f"workflow {workflow_id!r}: a fault in temporal-saga: {type(error).__name__}"
                 found.problems.append(str(error) if isinstance(error, Problem) else fault)
                 return
-        found.looked_at += 1
-        progress(f"looked at {found.looked_at} of {len(candidates)} histories, found {len(found.stories)}")
         kinds: list[Kind] = [kind for kind in kinds_of(story) if kind in search.kinds]
         # If a run was reset or continued, the story is that of the latest run.
         if kinds and (story.workflow_id, story.run_id) not in seen:
-            seen[story.workflow_id, story.run_id] = None
             found.stories.append((kinds, story))
+        seen.update((story.workflow_id, each) for each in story.runs)
 
     await asyncio.gather(*[read(*execution) for execution in candidates])
     found.stories.sort(key=lambda each: (KINDS.index(each[0][0]), each[1].started, each[1].workflow_id))

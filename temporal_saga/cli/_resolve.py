@@ -106,13 +106,12 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
         )
     if not story.is_open:
         raise Problem(
-            f"workflow {story.workflow_id!r} has ended, so there is nothing to decide; "
-            f"{step.name}: {effect(step)}, undo: {undoing(step, story, now)}"
+            f"workflow {story.workflow_id!r} has ended, so there is nothing to decide; {_became(step, story, now)}"
         )
     undo_waits = step.undo_state in ("PARKED", "FAILED")
     step_waits = step.state == "PARKED" or (step.state == "UNKNOWN" and step.undo_state in (None, "PENDING"))
     if not undo_waits and not step_waits:
-        raise Problem(f"nothing of {step.name} waits for a person; {effect(step)}, undo: {undoing(step, story, now)}")
+        raise Problem(f"{step.name} does not wait for a person; {_became(step, story, now)}")
     if action == "done-by-hand" and not undo_waits:
         raise Problem(f"{step.name} itself is parked, and nobody can give its result by hand: choose retry or give-up")
     if story.status == "PAUSED":
@@ -121,14 +120,24 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
     question = {
         "retry": f"Run {what} again, under the same key?",
         "done-by-hand": f"Have you undone {step.name} by hand, and may the saga count {name} as done?",
-        "give-up": f"Give {what} up for good? "
-        + (f"{step.name} then stands." if undo_waits else "The step then fails, and the saga goes on from its error."),
+        "give-up": f"Give up on {what} for good? "
+        + (
+            f"The effect of {step.name} then stands."
+            if undo_waits
+            else "The step then fails, and the saga goes on from its error."
+        ),
     }
     done = {"retry": f"{what} runs again.", "done-by-hand": "It counts as done.", "give-up": "It is given up."}
     activity = last.id if last is not None else ""
     return Settlement(
         story.workflow_id, story.run_id, "update", activity, step.key, action, question[action], done[action]
     )
+
+
+def _became(step: Step, story: Story, now: datetime) -> str:
+    undo = undoing(step, story, now)
+    text = f"{step.name}: {effect(step)}" + ("" if undo == "-" else f", undo: {undo}")
+    return text if story.trouble is None else f"{text}; the workflow task keeps failing: deploy a fix first"
 
 
 async def settle(client: Client, settlement: Settlement, who: str, why: str) -> None:

@@ -68,9 +68,9 @@ def once(
         payload: The data of the effect, the same at each attempt: JSON types, dataclasses, pydantic models, Decimal,
             datetime, UUID, Enum, bytes. The table gets its hash, not the payload.
         key: A name for the effect, instead of the activity's step. The effect then happens once in this table, no
-            matter which activity, attempt or run calls. `business_key(...)` is a good key. An effect with a key needs
-            no saga; in a step's activity it makes a second record. Nothing undoes it. In a compensation it works the
-            same way, and it is never guarded.
+            matter which activity, attempt or run makes the call. `business_key(...)` is a good key. An effect with a
+            key needs no saga; in a step's activity it makes a second record. Nothing undoes it. In a compensation it
+            works the same way, and it is never guarded.
         guard: For an undo: trust that a step without a record has had no effect. Set False if the step does not use
             the fence in the same table; then the undo runs in any case, once.
         schema: The place of the table: a PostgreSQL schema, or the name of an attached SQLite database, spelled as the
@@ -183,7 +183,7 @@ def purge(
     schema: str | None = None,
     dialect: Dialect | None = None,
 ) -> int:
-    """Delete old records that nothing has changed since, and return how many. Commit afterwards.
+    """Delete the records whose last change is older than an age, and return how many. Commit afterwards.
 
     Args:
         connection: As for `once`, in any mode; also outside activities.

@@ -1,4 +1,4 @@
-"""Tests for workflows: runs them in this process, on virtual time, and lets things go wrong on purpose."""
+"""Tests for workflows: run them in this process, on virtual time, and make things go wrong on purpose."""
 
 # Lazy: pytest loads the plugin in this package in every run, and most have nothing to do with it.
 

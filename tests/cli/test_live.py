@@ -262,6 +262,16 @@ async def test_list_without_the_attribute(world: World) -> None:
     assert "There are more" in few.err
 
 
+async def test_list_counts_the_history_of_each_run(world: World) -> None:
+    """Of a chain of runs, too; and one that was begun is read to its end, whatever `--most` says."""
+    for most in ("1", "1000"):
+        said = await world.cli("list", "--query", "WorkflowId = 'continued'", "--most", most)
+        assert "0 found, 2 histories read" in said.err
+        assert "There are more" not in said.err
+    few = await world.cli("list", "--query", "WorkflowId IN ('continued', 'parent')", "--most", "1")
+    assert "There are more" in few.err
+
+
 async def test_a_history_that_cannot_be_read_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the list, and of a child of what is shown. It is named; what the error says is not repeated."""
 
@@ -367,6 +377,17 @@ async def test_a_workflow_that_ends_before_the_decision_comes(world: World) -> N
     late = Settlement("completed", run_id, "update", "", KEY, "retry", "?", "!")
     with pytest.raises(Problem, match="the workflow has ended in the meantime"):
         await settle(world.client, late, "ann", "x")
+
+
+async def test_resolve_where_nobody_is_asked(world: World) -> None:
+    """For a saga in each state in which nothing is parked: one line says why, and what to do in its place."""
+    lines: list[str] = []
+    for id in ("open", "unwinding", "retrying", "incomplete", "compensated", "completed", "terminated", "bug"):
+        key = await key_of(world, id, "reserve" if id in ("compensated", "bug") else "charge", "default")
+        said = await world.cli("resolve", id, key, "retry", "--who", "ann", "--why", REASON, "--yes")
+        assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
+        lines.append(f"{id}: {said.err}")
+    check_snapshot("resolve-nobody-is-asked", "".join(lines))
 
 
 async def test_what_is_not_parked_is_not_settled(world: World) -> None:

@@ -569,7 +569,7 @@ def test_what_can_be_decided() -> None:
         (retried().story(pending(7)), KEYS[0], "give-up", "give-up is only for a parked one"),
         (retried().story(pending(7)), KEYS[5], "retry", f"its steps: charge {KEYS[0]}"),
         (parked_step().story(PARKED), KEYS[0], "done-by-hand", "retry or give-up"),
-        (parked_undo().story(PARKED), KEYS[1], "retry", "nothing of reserve waits for a person"),
+        (parked_undo().story(PARKED), KEYS[1], "retry", "reserve does not wait for a person"),
         (parked_undo().story(Now("PAUSED", saga_state="PARKED")), KEYS[0], "retry", "is paused"),
         (parked_undo().story(Now("TERMINATED")), KEYS[0], "retry", "has ended"),
         (parked_undo().decide(KEYS[0], "done_by_hand", "alice", "x").story(), KEYS[0], "retry", "is already undone"),

@@ -144,6 +144,19 @@ async def fail(how: str, times: int) -> str:
 
 
 @activity.defn
+async def in_turn(turns: list[str]) -> list[Any]:
+    """Do in each attempt what its turn says: fail in a way, or `hang`; after the last turn return."""
+    info = note()
+    if info.attempt > len(turns):
+        return [info.attempt, list(info.heartbeat_details)]
+    turn = turns[info.attempt - 1]
+    if turn == "hang":
+        await asyncio.sleep(30)
+    raised = ERRORS[turn]()
+    raise raised
+
+
+@activity.defn
 def fail_in_a_thread(how: str, times: int) -> str:
     info = note()
     if info.attempt > times:
@@ -195,6 +208,28 @@ async def beat_and_fail() -> list[Any]:
 
 
 @activity.defn
+async def beat_often_and_fail() -> list[Any]:
+    """Heartbeat more often than a worker sends, and fail: the last one comes with the failure."""
+    info = note()
+    if info.attempt == 3:
+        return list(info.heartbeat_details)
+    for number in range(5):
+        activity.heartbeat(info.attempt, number)
+    raise ApplicationError("after many heartbeats", type="Again")
+
+
+@activity.defn
+async def beat_twice_and_hang() -> list[Any]:
+    """Heartbeat twice at once: the worker sends the second one later, without being asked."""
+    info = note()
+    if info.attempt == 1:
+        activity.heartbeat("one")
+        activity.heartbeat("two")
+        await asyncio.sleep(30)
+    return list(info.heartbeat_details)
+
+
+@activity.defn
 async def keep_beating(beats: int) -> str:
     """Take longer than the heartbeat timeout, with heartbeats all along."""
     note()
@@ -232,12 +267,15 @@ ACTIVITIES: list[Callable[..., Any]] = [
     step_facts,
     undo,
     fail,
+    in_turn,
     fail_in_a_thread,
     no_json,
     hang,
     fail_then_hang,
     beat_and_hang,
     beat_and_fail,
+    beat_often_and_fail,
+    beat_twice_and_hang,
     keep_beating,
     until_cancelled,
 ]

@@ -119,6 +119,7 @@ class Case:
         compares_times: Whether the times of the attempts count.
         unsent: Commands of the workflow that core answers by itself: no server hears of them.
         children: Workflows that outlive it, whose ends count.
+        python: The Python that the workflow needs.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Case:
     compares_times: bool = False
     unsent: Sequence[tuple[Any, ...]] = ()
     children: Sequence[str] = ()
+    python: tuple[int, int] = (3, 10)
 
     @property
     def id(self) -> str:
@@ -277,6 +279,35 @@ async def messages_in_turn(handle: Any, seen: list[Any]) -> None:
         await handle.signal("unheard of", f"other {number}")
     seen.append(await handle.query(w.Mailbox.count))
     await end(handle)
+
+
+async def updates_in_turn(handle: Any, seen: list[Any]) -> None:
+    stage = WorkflowUpdateStage.ACCEPTED
+    sent = [
+        await handle.start_update(w.Mailbox.put_in_turn, name, wait_for_stage=stage, id=name)
+        for name in ("first", "second", "third")
+    ]
+    await end(handle)
+    seen += [await each.result() for each in reversed(sent)]
+
+
+async def update_waits_for_a_signal(handle: Any, seen: list[Any]) -> None:
+    sent = await handle.start_update(w.Mailbox.wait_for, "b", wait_for_stage=WorkflowUpdateStage.ACCEPTED, id="waits")
+    for letter in "ab":
+        await handle.signal(w.Mailbox.post, letter)
+    seen.append(await sent.result())
+    await end(handle)
+
+
+async def update_that_ends_it(handle: Any, seen: list[Any]) -> None:
+    waits = await handle.start_update(w.Mailbox.wait_for, "b", wait_for_stage=WorkflowUpdateStage.ACCEPTED, id="waits")
+    seen.append(await handle.execute_update(w.Mailbox.put_and_end, "b", id="ends"))
+    seen.append(await waits.result())
+
+
+async def terminate_when_asleep(handle: Any, seen: list[Any]) -> None:
+    await until(lambda: is_asleep(handle))
+    await handle.terminate(reason="for a reason")
 
 
 async def cancel_twice(handle: Any, seen: list[Any]) -> None:
@@ -512,6 +543,11 @@ ACTIVITY_CASES = [
     retried("maximum interval", [], "fail", "typed", 5, first=10, coefficient=4, longest=50),
     retried("constant interval", [], "fail", "typed", 3, first=30, coefficient=1),
     retried("next retry delay", ["next_retry_delay"], "fail", "later", 3, first=100, longest=100),
+    retried("a coefficient below two", [], "fail", "typed", 4, first=10, coefficient=1.5),
+    retried("next retry delay of one attempt alone", ["next_retry_delay"], "in_turn", ["typed", "later", "typed"],
+            first=10),
+    call("a second failure that is not retried", ["non_retryable types"], "in_turn", ["typed", "untyped"],
+         types=["RuntimeError"]),
     retried("next retry delay beyond the cap", ["next_retry_delay"], "fail", "later", 2, first=1, longest=2),
     retried("no time for another attempt", ["schedule-to-close timeout"], "fail", "typed", 99, first=20,
             schedule_to_close=100),
@@ -534,6 +570,13 @@ TIMEOUT_CASES = [
          start_to_close=1, schedule_to_close=3, first=0.5, coefficient=10),
     call("no time after two start to close", ["start-to-close timeout", "schedule-to-close timeout"], "hang", 9,
          start_to_close=1, schedule_to_close=4, first=0.5, coefficient=10),
+    call("a failure, then a start to close", ["start-to-close timeout"], "in_turn", ["typed", "hang", "typed"],
+         start_to_close=1, attempts=4),
+    call("start to close with heartbeats", ["start-to-close timeout", "heartbeats"], "beat_and_hang", 1,
+         start_to_close=1),
+    call("a heartbeat that the worker holds back", ["heartbeat timeout", "heartbeats"], "beat_twice_and_hang",
+         heartbeat=2),
+    call("the last of many heartbeats", ["heartbeats"], "beat_often_and_fail", heartbeat=20),
     call("schedule to start", ["schedule-to-start timeout"], "echo", 1, schedule_to_start=1, queue="nobody"),
     call("schedule to start within schedule to close", ["schedule-to-start timeout"], "echo", 1, queue="nobody",
          schedule_to_close=1),
@@ -577,6 +620,9 @@ CANCEL_CASES = [
 TIME_CASES = [
     Case("locks, semaphores, events and queues", ["waiting for conditions", "timers"], w.Locks.run),
     Case("waits that give up", ["waiting for conditions", "cancellation in activities"], w.GivesUp.run),
+    Case("deadlines", ["timers", "TRY_CANCEL", "waiting for conditions"], w.Deadlines.run, python=(3, 11)),
+    Case("a group, one of which fails", ["waiting for conditions", "timers"], w.Grouped.run, python=(3, 11)),
+    Case("who is woken first", ["waiting for conditions", "timers"], w.InTurn.run, is_long=True),
     Case("one of three that are gathered fails", ["activities at a time", "timers"], w.OneFails.run, is_long=True),
     Case("a workflow cancelled twice", ["cancelling workflows"], w.CleansUp.run, ["return"], cancel_twice),
     Case("sleeps", ["timers", "workflow.now()"], w.Sleeps.run, [[60, 3600, 86400]], is_long=True),
@@ -600,6 +646,9 @@ MESSAGE_CASES = [
     Case("updates that are refused", ["updates", "validators"], w.Mailbox.run, client=update_refused),
     Case("updates that fail", ["updates"], w.Mailbox.run, client=update_fails),
     Case("an update twice", ["updates"], w.Mailbox.run, client=update_twice),
+    Case("updates that wait for a lock", ["updates", "waiting for conditions"], w.Mailbox.run, client=updates_in_turn),
+    Case("an update that waits for a signal", ["updates", "signals"], w.Mailbox.run, client=update_waits_for_a_signal),
+    Case("an update that ends the workflow", ["updates"], w.Mailbox.run, client=update_that_ends_it),
     Case("messages in turn", ["updates", "signals", "queries"], w.Mailbox.run, client=messages_in_turn),
     Case("an update without a handler", ["updates"], w.CleansUp.run, ["return"], update_unheard_of),
     Case("an update that never ends", ["updates"], w.Mailbox.run, client=update_unfinished),
@@ -621,6 +670,8 @@ CHILD_CASES = [
     child("child's info", "info", memo={"from": "parent"}, covers=["workflow.info()", "memo"]),
     child("child is retried", "second attempt", attempts=3, covers=["workflow retries"]),
     child("child is retried in vain", "fail", attempts=3, covers=["workflow retries"]),
+    child("child has labels", "labels", memo={"a": 1}, key="of a child", covers=["memo", "search attributes"]),
+    child("child's execution times out", "wait", execution_timeout=3, attempts=5, covers=["workflow timeouts"]),
     child("child times out", "wait", run_timeout=1, covers=["workflow timeouts"]),
     *(
         Case(f"child cancelled, {kind}, {how}", ["cancellation of children"], w.CancelsChild.run, [how, kind])
@@ -649,12 +700,45 @@ CHILD_CASES = [
             ("ABANDON", "nap"),
         )
     ),
+    *(
+        Case(f"child of a parent that fails, {policy}", ["parent close policies", "failing workflows"],
+             w.LeavesChild.run, [policy, how, "fail"],
+             children=[f"fidelity-child-of-a-parent-that-fails,-{policy}/kid"])
+        for policy, how in (("TERMINATE", "wait"), ("REQUEST_CANCEL", "stubborn"))
+    ),
+    *(
+        Case(f"cancelled while it waits for a child, {kind}, {how}", ["cancellation of children"], w.WaitsForChild.run,
+             [how, kind, "ABANDON"], cancel_when_asleep,
+             children=[f"fidelity-cancelled-while-it-waits-for-a-child,-{kind},-{how.replace(' ', '-')}/kid"])
+        for kind, how in (("WAIT_CANCELLATION_COMPLETED", "slow cancel"), ("TRY_CANCEL", "cancelled in time"))
+    ),
+    *(
+        Case(f"terminated while a child runs, {policy}", ["parent close policies", "terminating workflows"],
+             w.WaitsForChild.run, [how, "TRY_CANCEL", policy], terminate_when_asleep,
+             children=[f"fidelity-terminated-while-a-child-runs,-{policy}/kid"])
+        for policy, how in (("TERMINATE", "wait"), ("REQUEST_CANCEL", "slow cancel"))
+    ),
+    *(
+        Case(f"it ends as it does this: {what}", ["external workflows", "parent close policies"], w.SendsAndEnds.run,
+             [what, how], children=[f"fidelity-it-ends-as-it-does-this:-{what.replace(' ', '-')}/kid"])
+        for what, how in (
+            ("signal child", "told in time"),
+            ("signal external", "told in time"),
+            ("cancel child", "cancelled in time"),
+            ("cancel external", "cancelled in time"),
+            ("start", "nap"),
+        )
+    ),
+    Case("a child in place of one that runs", ["child workflows"], w.SameChildTwice.run,
+         ["TERMINATE_IF_RUNNING", False]),
     Case("a child twice", ["child workflows"], w.SameChildTwice.run, ["ALLOW_DUPLICATE", False]),
     Case("a child once more", ["child workflows"], w.SameChildTwice.run, ["ALLOW_DUPLICATE", True]),
     Case("a child never again", ["child workflows"], w.SameChildTwice.run, ["REJECT_DUPLICATE", True]),
     Case("a child again only if it failed", ["child workflows"], w.SameChildTwice.run,
          ["ALLOW_DUPLICATE_FAILED_ONLY", True]),
     Case("workflows that talk", ["external workflows", "signals"], w.Talks.run),
+    Case("workflows that talk to one run", ["external workflows", "signals"], w.TalksToOneRun.run),
+    Case("signals that are sent at once", ["external workflows", "signals"], w.SendsAtOnce.run),
     Case("a workflow that cancels another", ["external workflows"], w.CancelsOther.run),
     child("child is retried until it times out", "wait", run_timeout=1, attempts=2, covers=["workflow timeouts"]),
     Case("workflows that talk to nobody", ["external workflows", "signals"], w.TalksToNobody.run),
@@ -681,6 +765,12 @@ RUN_CASES = [
         "search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
         "memo": {"note": {"a": 1}, "kept": "yes"},
     }),
+    Case("other labels for a further run", ["continue-as-new", "memo", "search attributes"], w.GivesLabels.run, [2, []],
+         options={"search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
+                  "memo": {"note": {"a": 1}}}),
+    Case("labels of a second attempt", ["workflow retries", "memo", "search attributes"], w.RetriedWithLabels.run,
+         options={"search_attributes": TypedSearchAttributes([SearchAttributePair(w.KEY, "first")]),
+                  "memo": {"note": {"a": 1}}, "retry_policy": RETRIES}),
     Case("a workflow's second attempt", ["workflow retries"], w.Retried.run, ["once"],
          options={"retry_policy": RETRIES}),
     Case("a workflow's last attempt", ["workflow retries"], w.Retried.run, ["always"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,14 +110,11 @@ def simulated(case: Case) -> Observation:
     activities.LOG[:] = [ran for ran in activities.LOG if not ran.workflow_id.startswith(case.id)]
 
     async def client(handle: Any) -> None:
-        assert case.client is not None
-        await case.client(handle, seen)
-
-    async def wait_for_children(handle: Any) -> None:
-        try:
-            await handle.result()
-        finally:
-            ends.extend([await _end_of(handle.get_workflow_handle(child)) for child in case.children])
+        if case.client:
+            await case.client(handle, seen)
+        if case.children:
+            await _end_of(handle)
+            ends.extend(await _ends_of(case, handle.get_workflow_handle))
 
     ends: list[str] = []
     simulation = simulate(
@@ -127,7 +124,7 @@ def simulated(case: Case) -> Observation:
         task_queue=case.worker,
         activities=activities.ACTIVITIES,
         workflows=WORKFLOWS,
-        client=client if case.client else wait_for_children if case.children else None,
+        client=client if case.client or case.children else None,
         plugins=worker.plugins,
         interceptors=worker.interceptors,
         data_converter=worker.data_converter,
@@ -176,6 +173,16 @@ async def _end_of(handle: Any) -> str:
     except WorkflowFailureError as error:
         return type(error.cause).__name__
     return "completed"
+
+
+async def _ends_of(case: Case, find: Callable[[str], Any]) -> list[str]:
+    ends: list[str] = []
+    for child in case.children:
+        try:
+            ends.append(await _end_of(find(child)))
+        except RPCError as error:
+            ends.append(error.status.name)
+    return ends
 
 
 # --- there --------------------------------------------------------------------------------------
@@ -231,7 +238,7 @@ class Servers:
             found.result = await handle.result()
         except WorkflowFailureError as error:
             found.error = chain(error)
-        found.children = [await _end_of(client.get_workflow_handle(child)) for child in case.children]
+        found.children = await _ends_of(case, client.get_workflow_handle)
         status = (await client.get_workflow_handle(case.id).describe()).status
         assert status is not None
         found.status = _STATUS[status]

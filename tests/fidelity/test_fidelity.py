@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from .observe import Observation, Servers, failed, simulated
 AT_A_TIME = 16
 # Real time: what a loaded machine needs for its workflow tasks. The intervals of these cases are longer, or skipped.
 LATE = 2.5
+HERE = [case for case in CASES if sys.version_info >= case.python]
 
 
 def test_each_feature_has_a_case_and_each_case_is_listed_once() -> None:
@@ -82,7 +84,7 @@ def _as_known(here: Sequence[Any], there: Sequence[Any]) -> list[Any]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", HERE, ids=[case.name for case in HERE])
 def test_here_as_there(case: Case, served: dict[str, Observation | str]) -> None:
     there = served[case.name]
     assert isinstance(there, Observation), there

@@ -85,6 +85,20 @@ def test_what_cannot_be_simulated_is_named(what: str, message: str) -> None:
         simulate(Uses.run, what, activities=activities)
 
 
+def test_what_only_a_clients_handle_can_do_is_named() -> None:
+    """It is an AttributeError too, so that `hasattr` works; a name that no handle has is that alone."""
+
+    async def client(handle: Any) -> None:
+        assert not hasattr(handle, "fetch_history")
+        with pytest.raises(AttributeError, match="no attribute 'fetch_fistory'") as typo:
+            await handle.fetch_fistory()
+        assert not isinstance(typo.value, SimulationError)
+        await handle.fetch_history()
+
+    with pytest.raises(UnsupportedError, match="fetch_history of a workflow's handle cannot be simulated"):
+        simulate(Uses.run, "child", client=client)
+
+
 class Shelf(StorageDriver):
     """Never asked: a stand-in is enough."""
 

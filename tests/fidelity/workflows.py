@@ -10,7 +10,15 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from temporalio import workflow
-from temporalio.common import Priority, RawValue, RetryPolicy, SearchAttributeKey, WorkflowIDReusePolicy
+from temporalio.common import (
+    Priority,
+    RawValue,
+    RetryPolicy,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDReusePolicy,
+)
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError
 from temporalio.workflow import ActivityCancellationType, ChildWorkflowCancellationType, ParentClosePolicy
 
@@ -28,6 +36,7 @@ BEATING: dict[str, Any] = {**SHORT, "heartbeat_timeout": timedelta(seconds=20)}
 ONCE: dict[str, Any] = {**SHORT, "retry_policy": RetryPolicy(maximum_attempts=1)}
 KEY = SearchAttributeKey.for_keyword("FidelityKey")
 NUMBER = SearchAttributeKey.for_int("FidelityNumber")
+newer: Any = asyncio  # for what Python 3.10 does not have
 
 
 @dataclass
@@ -303,6 +312,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.letters: list[Any] = []
         self.end = ""
+        self.lock = asyncio.Lock()
 
     @workflow.run
     async def run(self) -> list[Any]:
@@ -365,6 +375,25 @@ class Mailbox:
         await asyncio.sleep(0.05)
         self.letters.append(answer)
         return f"{answer}!"
+
+    @workflow.update
+    async def put_in_turn(self, letter: str) -> list[Any]:
+        """One letter at a time, once the end has come: who comes later waits."""
+        async with self.lock:
+            await workflow.wait_condition(lambda: self.end != "")
+            self.letters.append(letter)
+        return list(self.letters)
+
+    @workflow.update
+    async def wait_for(self, letter: str) -> int:
+        await workflow.wait_condition(lambda: letter in self.letters)
+        return len(self.letters)
+
+    @workflow.update
+    def put_and_end(self, letter: str) -> str:
+        self.letters.append(letter)
+        self.end = "well"
+        return "the end"
 
     @workflow.update
     async def refuse(self, how: str) -> None:
@@ -451,6 +480,113 @@ class GivesUp:
 
 
 @workflow.defn
+class Deadlines:
+    """`asyncio.timeout`: one in another, around a lock that another task holds, moved, and none at all."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        log: list[str] = []
+        lock = asyncio.Lock()
+
+        async def hold() -> None:
+            async with lock:
+                await asyncio.sleep(3)
+                log.append("the holder lets go")
+
+        try:
+            async with newer.timeout(30), newer.timeout(0.5):
+                await workflow.execute_activity(until_cancelled, "raise", **BEATING)
+        except asyncio.TimeoutError:
+            log.append("an activity is too late")
+        holder = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        try:
+            async with newer.timeout(0.5), lock:
+                log.append("never")
+        except asyncio.TimeoutError:
+            log.append("the lock is too late")
+        async with newer.timeout(0.2) as deadline:
+            deadline.reschedule(asyncio.get_running_loop().time() + 30)
+            async with lock:
+                log.append("the lock in time")
+        await holder
+        async with newer.timeout(None):
+            log.append(await workflow.execute_activity(echo, "no deadline", **SHORT))
+        return log
+
+
+@workflow.defn
+class Grouped:
+    """A group of tasks, one of which fails: the others are cancelled, each where it waits."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        ends, log = list[str](), list[str]()
+        lock = asyncio.Lock()
+
+        async def part(name: str, wait: Any) -> None:
+            try:
+                await wait
+                ends.append(f"{name} ended")
+            except asyncio.CancelledError:
+                ends.append(f"{name} was cancelled")
+                raise
+
+        async def fails() -> None:
+            await workflow.execute_activity(fail, args=["non_retryable", 9], **SHORT)
+
+        await lock.acquire()
+        try:
+            async with newer.TaskGroup() as group:
+                group.create_task(part("a timer", asyncio.sleep(3600)))
+                group.create_task(part("a lock", lock.acquire()))
+                group.create_task(part("a condition", workflow.wait_condition(lambda: False)))
+                group.create_task(part("a failure", fails()))
+        except Exception as error:
+            several: Any = error
+            log.extend(type(each).__name__ for each in several.exceptions)
+        log.extend(sorted(ends))  # a group cancels in the order of a set
+        lock.release()
+        async with lock:
+            log.append("the lock is free")
+        return log
+
+
+@workflow.defn
+class InTurn:
+    """Who is woken first: waiters of a condition, and of timers as they end."""
+
+    @workflow.run
+    async def run(self) -> list[Any]:
+        log: list[Any] = []
+        condition, box = asyncio.Condition(), list[str]()
+
+        async def take(name: str) -> None:
+            async with condition:
+                await condition.wait_for(lambda: bool(box))
+                log.append(f"{name} took {box.pop(0)}")
+
+        takers = [asyncio.create_task(take(name)) for name in "abc"]
+        await asyncio.sleep(0)
+        for thing in ("one", "two", "three"):
+            async with condition:
+                box.append(thing)
+                condition.notify_all()
+            await asyncio.sleep(0)
+        await asyncio.gather(*takers)
+
+        async def later(seconds: float) -> float:
+            await asyncio.sleep(seconds)
+            return seconds
+
+        tasks = [asyncio.create_task(later(seconds)) for seconds in (1800, 600, 1200)]
+        done, pending = await workflow.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        log.append([len(done), len(pending)])
+        log.extend([await each for each in workflow.as_completed([*tasks, asyncio.create_task(later(60))])])
+        return log
+
+
+@workflow.defn
 class OneFails:
     """Three activities, one of which fails: the others run on, and their ends are seen in order."""
 
@@ -483,10 +619,12 @@ class OneFails:
 class Kid:
     def __init__(self) -> None:
         self.told: str | None = None
+        self.letters: list[str] = []
 
     @workflow.signal
     def tell(self, what: str) -> None:
         self.told = what
+        self.letters.append(what)
 
     @workflow.run
     async def run(self, how: str) -> Any:
@@ -508,6 +646,20 @@ class Kid:
         if how == "told":
             await workflow.wait_condition(lambda: self.told is not None)
             return self.told
+        if how == "three letters":
+            await workflow.wait_condition(lambda: len(self.letters) == 3)
+            return self.letters
+        if how == "told in time":
+            try:
+                await workflow.wait_condition(lambda: self.told is not None, timeout=3)
+            except asyncio.TimeoutError:
+                raise ApplicationError("nobody told it", type="Untold", non_retryable=True) from None
+        if how == "cancelled in time":
+            await asyncio.sleep(3)
+            raise ApplicationError("nobody cancelled it", type="Untold", non_retryable=True)
+        if how == "labels":
+            attributes = workflow.info().typed_search_attributes
+            return [attributes.get(KEY), attributes.get(NUMBER), dict(workflow.memo())]
         if how == "slow cancel":
             try:
                 await asyncio.sleep(3600)
@@ -541,8 +693,12 @@ class Parent:
             )
         if "run_timeout" in options:
             given["run_timeout"] = timedelta(seconds=options["run_timeout"])
+        if "execution_timeout" in options:
+            given["execution_timeout"] = timedelta(seconds=options["execution_timeout"])
         if "memo" in options:
             given["memo"] = options["memo"]
+        if "key" in options:
+            given["search_attributes"] = TypedSearchAttributes([SearchAttributePair(KEY, options["key"])])
         try:
             return await workflow.execute_child_workflow(Kid.run, how, **given)
         except ChildWorkflowError as error:
@@ -592,11 +748,37 @@ class CancelsChildAtOnce:
 @workflow.defn
 class LeavesChild:
     @workflow.run
-    async def run(self, policy: str, how: str) -> str:
+    async def run(self, policy: str, how: str, end: str = "return") -> str:
         await workflow.start_child_workflow(
             Kid.run, how, id=f"{workflow.info().workflow_id}/kid", parent_close_policy=ParentClosePolicy[policy]
         )
+        if end == "fail":
+            raise ApplicationError("it leaves a child behind", type="Leaves")
         return "left it"
+
+
+@workflow.defn
+class WaitsForChild:
+    """Waits for a child until a client does something."""
+
+    def __init__(self) -> None:
+        self.stage = "new"
+
+    @workflow.query
+    def now(self) -> str:
+        return self.stage
+
+    @workflow.run
+    async def run(self, how: str, kind: str, policy: str) -> Any:
+        child = await workflow.start_child_workflow(
+            Kid.run,
+            how,
+            id=f"{workflow.info().workflow_id}/kid",
+            cancellation_type=ChildWorkflowCancellationType[kind],
+            parent_close_policy=ParentClosePolicy[policy],
+        )
+        self.stage = "asleep"
+        return await child
 
 
 @workflow.defn
@@ -635,6 +817,62 @@ class Talks:
             except FailureError as error:
                 seen.append(chain(error))
         return seen
+
+
+@workflow.defn
+class TalksToOneRun:
+    """Signals a run that has ended, by its id, and the one with the same workflow id that is open."""
+
+    @workflow.run
+    async def run(self) -> list[Any]:
+        id = f"{workflow.info().workflow_id}/kid"
+        first = await workflow.start_child_workflow(Kid.run, "quick", id=id)
+        old = first.first_execution_run_id
+        await first
+        second = await workflow.start_child_workflow(Kid.run, "told", id=id)
+        seen: list[Any] = []
+        for run_id in (old, second.first_execution_run_id):
+            try:
+                await workflow.get_external_workflow_handle(id, run_id=run_id).signal("tell", "by a run's id")
+            except FailureError as error:
+                seen.append(chain(error))
+        return [*seen, await second]
+
+
+@workflow.defn
+class SendsAtOnce:
+    """Sends three signals without waiting for any: they arrive in order."""
+
+    @workflow.run
+    async def run(self) -> Any:
+        kid = await workflow.start_child_workflow(Kid.run, "three letters", id=f"{workflow.info().workflow_id}/kid")
+        other = workflow.get_external_workflow_handle(kid.id)
+        await asyncio.gather(kid.signal("tell", "one"), other.signal("tell", "two"), kid.signal("tell", "three"))
+        return await kid
+
+
+@workflow.defn
+class SendsAndEnds:
+    """Sends something in the workflow task in which it ends."""
+
+    @workflow.run
+    async def run(self, what: str, how: str) -> str:
+        id = f"{workflow.info().workflow_id}/kid"
+        starts = workflow.start_child_workflow(Kid.run, how, id=id, parent_close_policy=ParentClosePolicy.ABANDON)
+        if what == "start":
+            sends: Any = starts
+        else:
+            kid, other = await starts, workflow.get_external_workflow_handle(id)
+            calls: dict[str, Any] = {
+                "cancel child": kid.cancel,
+                "cancel external": other.cancel,
+                "signal child": lambda: kid.signal("tell", "the last word"),
+                "signal external": lambda: other.signal("tell", "the last word"),
+            }
+            sends = calls[what]()
+        self.sending = asyncio.create_task(sends) if asyncio.iscoroutine(sends) else None
+        await asyncio.sleep(0)
+        return what
 
 
 @workflow.defn
@@ -760,6 +998,39 @@ class Relabelled:
         workflow.upsert_memo({"runs": runs, "kept": None})
         if runs:
             workflow.continue_as_new(runs - 1)
+        return seen
+
+
+@workflow.defn
+class GivesLabels:
+    """Changes its labels, and continues as new with others; the third run is given none."""
+
+    @workflow.run
+    async def run(self, runs: int, seen: list[Any]) -> list[Any]:
+        attributes = workflow.info().typed_search_attributes
+        seen = [*seen, [attributes.get(KEY), attributes.get(NUMBER), dict(sorted(workflow.memo().items()))]]
+        workflow.upsert_search_attributes([NUMBER.value_set(10 + runs)])
+        workflow.upsert_memo({"upserted": runs})
+        if runs == 2:
+            given = TypedSearchAttributes([SearchAttributePair(KEY, "given")])
+            workflow.continue_as_new(args=[1, seen], memo={"given": runs}, search_attributes=given)
+        if runs == 1:
+            workflow.continue_as_new(args=[0, seen])
+        return seen
+
+
+@workflow.defn
+class RetriedWithLabels:
+    """Changes its labels, and fails: the next attempt begins with those of the start."""
+
+    @workflow.run
+    async def run(self) -> list[Any]:
+        attributes = workflow.info().typed_search_attributes
+        seen = [attributes.get(KEY), attributes.get(NUMBER), dict(sorted(workflow.memo().items()))]
+        if workflow.info().attempt == 1:
+            workflow.upsert_search_attributes([NUMBER.value_set(1)])
+            workflow.upsert_memo({"upserted": 1})
+            raise ApplicationError("once", type="Once")
         return seen
 
 
@@ -959,7 +1230,11 @@ WORKFLOWS = [
     Call,
     CallAndCatch,
     CancelsClosedOther,
+    Deadlines,
+    GivesLabels,
     GivesUp,
+    Grouped,
+    InTurn,
     LeavesChildToNextRun,
     Locks,
     OneFails,
@@ -968,6 +1243,10 @@ WORKFLOWS = [
     TalksToNobody,
     Grows,
     Relabelled,
+    RetriedWithLabels,
+    SendsAndEnds,
+    SendsAtOnce,
+    TalksToOneRun,
     TwoActivationsInOneTask,
     Methods,
     Several,
@@ -975,6 +1254,7 @@ WORKFLOWS = [
     CancelOnSignal,
     CancelAtOnce,
     CancelledAfterwards,
+    WaitsForChild,
     WaitsInAnActivity,
     CleansUp,
     Sleeps,

@@ -620,7 +620,7 @@ class Interpreter:
         except BaseException as outside:
             if inside is not None and outside is not inside:
                 self.note("caught", how=kind_of(inside))
-                if kind_of(outside) != "cancel":
+                if kind_of(outside) != "cancel" and self.is_alive():
                     env.book.excuse()
             raise
 
@@ -677,6 +677,9 @@ class Interpreter:
                 # One that came during the unwind goes on with the one that began it.
                 env.book.seen |= env.book.sent()
                 env.book.got |= env.book.sent() - {own}
+            elif outside == "incomplete" and parent is None:
+                # A documented case: a saga raises CompensationError in place of the cancel.
+                env.book.excuse()
             raise
         finally:
             # What an eviction throws through the scope has not ended it.

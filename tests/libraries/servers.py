@@ -6,12 +6,13 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import responses
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 CERTIFICATE = Path(__file__).with_name("self_signed.pem")  # with its key, which guards nothing
@@ -170,6 +171,34 @@ def listening_once() -> Iterator[str]:
         thread.start()
         yield url
         thread.join(10)
+
+
+def reset(handler: Any) -> None:
+    """End a connection with a RST."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+@contextmanager
+def speaking(talk: Callable[[Any], None]) -> Iterator[int]:
+    """Run a server that talks with each client as the function says."""
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            talk(self)
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a client that turned away
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield int(server.server_address[1])
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager

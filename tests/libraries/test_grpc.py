@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
@@ -16,11 +18,12 @@ import pytest
 from google.protobuf.any_pb2 import Any as Any_
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.common.v1 import GrpcStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 from temporal_saga.classification._read import code_of, headers_of, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
-from tests.libraries.servers import refusing_port
+from tests.libraries.servers import refusing_port, reset, speaking
 
 K = FailureKind
 LIMIT = [("grpc.max_receive_message_length", 1000), ("grpc.max_send_message_length", 1000)]
@@ -57,9 +60,9 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
             if what in CODES:
                 context.abort(grpc.StatusCode[what], request.decode())
             if what.startswith("then-"):
-                first, then = what.split("-")[1:]
+                first, then = what.split("-")[1:3]
                 self.seen.append(what)
-                context.abort(grpc.StatusCode[first if len(self.seen) == 1 else then], "no")
+                context.abort(grpc.StatusCode[first if self.seen.count(what) == 1 else then], "no")
             if what == "stall":
                 self.over.wait(60)
             if what == "raise":
@@ -221,12 +224,137 @@ def test_futures(target: str) -> None:
     assert kind_of(cancelled.value, (), {}) is K.CANCELLED
 
 
-# It tries again by itself, and its errors do not say how often.
-def test_temporals_own_client() -> None:
-    error = RPCError("no", RPCStatusCode.NOT_FOUND, b"")
+# --- a retry policy, and Temporal's own client ---
+
+
+RETRIES = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 2,
+                    "initialBackoff": "0.01s",
+                    "maxBackoff": "0.01s",
+                    "backoffMultiplier": 1,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+def test_a_retry_policy_does_not_show_and_the_user_has_to_say_it(target: str) -> None:
+    """Neither the error nor its traceback says that the answer is that to a second request."""
+    with (
+        grpc.insecure_channel(target, options=[("grpc.service_config", RETRIES)]) as channel,
+        pytest.raises(grpc.RpcError) as raised,
+    ):
+        channel.unary_unary("/tests/then-UNAVAILABLE-NOT_FOUND-policy")(b"", timeout=20)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    assert kind_of(raised.value, (), {}, client_retries=True).effect == "unknown"
+    assert kind_of(raised.value, (), {}) is K.REJECTED
+
+
+class _Temporal(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
+    """A frontend that gives these answers to signals; each signal has its effect if it is not refused."""
+
+    def __init__(self, *told: str) -> None:
+        self.told = list(told)
+        self.effects = 0
+        self.over = threading.Event()
+
+    def service(self, handler_call_details: Any) -> Any:
+        what = handler_call_details.method.rpartition("/")[2]
+
+        def handle(request: bytes, context: Any) -> bytes:
+            if what != "GetSystemInfo":
+                told = self.told.pop(0) if len(self.told) > 1 else self.told[0]
+                self.effects += CODES.get(told, K.AMBIGUOUS) is K.AMBIGUOUS
+                if told == "stall":
+                    self.over.wait(20)
+                else:
+                    context.abort(grpc.StatusCode[told], "no")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def signal(port: int, retries: int | None = None) -> Exception:
+    retry = None if retries is None else RetryConfig(max_retries=retries)
+
+    async def run() -> None:
+        client = await Client.connect(f"127.0.0.1:{port}", lazy=True, retry_config=retry)
+        await client.get_workflow_handle("x").signal("s", rpc_timeout=timedelta(seconds=1))
+
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            loop.run_until_complete(run())
+    finally:
+        loop.close()
+    return raised.value
+
+
+def reset_after_a_request(handler: Any) -> None:
+    """HTTP/2 as far as it takes to take a whole request, after an answer to the client's question for capabilities."""
+    handler.wfile.write(_frame(4, 0, 0, b""))  # SETTINGS
+    handler.rfile.read(24)  # the client's preface
+    while head := handler.rfile.read(9):
+        handler.rfile.read(int.from_bytes(head[:3], "big"))
+        if head[3] == 4 and not head[4] & 1:
+            handler.wfile.write(_frame(4, 1, 0, b""))
+        if head[3] == 0 and head[4] & 1:  # the end of the request
+            reset(handler)
+            return
+
+
+@contextmanager
+def frontend(*told: str) -> Iterator[tuple[int, _Temporal]]:
+    handler = _Temporal(*told)
+    server = grpc.server(ThreadPoolExecutor(2), handlers=(handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port, handler
+    handler.over.set()
+    server.stop(None).wait()
+
+
+def test_temporals_own_client_refused() -> None:
+    with refusing_port() as port:
+        assert kind_of(signal(port), (), {}).effect == "unknown"
+
+
+@pytest.mark.parametrize("what", ["stall", "reset", "UNAVAILABLE"])
+def test_temporals_own_client_gets_no_answer(what: str) -> None:
+    if what == "reset":
+        with speaking(reset_after_a_request) as port:
+            error = signal(port, 1)
+    else:
+        with frontend(what) as (port, handler):
+            error = signal(port, 1)
+        assert handler.effects == 1  # its switch: one try
+    assert kind_of(error, (), {}) is kind_of(error, (), {}, client_retries=False) is K.AMBIGUOUS
+
+
+def test_codes_of_temporals_own_client() -> None:
+    refusals = ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
+    for code in refusals:
+        with frontend(code) as (port, _):
+            error = signal(port, 1)
+        assert isinstance(error, RPCError)
+        assert kind_of(error, (), {}).effect == "unknown"
+        assert kind_of(error, (), {}, client_retries=False) is CODES[code]
+
+
+def test_a_second_try_of_temporals_own_client() -> None:
+    with frontend("UNAVAILABLE", "NOT_FOUND") as (port, handler):
+        error = signal(port)
+    assert handler.effects == 1
+    assert isinstance(error, RPCError)
+    assert error.status is RPCStatusCode.NOT_FOUND
     assert kind_of(error, (), {}).effect == "unknown"
-    assert kind_of(error, (), {}, client_retries=False) is K.REJECTED
-    assert kind_of(RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), (), {}) is K.AMBIGUOUS
 
 
 def details(seconds: int, nanos: int = 0, kind: str = "RetryInfo") -> bytes:
@@ -273,7 +401,7 @@ def test_retry_info_is_the_message_of_googles_own_library() -> None:
 # --- Google's clients over gRPC ---
 
 
-def google_call(target: str, what: str, *, again: bool = False) -> Exception:
+def google_call(target: str, what: str, *, again: bool = False, timeout: float = 20) -> Exception:
     from google.api_core import exceptions, gapic_v1, retry
 
     policy = retry.Retry(retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.001) if again else None
@@ -281,7 +409,7 @@ def google_call(target: str, what: str, *, again: bool = False) -> Exception:
         wrap: Any = gapic_v1.method.wrap_method
         method = wrap(channel.unary_unary(f"/tests/{what}"), default_retry=policy)
         with pytest.raises(exceptions.GoogleAPICallError) as raised:
-            method(b"", timeout=20)
+            method(b"", timeout=timeout)
         return raised.value
 
 
@@ -298,3 +426,12 @@ def test_a_second_try_of_googles_own(target: str) -> None:
     error = google_call(target, "then-UNAVAILABLE-ALREADY_EXISTS", again=True)
     assert kind_of(error, (), {}).effect == "unknown"
     assert kind_of(error, (), {}, client_retries=False).effect == "unknown"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_googles_get_no_answer(target: str) -> None:
+    with refusing_port() as port:
+        refused = google_call(f"127.0.0.1:{port}", "any")
+    late = google_call(target, "stall", timeout=0.3)
+    for error in (refused, late):
+        assert kind_of(error, (), {}) is kind_of(error, (), {}, client_retries=False) is K.AMBIGUOUS

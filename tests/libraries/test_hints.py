@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import requests
+import stripe
 from temporalio import activity
 from temporalio.testing import ActivityEnvironment
 
-from temporal_saga.classification import classify_errors
+from temporal_saga.classification import classify, classify_errors
 from temporal_saga.classification._read import kind_of, retry_hint
 from temporal_saga.errors import ActivityFailure, FailureKind
 from tests.libraries.servers import Servers, serve
@@ -216,3 +217,13 @@ def test_each_form_of_a_date(call: Callable[[str], None], form: str, servers: Se
     hint = retry_hint(failure(call, told(servers, 429, {}, f"Retry-After={date}")))
     assert hint is not None
     assert timedelta(minutes=9) < hint <= timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("status", [409, 429])
+@pytest.mark.parametrize("code", ["idempotency_key_in_use", "lock_timeout"])
+def test_stripe_works_on_the_same_object(code: str, status: int, servers: Servers) -> None:
+    """Whatever the status: stripe-python does not put the code of a 429 on its exception, only the answer."""
+    body = {"error": {"type": "invalid_request_error", "code": code, "message": "no"}}
+    api = stripe.StripeClient("k", base_addresses={"api": told(servers, status, body, "x=")}, max_network_retries=0)
+    error = failure(lambda _: api.v1.payment_intents.create({"amount": 1, "currency": "eur"}), "")
+    assert classify(error) is K.IN_PROGRESS

@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from temporal_saga.classification._read import kind_of
 from temporal_saga.errors import FailureKind
-from tests.libraries.servers import Servers, refusing_port, serve
+from tests.libraries.servers import Servers, refusing_port, reset, serve, speaking
 
 K = FailureKind
 
@@ -197,6 +197,30 @@ def test_redis_watch() -> None:
     assert kind_of(raised.value, (), {}) is K.CONFLICT
 
 
+@pytest.mark.parametrize("library", [redis, valkey], ids=["redis", "valkey"])
+@pytest.mark.parametrize("what", ["late", "reset"])
+def test_redis_gives_no_answer(what: str, library: Any) -> None:
+    taken: list[bytes] = []
+
+    def talk(handler: Any) -> None:
+        while data := handler.connection.recv(1000):
+            if b"INCRBY" in data:
+                taken.append(data)
+                if what == "reset":
+                    reset(handler)
+                    return
+            else:
+                handler.wfile.write(b"+OK\r\n" * data.count(b"CLIENT"))
+
+    retry = Retry(NoBackoff(), 0) if library is redis else None
+    with speaking(talk) as port:
+        client: Any = library.Redis("127.0.0.1", port, protocol=2, socket_timeout=0.3, retry=retry)
+        with client, pytest.raises(Exception) as raised:  # noqa: PT011
+            client.incr("x")
+    assert len(taken) == 1  # the switch works
+    assert kind_of(raised.value, (), {}) is kind_of(raised.value, (), {}, client_retries=False) is K.AMBIGUOUS
+
+
 # valkey-py is redis-py's fork: what it raises means the same.
 @pytest.mark.parametrize(
     ("answer", "expected"),
@@ -310,8 +334,11 @@ HELLO = {
 }
 
 
+LATE: dict[str, Any] = {}
+
+
 class Mongo(socketserver.ThreadingTCPServer):
-    """Answers the writes one after another; None loses the connection in place of an answer.
+    """Answers the writes one after another; None loses the connection in place of an answer, and `LATE` gives none.
 
     Attributes:
         writes: The commands that wrote, each of which is taken to have had its effect.
@@ -322,6 +349,7 @@ class Mongo(socketserver.ThreadingTCPServer):
     def __init__(self, answers: list[dict[str, Any] | None]) -> None:
         self.answers = answers
         self.writes: list[str] = []
+        self.over = threading.Event()
         super().__init__(("127.0.0.1", 0), _Mongo)
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any] | None:
@@ -335,22 +363,26 @@ class Mongo(socketserver.ThreadingTCPServer):
         if name == "endSessions":
             return {"ok": 1}
         self.writes.append(name)
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if answer is LATE:
+            self.over.wait(20)
+        return answer
 
 
 Collection = pymongo.collection.Collection[Any]
 
 
-def mongo_error(write: Callable[[Collection], object], *answers: dict[str, Any] | None) -> Exception:
+def mongo_error(write: Callable[[Collection], object], *answers: dict[str, Any] | None, **options: Any) -> Exception:
     """Return what a write raises to which the server gives these answers."""
     with Mongo(list(answers)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         client: pymongo.MongoClient[Any] = pymongo.MongoClient(
-            "127.0.0.1", server.server_address[1], replicaSet="rs", serverMonitoringMode="poll"
+            "127.0.0.1", server.server_address[1], replicaSet="rs", serverMonitoringMode="poll", **options
         )
         with client, pytest.raises(pymongo.errors.PyMongoError) as raised:
             write(client.db.things)
+        server.over.set()
         server.shutdown()
         thread.join()
     assert len(server.writes) == len(answers)
@@ -421,6 +453,12 @@ def test_mongo_a_write_of_many_documents_may_be_done_in_part(
         answer = {"ok": 0, "code": 11000, "errmsg": "duplicate key"}
     error = mongo_error(write, answer)
     assert kind_of(error, (), {}, client_retries=False).effect == "unknown"
+
+
+@pytest.mark.parametrize("answer", [None, LATE], ids=["lost", "late"])
+def test_mongo_gives_no_answer(answer: dict[str, Any] | None) -> None:
+    error = mongo_error(insert_one, answer, retryWrites=False, socketTimeoutMS=500)
+    assert kind_of(error, (), {}) is kind_of(error, (), {}, client_retries=False) is K.AMBIGUOUS
 
 
 def test_mongo_refused() -> None:

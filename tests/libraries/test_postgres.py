@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
+import django.conf
 import psycopg
+import psycopg2
 import pytest
 import sqlalchemy
 import sqlalchemy.exc
+from django.db.utils import ConnectionHandler
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from temporal_saga.classification._read import kind_of
 from temporal_saga.errors import FailureKind
-from tests.libraries.servers import Servers, refusing_port, serve
+from tests.libraries.servers import Servers, refusing_port, reset, serve, speaking
 from tests.postgres import server
 
 K = FailureKind
@@ -379,6 +384,14 @@ def test_a_pool_without_a_free_connection(url: str) -> None:
     assert kind_of(closed.value, (), {}) is K.BUG
 
 
+def test_a_pool_that_cannot_connect() -> None:
+    with refusing_port() as port:
+        pool = ConnectionPool(f"host=127.0.0.1 port={port}", min_size=1, open=True, timeout=0.3, reconnect_timeout=0)
+        with pool, pytest.raises(PoolTimeout) as raised, pool.connection():
+            pass
+    assert kind_of(raised.value, (), {}) is K.NOT_SENT
+
+
 @pytest.fixture
 def engine(url: str) -> Iterator[sqlalchemy.Engine]:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
@@ -409,3 +422,136 @@ def test_sqlalchemy_a_refused_connection() -> None:
         with pytest.raises(sqlalchemy.exc.OperationalError) as raised:
             engine.connect()
     assert kind_of(raised.value, (), {}) is K.NOT_SENT
+
+
+# --- the other drivers, and what is around them: an INSERT that commits, whose answer does not arrive ---
+
+
+@contextmanager
+def between(url: str, *, resets: bool) -> Iterator[dict[str, Any]]:
+    """Stand between a client and the database, and keep the answer to an INSERT back. Gives how to connect."""
+    target = psycopg.conninfo.conninfo_to_dict(url)
+    over = threading.Event()
+
+    def reach() -> socket.socket:
+        host, port = str(target["host"]), int(target.get("port") or 5432)
+        if not host.startswith("/"):
+            return socket.create_connection((host, port))
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(f"{host}/.s.PGSQL.{port}")
+        return made
+
+    def talk(handler: Any) -> None:
+        with reach() as upstream:
+            has_sent, is_answered = threading.Event(), threading.Event()
+
+            def answer() -> None:
+                with suppress(OSError):
+                    while data := upstream.recv(65536):
+                        if has_sent.is_set():
+                            is_answered.set()
+                            return
+                        handler.connection.sendall(data)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            handler.connection.settimeout(0.05)  # to look at the event now and then
+            with suppress(OSError):
+                while not is_answered.is_set():
+                    try:
+                        data = handler.connection.recv(65536)
+                    except TimeoutError:
+                        continue
+                    if not data:
+                        break
+                    if b"INSERT INTO t VALUES (9)" in data:
+                        has_sent.set()
+                    upstream.sendall(data)
+            if is_answered.is_set():
+                reset(handler) if resets else over.wait(10)
+            upstream.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+    with speaking(talk) as port:
+        options = {"host": "127.0.0.1", "port": port, "user": target["user"], "password": target.get("password")}
+        yield {key: value for key, value in options.items() if value} | {"dbname": target["dbname"]}
+        over.set()
+
+
+INSERT = "INSERT INTO t VALUES (9)"
+
+
+def _with_psycopg(path: str, **options: Any) -> None:
+    with psycopg.connect(autocommit=True, options=path, **options) as db:
+        db.execute(INSERT)
+
+
+def _with_a_pool(path: str, **options: Any) -> None:
+    kwargs = {"autocommit": True, "options": path, **options}
+    with ConnectionPool(kwargs=kwargs, min_size=1, open=True) as pool, pool.connection() as db:
+        db.execute(INSERT)
+
+
+def _with_psycopg2(path: str, **options: Any) -> None:
+    db = psycopg2.connect(options=path, **options)
+    db.autocommit = True
+    db.cursor().execute(INSERT)
+
+
+def _with_sqlalchemy(path: str, **options: Any) -> None:
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(options=path, **options))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sqlalchemy.text(INSERT))
+
+
+def _with_django(path: str, **options: Any) -> None:
+    if not django.conf.settings.configured:
+        django.conf.settings.configure()
+    names = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
+    database = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"options": path}}
+    database |= {names[key]: value for key, value in options.items()}
+    connection = ConnectionHandler({"default": database})["default"]
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute(INSERT)
+
+
+def _with_asyncpg(path: str, **options: Any) -> None:
+    settings = {"search_path": path.partition("=")[2]}
+
+    async def insert() -> None:
+        database = options.pop("dbname")
+        db = await asyncpg.connect(database=database, server_settings=settings, ssl=False, **options)
+        try:
+            await db.execute(INSERT, timeout=1)
+        finally:
+            db.terminate()
+
+    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
+    try:
+        loop.run_until_complete(insert())
+    finally:
+        loop.close()
+
+
+DRIVERS: dict[str, Callable[..., None]] = {
+    "psycopg": _with_psycopg,
+    "psycopg_pool": _with_a_pool,
+    "psycopg2": _with_psycopg2,
+    "sqlalchemy": _with_sqlalchemy,
+    "django": _with_django,
+    "asyncpg": _with_asyncpg,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize(("driver", "resets"), [*((each, True) for each in DRIVERS), ("asyncpg", False)])
+def test_an_insert_whose_answer_does_not_arrive(
+    driver: str, resets: bool, url: str, db: psycopg.Connection[Any]
+) -> None:
+    """It is there. Only asyncpg waits no longer than it is told: the others have no timeout of their own."""
+    path = psycopg.conninfo.conninfo_to_dict(url)["options"]
+    with between(url, resets=resets) as options, pytest.raises(Exception) as raised:  # noqa: PT011
+        DRIVERS[driver](path, **options)
+    assert kind_of(raised.value, (), {}) is K.AMBIGUOUS
+    assert db.execute("SELECT 1 FROM t WHERE x = 9").fetchone()
+    db.commit()

@@ -205,6 +205,7 @@ def test_classes_of_the_same_name_elsewhere_are_not_meant() -> None:
 
 
 HOMES = {
+    "aiokafka": "aiokafka.errors",
     "Adyen": "Adyen.exceptions",
     "aiohttp": "aiohttp.client_exceptions",
     "azure": "azure.core.exceptions",
@@ -222,7 +223,7 @@ HOMES = {
     "nats": "nats.errors nats.js.errors",
     "opensearchpy": "opensearchpy.exceptions",
     "paramiko": "paramiko.ssh_exception",
-    "pika": "pika.exceptions",
+    "pika": "pika.exceptions pika.adapters.utils.connection_workflow",
     "psycopg": "psycopg.errors",
     "pymongo": "pymongo.errors",
     "redis": "redis.exceptions",

@@ -6,7 +6,9 @@ first try had its effect. None of them may say "no effect" then.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import io
 import socket
 import struct
 import sys
@@ -14,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
@@ -79,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         else:
             body = b'{"error": {"message": "no"}, "errors": []}'
-            self.send_response(303 if outcome == "redirect" else int(outcome))
+            self.send_response(303 if outcome == "redirect" else int(str(outcome)[:3]))
             if outcome == "redirect":
                 self.send_header("Location", self.path)
             if outcome != 403:  # with a wait, it is throttling
@@ -272,6 +275,17 @@ def _is_500(error: BaseException) -> bool:
     return getattr(error, "code", 0) >= 500 or isinstance(error, requests.ConnectionError)
 
 
+@client("google.genai")
+def genai(url: str, again: bool) -> object:
+    from google import genai
+    from google.genai import types
+
+    retry = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.001) if again else None
+    options = types.HttpOptions(base_url=url, timeout=int(WAIT * 1000), retry_options=retry)
+    with genai.Client(api_key="k", http_options=options) as api:
+        return api.models.generate_content(model="m", contents="x")
+
+
 # Neither tries again; both follow redirects, and this is what may be sent twice.
 @client("braintree")
 def braintree(url: str, again: bool) -> object:
@@ -309,12 +323,44 @@ def _twilio_at(url: str, request: Any) -> Any:
     return lambda method, uri, *args, **kwargs: request(method, url, *args, **kwargs)
 
 
+@client("twilio")
+def twilio_delete(url: str, again: bool) -> object:
+    from twilio.http.http_client import TwilioHttpClient
+    from twilio.rest import Client
+
+    http: Any = TwilioHttpClient(timeout=WAIT, max_retries=2 if again else None)
+    http.session.mount("http://", http.session.get_adapter("https://x"))  # what it does with https only
+    api = Client("AC", "token", http_client=http)
+    api.request = _twilio_at(url, api.request)
+    return api.messages("SM").delete()
+
+
+_WSDL = b"""<definitions xmlns="http://schemas.xmlsoap.org/wsdl/" xmlns:soap="http://schemas.xmlsoap.org/wsdl/soap/"
+    xmlns:x="urn:x" targetNamespace="urn:x"><message name="m"/><portType name="p"><operation name="pay">
+    <input message="x:m"/><output message="x:m"/></operation></portType><binding name="b" type="x:p">
+    <soap:binding transport="http://schemas.xmlsoap.org/soap/http"/><operation name="pay"><soap:operation
+    soapAction="pay"/><input><soap:body use="literal"/></input><output><soap:body use="literal"/></output></operation>
+    </binding><service name="s"><port name="q" binding="x:b"><soap:address location="URL"/></port></service>
+    </definitions>"""
+
+
+@client("zeep")
+def zeep(url: str, again: bool) -> object:
+    zeep: Any = import_module("zeep")
+    transport = zeep.Transport(operation_timeout=WAIT)
+    try:
+        return zeep.Client(io.BytesIO(_WSDL.replace(b"URL", url.encode())), transport=transport).service.pay()
+    finally:
+        transport.session.close()
+
+
 REPEATS: dict[str, list[tuple[Outcome, int]]] = {
     # What the library is told to send again, and the answer to that: each with a first request that had its effect.
     **{name: [("reset", 404), (500, 404), (503, 409)] for name in ("openai", "anthropic", "stripe")},
     "azure": [(500, 409), (503, 412)],
     "azure_core": [(500, 409), (503, 412)],
     "elasticsearch": [("reset", 404), (500, 409)],
+    "genai": [(500, 404), (503, 400)],
     "google": [(503, 412), (500, 404)],
     "kubernetes": [("reset", 409), ("redirect", 404)],
     "opensearch": [("reset", 404), (500, 409)],
@@ -322,6 +368,8 @@ REPEATS: dict[str, list[tuple[Outcome, int]]] = {
     "hvac": [("redirect", 403), ("redirect", 400)],
     "adyen": [("redirect", 404), ("redirect", 401)],
     "braintree": [("redirect", 404), ("redirect", 401)],
+    "twilio_delete": [("reset", 404), ("reset", 401)],
+    "zeep": [("redirect", 404), ("redirect", 401)],
 }
 SHOWS = ("openai", "anthropic", "opensearch")
 """What shows that there was one request."""
@@ -356,7 +404,7 @@ def test_a_request_that_gets_no_answer(
         monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
     url = server.tell(outcome)
     error = failure(name, url, again=False)
-    assert server.effects_of(url)
+    assert server.effects_of(url) == 1  # the switch works
     assert classify(error, profile=ONE) is K.AMBIGUOUS
 
 
@@ -410,3 +458,52 @@ def test_a_conflict_by_the_class_that_names_the_provider(server: Server) -> None
     seen = {name: classify(failure(name, server.tell(409), again=False)) for name in CLIENTS}
     providers = ("openai", "anthropic", "stripe", "square")
     assert {name: seen[name] for name in providers} == dict.fromkeys(providers, K.IN_PROGRESS)
+
+
+# --- google.auth, which asks for a token before the request, or after an answer of 401 ---
+
+
+def _credentials(url: str) -> Any:
+    from google.oauth2.credentials import Credentials
+
+    return Credentials("old", refresh_token="r", token_uri=url, client_id="c", client_secret="s")  # type: ignore[no-untyped-call]
+
+
+def _refresh(url: str) -> None:
+    from google.auth.transport.requests import Request
+
+    _credentials(url).refresh(functools.partial(Request(), timeout=WAIT))
+
+
+def test_google_auth(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("google.oauth2")
+    with refusing_port() as port:
+        refused = failure_of(_refresh, f"http://127.0.0.1:{port}")
+    refusals = [failure_of(_refresh, server.tell(status)) for status in (400, 401)]
+    reset = failure_of(_refresh, server.tell("reset"))
+    monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
+    late = failure_of(_refresh, server.tell("stall"))
+    for error in (refused, reset, late):
+        assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS
+    for error in refusals:
+        assert classify(error, profile=ONE) is K.AUTH
+        assert classify(error).effect == "unknown"
+
+
+def test_google_auth_that_fails_after_a_request_that_had_its_effect(server: Server) -> None:
+    pytest.importorskip("google.oauth2")
+    requests: Any = import_module("google.auth.transport.requests")
+
+    def pay(url: str) -> None:
+        with requests.AuthorizedSession(_credentials(server.tell(400))) as session:
+            session.post(url, timeout=WAIT)
+
+    error = failure_of(pay, server.tell("401 after its effect"))
+    assert type(error).__name__ == "RefreshError"
+    assert classify(error).effect == "unknown"
+
+
+def failure_of(call: Callable[[str], object], url: str) -> Exception:
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
+        call(url)
+    return raised.value

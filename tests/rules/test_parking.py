@@ -7,7 +7,7 @@ import gc
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -595,6 +595,78 @@ def test_that_an_undo_has_failed_for_good_is_shown_at_once(how: str, monkeypatch
     run.activate(timer())
     assert end(run) == "CompensationError"
     assert shown(run)[-1] == "INCOMPLETE"
+    run.check()
+
+
+async def _body_continues() -> None:
+    async with new_saga(on_step_failure="park") as saga:
+        step = asyncio.create_task(do(saga, "a", compensation=None))
+        await asyncio.sleep(10)
+        assert not step.done()
+        workflow.continue_as_new()
+
+
+async def _handler_continues() -> None:
+    async def again() -> None:
+        await asyncio.sleep(10)
+        workflow.continue_as_new()
+
+    workflow.set_signal_handler("again", again)
+    async with new_saga(on_step_failure="park") as saga:
+        await do(saga, "a", compensation=None)
+
+
+async def _main_continues_under_a_saga_of_another_task() -> None:
+    async def other() -> None:
+        async with new_saga(on_step_failure="park") as saga:
+            await do(saga, "a", compensation=None)
+
+    task = asyncio.create_task(other())
+    await asyncio.sleep(10)
+    assert not task.done()
+    workflow.continue_as_new()
+
+
+async def _main_continues_after_a_generator() -> None:
+    async def pages() -> AsyncIterator[None]:
+        async with new_saga(on_step_failure="park") as saga:
+            step = asyncio.create_task(do(saga, "a", compensation=None))
+            await asyncio.sleep(10)
+            assert not step.done()
+            yield
+            yield
+
+    iterator = pages()
+    await iterator.__anext__()
+    await iterator.aclose()  # type: ignore[attr-defined]
+    workflow.continue_as_new()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _body_continues,
+        _handler_continues,
+        _main_continues_under_a_saga_of_another_task,
+        _main_continues_after_a_generator,
+    ],
+)
+def test_a_run_that_continues_as_new_hands_on_nothing_as_parked(
+    body: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server hands on the search attribute and the memo, and in the next run nobody would ever clear them."""
+    monkeypatch.setattr(workflow, "patched", lambda _: True)  # the driver replays no marker
+    run = Run(flow(body), plugins=[SagaPlugin(search_attribute="State")]).start()
+    if body is _handler_continues:
+        run.activate(signal("again"))
+    run.activate(failed("a", REFUSED))
+    assert shown(run) == ["PARKED"]
+    run.activate(timer())
+    assert run.closed is not None
+    assert run.closed[0] == "continue_as_new"
+    assert shown(run)[-1] is None
+    memos = [each.modify_workflow_properties.upserted_memo.fields for each in run.activations[-1].protos]
+    assert [fields["saga_parked"].data for fields in memos if fields] == [b""]
     run.check()
 
 

@@ -19,7 +19,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from examples.dev_server import free_port
 from temporal_saga.plugin import SagaPlugin
 
-from .parking_workflows import ACTIVITIES, REFUSED, WORKFLOWS, Case, Parks
+from .parking_workflows import ACTIVITIES, ATTRIBUTE, REFUSED, WORKFLOWS, Case, Parks
 from .support import eventually, make_worker, passing
 
 PLANS = {"completed": [], "compensated": ["retry", "done_by_hand"], "incomplete": ["give_up"]}
@@ -69,7 +69,7 @@ async def run(address: str) -> None:
     logger.addHandler(Keep())
     port = free_port()
     runtime = Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=f"127.0.0.1:{port}")))
-    client = await Client.connect(address, plugins=[SagaPlugin()], runtime=runtime)
+    client = await Client.connect(address, plugins=[SagaPlugin(search_attribute=ATTRIBUTE)], runtime=runtime)
     queue = str(uuid4())
     runner = passing(WORKFLOWS)
     async with make_worker(client, queue, workflows=WORKFLOWS, activities=ACTIVITIES, workflow_runner=runner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,5 +130,28 @@ class Reminds:
             raise ApplicationError("no", type="Boom")
 
 
-WORKFLOWS: list[type] = [Parks, ParksByHand, Reminds, Charge, Refund]
+@workflow.defn
+class Continues:
+    """Continues as new, when told to, over a parked step that nothing undoes. The next run only waits."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    @workflow.signal
+    def tell(self) -> None:
+        self._is_told = True
+
+    @workflow.run
+    async def run(self, case: Case, is_next: bool = False) -> None:
+        if is_next:
+            await workflow.wait_condition(lambda: self._is_told)
+            return
+        async with Saga(activity_options=presets.standard(), on_step_failure="park") as saga:
+            step = asyncio.create_task(saga.execute_activity(charge, case))
+            await workflow.wait_condition(lambda: self._is_told)
+            assert not step.done()
+            workflow.continue_as_new(args=[case, True])
+
+
+WORKFLOWS: list[type] = [Parks, ParksByHand, Reminds, Continues, Charge, Refund]
 ACTIVITIES: list[Callable[..., object]] = [reserve, release, charge, refund, tell]

@@ -149,12 +149,9 @@ async def test_two_thousand_transfers_while_workers_are_killed(
     worker = await start_worker(client, database)
     try:
         handle = await start(client, batch)
-        for least in (0.2 * count, 0.6 * count):
-
-            def has_paid(least: float = least) -> bool:
-                return len(paid()) >= least
-
-            await eventually(has_paid, seconds=1_500)
+        for share in (0.2, 0.6):
+            enough = share * count
+            await eventually(lambda: len(paid()) >= enough, seconds=1_500)  # noqa: B023 - it is awaited in this round
             worker.kill()
             await worker.wait()
             worker = await start_worker(client, database)

@@ -18,14 +18,14 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 import temporal_saga
 from tests.server.support import eventually
 from tests.test_docs import load
+from tools.release import quick_start, tutorial
 
 README = Path(__file__).parents[2] / "README.md"
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
 async def test_quick_start_prints_what_the_readme_says(env: WorkflowEnvironment, tmp_path: Path) -> None:
-    text = README.read_text()
-    code, printed = re.findall(r"<!-- quick start.*?```python\n(.*?)```.*?```text\n(.*?)```", text, re.DOTALL)[0]
+    code, printed = quick_start(README.read_text())
     output = await run_page(code, env, tmp_path)
     pattern = re.escape(printed).replace(re.escape("..."), r"[0-9a-f-]{36}")
     assert re.fullmatch(pattern, output), output
@@ -33,9 +33,7 @@ async def test_quick_start_prints_what_the_readme_says(env: WorkflowEnvironment,
 
 async def test_the_tutorials_program_prints_what_the_page_says(env: WorkflowEnvironment, tmp_path: Path) -> None:
     """Promise: a reader who runs the program sees how the order ended, well or badly, and no traceback."""
-    text = TUTORIAL.read_text().partition("## 7.")[0]
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    shipped, failed = re.findall(r"prints\s`(.*?)`", text)
+    code, _, shipped, failed = tutorial(TUTORIAL.read_text())
     assert await run_page(code, env, tmp_path, "ups") == f"{shipped}\n"
     assert await run_page(code, env, tmp_path) == f"{failed}\n"
 

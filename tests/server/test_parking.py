@@ -28,7 +28,18 @@ from examples.dev_server import find_cli
 from temporal_saga.plugin import SagaPlugin
 from tests.cli.test_problems import refusing
 
-from .parking_workflows import ACTIVITIES, ATTRIBUTE, DONE, REFUSED, WORKFLOWS, Case, Parks, ParksByHand, Reminds
+from .parking_workflows import (
+    ACTIVITIES,
+    ATTRIBUTE,
+    DONE,
+    REFUSED,
+    WORKFLOWS,
+    Case,
+    Continues,
+    Parks,
+    ParksByHand,
+    Reminds,
+)
 from .support import History, Replays, Run, Runs, causes, eventually, make_worker, passing
 
 PLAIN = {
@@ -235,6 +246,23 @@ async def test_the_list_of_workflows_shows_what_needs_somebody(listed: Runs, act
     assert shown(await run.history()) == ["UNWINDING", "PARKED", "UNWINDING", "INCOMPLETE" if incomplete else ""]
 
 
+async def test_the_next_run_shows_nothing_of_what_was_parked(listed: Runs) -> None:
+    """The server hands the attribute and the memo on to a run that continues as new."""
+    run = await start(listed, "step", workflow=Continues)
+    await parked(run)
+    await run.handle.signal(Continues.tell)
+
+    async def next_run() -> Any:
+        query = f'WorkflowId = "{run.handle.id}" AND ExecutionStatus = "Running"'
+        found = [each async for each in listed.client.list_workflows(query)]
+        return [each for each in found if each.run_id != run.handle.result_run_id]
+
+    (in_list,) = await eventually(next_run)
+    assert (dict(in_list.search_attributes).get(ATTRIBUTE), await in_list.memo()) == (None, {})
+    await listed.client.get_workflow_handle(run.handle.id).signal(Continues.tell)
+    await run.handle.result()
+
+
 async def test_a_saga_that_succeeds_adds_not_one_event(listed: Runs) -> None:
     """With all that can be switched on: parking, and the search attribute (rule 10)."""
     run = await start(listed, "nothing")
@@ -283,6 +311,7 @@ async def test_a_worker_that_may_not_ask_for_attributes_says_what_to_do(status: 
     assert "call ListSearchAttributes, or leave search_attribute= out" in said
 
 
+@pytest.mark.usefixtures("listed")  # registers the attribute
 async def test_metrics_logs_and_details_of_a_process(env: WorkflowEnvironment) -> None:
     """Read back from a Prometheus endpoint. What was planted in arguments, results and reasons is in none of them."""
     address = env.client.service_client.config.target_host
@@ -320,7 +349,9 @@ async def test_metrics_logs_and_details_of_a_process(env: WorkflowEnvironment) -
     details = "".join(seen.get("details", "") for seen in answer["seen"])
     assert "0 of 2 undone, 1 parked" in details
     assert "waits for a person" in details
-    assert "saga_parked" in "".join(seen.get("described", "") for seen in answer["seen"])
+    described = "".join(seen.get("described", "") for seen in answer["seen"])
+    for what in ("saga_parked", ATTRIBUTE, "PARKED"):
+        assert what in described
     assert answer["secret"] not in json.dumps([answer["metrics"], answer["logged"], answer["seen"]])
 
 

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +159,21 @@ class Bed:
             self._workers.start()
 
 
+BEGINS = {
+    EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED: (0.0,),
+    EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED: (0.0,),
+    EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED: (0.0, 1.5 * PAUSE),  # written with its end: so it may run, or have run
+    EventType.EVENT_TYPE_TIMER_FIRED: (0.0,),
+}
+"""The events with which the server begins a transaction, and how many seconds before them a kill may come."""
+
+
 def gaps_of(scenario: str, history: WorkflowHistory) -> Iterator[Gap]:
-    """The gaps in which time passes: the server writes the rest in one transaction."""
-    events = history.events
-    for at, (event, next) in enumerate(pairwise(events), 1):
-        pause = (next.event_time.ToNanoseconds() - event.event_time.ToNanoseconds()) / 1e9
+    """The gaps in which time passes: the server writes the rest of the events together with the one before."""
+    for at, next in enumerate(history.events[1:], 1):
         for victim in VICTIMS:
-            for after in (0.0, 1.5 * PAUSE) if pause > 1.8 * PAUSE else (0.0,):
-                if pause > 0.004:
-                    yield Gap(scenario, victim, at, after)
+            for after in BEGINS.get(next.event_type, ()):
+                yield Gap(scenario, victim, at, after)
 
 
 Choose = Callable[[list[Gap]], list[Gap]]
@@ -190,7 +195,8 @@ async def try_gaps(directory: Path, scenario: str, choose: Choose, tell: Any = N
             if tell is not None:
                 event = EventType.Name(histories[0].events[gap.at - 1].event_type).removeprefix("EVENT_TYPE_")
                 verdict = "as without" if outcome == expected else "DIFFERS"
-                tell(f"{scenario} {number}/{len(chosen)}: {gap.victim} killed {gap.after} s after {event}: {verdict}")
+                when = f"{gap.after:g} s after event {gap.at}, {event}"
+                tell(f"{scenario} {number}/{len(chosen)}: {gap.victim} killed {when}: {verdict}")
         replayer = Replayer(workflows=WORKFLOWS, plugins=[plugin], workflow_runner=runner(slow=False))
         async with replayer.workflow_replay_iterator(_iterate(histories)) as results:
             wrong += [

@@ -123,13 +123,19 @@ class Setting:
 
 
 class Workers:
-    """Worker processes. A spare one has done its imports already, so that the dead are soon replaced."""
+    """Worker processes. A spare one has done its imports already, so that the dead are soon replaced.
 
-    def __init__(self, setting: Setting, count: int, bed: Path = ROOT) -> None:
+    Attributes:
+        release: Of the workflows, "previous" or "current": what is started from now on runs it.
+    """
+
+    def __init__(self, setting: Setting, count: int, bed: Path = ROOT, release: str = "current") -> None:
+        self.release = release
         self._setting = setting
         self._bed = bed
         self._spare = self._begin()
         self._running: list[subprocess.Popen[bytes]] = []
+        self._old: list[subprocess.Popen[bytes]] = []
         for _ in range(count):
             self.start()
 
@@ -148,13 +154,20 @@ class Workers:
     def start(self) -> None:
         """Start one more."""
         assert self._spare.stdin is not None
-        self._spare.stdin.write(b"go\n")
+        self._spare.stdin.write(f"{self.release}\n".encode())
         self._spare.stdin.flush()
         self._running.append(self._spare)
         self._spare = self._begin()
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def roll(self) -> None:
+        """Start one more in place of the oldest, which is told to end as a deployment does: with SIGTERM."""
+        if self._running:
+            self._old.append(self._running.pop(0))
+            self.start()
+            self._old[-1].terminate()
 
     def kill(self, which: int = 0) -> None:
         """End one with SIGKILL."""
@@ -163,7 +176,7 @@ class Workers:
 
     def close(self) -> None:
         """End them all."""
-        for process in (*self._running, self._spare):
+        for process in (*self._running, *self._old, self._spare):
             _end(process)
 
 

@@ -35,8 +35,9 @@ from .faults import UNDOS, fault_of
 from .judge import End, Verdict, judge_orders, judge_transfers
 from .operator import Operator
 from .processes import ATTRIBUTE, ROOT, Server, Setting, Workers, broken_copy, insist
+from .resets import reset, reset_of
 from .worker import QUEUE, WORKFLOWS, runner
-from .workflows import ByHandTransfer, Job, ParkingTransfer
+from .workflows import PATCH, ByHandTransfer, Job, ParkingTransfer
 
 _ACCOUNTS = [f"account-{number}" for number in range(20)]
 _BALANCE = 1_000_000_00
@@ -56,7 +57,7 @@ class Options:
         mutant: The broken copy of the library that the workers run; None for the library.
         database: Where the transfers' ledger is: "postgresql" or "sqlite".
         patience: After how many seconds without a fault what is open counts as stuck.
-        at_once: How many run at the same time.
+        at_once: How many run at the same time; of few, half of them, so that some start after the deployment.
     """
 
     transfers: int = 200
@@ -72,7 +73,15 @@ class Options:
 
 @dataclass
 class Figures:
-    """What happened, and what is wrong; the line that the storm prints."""
+    """What happened, and what is wrong; the line that the storm prints.
+
+    Attributes:
+        deployments: Rolling ones, from the previous release of the workflows to the current one.
+        on_both: Workflows which both releases have worked on.
+        patched: Workflows that have taken the way of the current release.
+        resets: Of transfers; what they have lost is counted apart, in `reset_lost`, and is not wrong.
+        named: Workflows whose report names what was not undone.
+    """
 
     transfers: int = 0
     orders: int = 0
@@ -81,12 +90,17 @@ class Figures:
     cancels: int = 0
     duplicates: int = 0
     decisions: int = 0
+    deployments: int = 0
+    on_both: int = 0
+    patched: int = 0
+    resets: int = 0
     named: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     not_replayed: list[str] = field(default_factory=list)
     not_listed: list[str] = field(default_factory=list)
+    reset_lost: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> list[str]:
@@ -133,11 +147,13 @@ class Storm:
             keys=options.keys,
             undos_refused=not options.by_hand,
         )
-        self._workers = Workers(self._setting, 2, bed)
+        self._workers = Workers(self._setting, 2, bed, release="previous")
         self._client: Client
         self._transfers: dict[str, Transfer] = {}
         self._handles: dict[str, WorkflowHandle[Any, Any]] = {}
         self._ends: dict[str, End] = {}
+        self._replaced: dict[str, str] = {}  # by a reset: workflow id -> run id
+        self._running: list[asyncio.Task[None]] = []
 
     async def run(self) -> Figures:
         """Let it rage, then look at what is left."""
@@ -146,7 +162,7 @@ class Storm:
             self._client = await self._server.connect()
             operator = Operator(self._client, self._bank, self._setting.directory, options.seed, self._transfers)
             async with _running(operator.run()):
-                async with _running(self._kill()):
+                async with _running(self._kill()), _running(self._deploy()):
                     await self._start_all()
                 if not len(self._workers):
                     self._workers.start()
@@ -161,25 +177,29 @@ class Storm:
         return figures
 
     async def _start_all(self) -> None:
-        room = asyncio.Semaphore(self._options.at_once)
+        at_once = max(min(self._options.at_once, self._options.transfers // 2), 1)
+        room = asyncio.Semaphore(at_once)
         end = time.monotonic() + 60 * (self._options.minutes or 1e6)
-        running: list[asyncio.Task[None]] = []
 
         async def one(number: int) -> None:
             async with room:
                 if time.monotonic() < end:
                     await self._live(number)
 
-        running = [asyncio.create_task(one(number)) for number in range(self._options.transfers)]
+        running = self._running = [asyncio.create_task(one(number)) for number in range(self._options.transfers)]
+        figures = self._figures
         # The last ones are waited for when nothing is killed any more; and so are all, if none ends for long.
-        enough = max(len(running) - self._options.at_once // 2, len(running) * 0.7)
+        enough = max(len(running) - at_once // 2, len(running) * 0.7)
         ended, since = 0, time.monotonic()
-        while (ended < enough or not self._figures.kills) and time.monotonic() - since < self._options.patience:
+        while (
+            ended < enough or not figures.kills or not figures.deployments
+        ) and time.monotonic() - since < self._options.patience:
             await asyncio.sleep(0.1)
-            done = sum(task.done() for task in running)
-            if done > ended:
+            if (done := self._done()) > ended:
                 ended, since = done, time.monotonic()
-        self._running = running
+
+    def _done(self) -> int:
+        return sum(task.done() for task in self._running)
 
     async def _live(self, number: int) -> None:
         """Start a transfer, and for each fourth an order; do to them what the plan says; wait for their end."""
@@ -222,11 +242,10 @@ class Storm:
         # After so many events: seconds would mean another moment on each machine.
         first = random.randint(3, 45)
         cancels = random.choice([[], [], [], [first], [first, first + random.randint(1, 12)]])
-        try:
-            handle = await insist(start)
-        except WorkflowAlreadyStartedError:  # the answer to the first try was lost
-            handle = self._client.get_workflow_handle_for(run, id)
-        self._handles[id] = handle
+        # The answer to the first try may be lost.
+        with suppress(WorkflowAlreadyStartedError):
+            await insist(start)
+        handle = self._handles[id] = self._client.get_workflow_handle_for(run, id)
         if signal is not None:
             await _unless_closed(lambda: handle.signal(signal, id))
         if random.random() < 0.1:
@@ -237,6 +256,10 @@ class Storm:
             except WorkflowAlreadyStartedError:
                 pass
         cancelling = asyncio.create_task(self._cancel(handle, cancels))
+        plan = reset_of(self._options.seed, id)
+        if plan is not None and id in self._transfers:  # of the orders the shelf is judged as a whole
+            self._replaced[id] = await reset(self._client, handle, plan)
+            self._figures.resets += 1
         try:
             self._ends[id] = _end_of(await insist(handle.result, seconds=3600))
         except WorkflowFailureError as error:
@@ -276,6 +299,18 @@ class Storm:
                 for _ in range(victims):
                     self._workers.start()
 
+    async def _deploy(self) -> None:
+        """Replace one worker after the other, in the middle of the storm."""
+        random = Random(f"{self._options.seed}/deployment")
+        begin = random.uniform(0.2, 0.5) * self._options.transfers
+        while self._done() < begin:
+            await asyncio.sleep(0.1)
+        self._workers.release = "current"
+        for _ in range(2):
+            self._workers.roll()
+            await asyncio.sleep(random.uniform(0.5, 3))
+        self._figures.deployments += 1
+
     async def _wait(self) -> None:
         _, stuck = await asyncio.wait(self._running, timeout=self._options.patience)
         for task in stuck:
@@ -291,7 +326,8 @@ class Storm:
         self._figures.named = len(named)
         found: set[str] = set()
         for _ in range(20):  # the list may lag behind
-            found = {each.id async for each in self._client.list_workflows(f'{ATTRIBUTE} = "INCOMPLETE"')}
+            incomplete = self._client.list_workflows(f'{ATTRIBUTE} = "INCOMPLETE"')
+            found = {each.id async for each in incomplete if each.run_id != self._replaced.get(each.id)}
             if found >= named:
                 break
             await asyncio.sleep(0.2)
@@ -309,6 +345,11 @@ class Storm:
         for id, handle in self._handles.items():
             history = await insist(handle.fetch_history)
             names = {event.activity_task_scheduled_event_attributes.activity_type.name for event in history.events}
+            workers = {event.workflow_task_completed_event_attributes.identity for event in history.events}
+            self._figures.patched += any(
+                PATCH in str(event.marker_recorded_event_attributes) for event in history.events
+            )
+            self._figures.on_both += {"previous", "current"} <= {each.partition(" ")[0] for each in workers}
             faults = [
                 name
                 for name in names - {""}
@@ -317,14 +358,20 @@ class Storm:
             ]
             self._figures.faults += len(faults)
             yield history
+        for id, run_id in self._replaced.items():
+            yield await insist(self._client.get_workflow_handle(id, run_id=run_id).fetch_history)
 
     def _judge(self) -> None:
         figures = self._figures
 
         def of(kind: str) -> dict[str, End]:
-            return {id: end for id, end in self._ends.items() if id.startswith(kind)}
+            return {id: end for id, end in self._ends.items() if id.startswith(kind) and id not in self._replaced}
 
-        verdicts: list[Verdict] = [judge_transfers(self._bank, of("transfer"), len(_ACCOUNTS) * _BALANCE)]
+        total = len(_ACCOUNTS) * _BALANCE
+        verdicts: list[Verdict] = [judge_transfers(self._bank, of("transfer"), total)]
+        replaced = judge_transfers(self._bank, {id: self._ends[id] for id in self._replaced if id in self._ends}, total)
+        figures.reset_lost += replaced.lost
+        figures.doubled += replaced.doubled
         if not figures.stuck:  # the shelf is judged as a whole
             verdicts.append(judge_orders(self._store, of("order"), _STOCK))
         for verdict in verdicts:

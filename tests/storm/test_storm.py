@@ -13,9 +13,10 @@ from examples.order.models import Payment
 from examples.order.payments import PaymentProvider
 from examples.order.store import Store
 
-from .faults import UNDOS, fault_of
+from .faults import UNDOS, Fault, fault_of
 from .judge import STEPS, End, Verdict, judge_orders, judge_transfers
 from .operator import action_of
+from .resets import reset_of
 from .storm import Options, storm
 
 COMPLETED, UNDONE = End(True), End(False)
@@ -30,27 +31,24 @@ def test_nothing_is_lost_doubled_or_stuck_in_a_short_storm() -> None:
     figures = storm(Options(transfers=16, seed="short"))
     assert figures.wrong == []
     assert (figures.transfers, figures.orders) == (16, 4)
-    assert min(figures.kills, figures.faults, figures.cancels) > 0, str(figures)
+    assert min(figures.kills, figures.faults, figures.cancels, figures.resets) > 0, str(figures)
+    assert (figures.deployments, figures.on_both > 0, figures.patched > 0) == (1, True, True), str(figures)
 
 
 def test_a_seed_reproduces_the_plan() -> None:
     """And another seed makes another plan."""
 
+    def faults(seed: str) -> list[Fault]:
+        return [fault_of(seed, f"transfer-{number}", step) for number in range(20) for step in (*STEPS, *UNDOS)]
+
     def plan(seed: str) -> list[object]:
-        faults = [fault_of(seed, f"transfer-{number}", step) for number in range(20) for step in (*STEPS, *UNDOS)]
         decisions = [action_of(seed, "transfer-1", "deposit", True, number) for number in range(20)]
-        return [*faults, *decisions]
+        return [*faults(seed), *decisions, *(reset_of(seed, f"transfer-{number}") for number in range(20))]
 
     assert plan("1") == plan("1")
     assert plan("1") != plan("2")
-    assert {fault.kind for seed in "123" for fault in plan(seed) if not isinstance(fault, str)} == {  # type: ignore[attr-defined]
-        "none",
-        "fails",
-        "lost",
-        "slow",
-        "late",
-        "refused",
-    }
+    kinds = {fault.kind for seed in "123" for fault in faults(seed)}
+    assert kinds == {"none", "fails", "lost", "slow", "late", "refused"}
 
 
 # --- the judge: it sees each kind of wrong, and nothing else

@@ -1,10 +1,14 @@
-"""A worker process of the storm: python -m tests.storm.worker <setting>. It starts when it is told to, on its input."""
+"""A worker process of the storm: python -m tests.storm.worker <setting>.
+
+It starts when a line on its input says which release of the workflows it runs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +32,11 @@ from temporal_saga.plugin import SagaPlugin
 
 from .faults import Faults, SlowRunner
 from .processes import ATTRIBUTE, Setting, insist
-from .workflows import ByHandTransfer, ParkingTransfer
+from .workflows import ByHandTransfer, ParkingTransfer, PreviousParkingTransfer
 
 QUEUE = "storm"
 WORKFLOWS: list[type] = [ParkingTransfer, ByHandTransfer, MoneyTransfer, OrderWorkflow, Notify]
+PREVIOUS: list[type] = [PreviousParkingTransfer, *WORKFLOWS[1:]]
 
 
 class KeylessBank(Bank):
@@ -48,24 +53,28 @@ def runner(slow: bool) -> SandboxedWorkflowRunner:
     return SlowRunner(restrictions=passed) if slow else SandboxedWorkflowRunner(restrictions=passed)
 
 
-async def run(setting: Setting) -> None:
+async def run(setting: Setting, release: str) -> None:
     plugin = SagaPlugin(classify=True, search_attribute=ATTRIBUTE)
     client = await insist(lambda: Client.connect(setting.address, plugins=[plugin]), RuntimeError)
     bank = (Bank if setting.keys else KeylessBank)(Ledger(setting.ledger))
     shop = Shop(Store(Path(setting.directory) / "shop.sqlite3"))
 
     async def work() -> None:
-        await Worker(
+        worker = Worker(
             client,
             task_queue=QUEUE,
-            workflows=WORKFLOWS,
+            workflows=PREVIOUS if release == "previous" else WORKFLOWS,
             activities=[*bank.activities, *shop.activities],
             activity_executor=ThreadPoolExecutor(24),
             max_concurrent_activities=24,
             interceptors=[Faults(setting)],
             workflow_runner=runner(setting.pauses),
             sticky_queue_schedule_to_start_timeout=timedelta(milliseconds=500),
-        ).run()
+            identity=f"{release} {os.getpid()}",
+        )
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: loop.create_task(worker.shutdown()))
+        await worker.run()
 
     await insist(work, RuntimeError, seconds=3600)
 
@@ -73,11 +82,12 @@ async def run(setting: Setting) -> None:
 def main() -> None:
     setting = json.loads(sys.argv[1])
     setting["refused"] = tuple(setting["refused"])
-    if not sys.stdin.readline():
+    release = sys.stdin.readline().strip()
+    if not release:
         return
     # The input ends with the process that started this one.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    asyncio.run(run(Setting(**setting)))
+    asyncio.run(run(Setting(**setting), release))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The transfers of the storm: with a saga that parks, and by hand."""
+"""The transfers of the storm: with a saga that parks, in two releases of its code, and by hand."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,27 +34,51 @@ class Job:
     parallel: bool = False
 
 
+PATCH = "deposit-before-record"
+"""What the two releases of the code differ in."""
+
+
 @workflow.defn
 class ParkingTransfer:
     """With a saga: what fails for good waits for the operator."""
 
     @workflow.run
     async def run(self, job: Job) -> None:
-        transfer = job.transfer
-        async with Saga(
-            "transfer", activity_options=presets.standard(), on_step_failure="park", on_compensation_failure="park"
-        ) as saga:
-            withdraw = saga.execute_activity_method(Bank.withdraw, transfer, compensation=Bank.return_withdrawal)
-            if job.parallel:
-                deposit = saga.execute_activity_method(Bank.deposit, transfer, compensation=Bank.reverse_deposit)
-                await asyncio.gather(withdraw, deposit)
-            else:
-                await withdraw
-                await workflow.sleep(job.waits)
-                await saga.execute_activity_method(Bank.deposit, transfer, compensation=Bank.reverse_deposit)
+        await _transfer(job, lambda: workflow.patched(PATCH))
+
+
+@workflow.defn(name="ParkingTransfer")
+class PreviousParkingTransfer:
+    """Its previous release, which knows no patch."""
+
+    @workflow.run
+    async def run(self, job: Job) -> None:
+        await _transfer(job, lambda: False)
+
+
+async def _transfer(job: Job, deposits_first: Callable[[], bool]) -> None:
+    transfer = job.transfer
+    async with Saga(
+        "transfer", activity_options=presets.standard(), on_step_failure="park", on_compensation_failure="park"
+    ) as saga:
+
+        async def deposit() -> None:
+            await saga.execute_activity_method(Bank.deposit, transfer, compensation=Bank.reverse_deposit)
+
+        async def record() -> None:
             await saga.execute_activity_method(Bank.record, transfer, compensation=Bank.void_record)
-            if job.fails:
-                raise ApplicationError("a fraud", type="Fraud")
+
+        withdraw = saga.execute_activity_method(Bank.withdraw, transfer, compensation=Bank.return_withdrawal)
+        if job.parallel:
+            await asyncio.gather(withdraw, deposit())
+            await record()
+        else:
+            await withdraw
+            await workflow.sleep(job.waits)
+            for step in (deposit, record) if deposits_first() else (record, deposit):
+                await step()
+        if job.fails:
+            raise ApplicationError("a fraud", type="Fraud")
 
 
 @workflow.defn

@@ -217,7 +217,7 @@ def generator(*_: Any) -> Any:
         (TypeError, "explore has no option 'xyz': see explore and simulate", {"xyz": 1}),
         (TypeError, r"give a list, plan=\[fails_after\('deposit'\)\]", {"plan": fails_after("deposit")}),
         (TypeError, "faults='2' is not a number: .* faults=2", {"faults": "2"}),
-        (TypeError, r"faults=\[\] is not a number: .* \(plan=", {"faults": []}),
+        (TypeError, r"faults=\[\] is not a number: .* plan=", {"faults": []}),
         (TypeError, r"within=5 is not a timedelta: within=timedelta\(seconds=5\)", {"within": 5}),
     ],
 )

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,30 @@ def test_c8_a_plain_activity_in_the_scope_is_listed() -> None:
     assert "plain activities in a saga's scope, which nothing undoes: send_mail" in str(exploration)
     good = explore(CallsOutOfLine.run, setup=lambda: [do, undo, send_mail], faults=0)
     assert good.plain_activities == []
+
+
+RUNNING: list[str] = []
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[None]:
+    RUNNING.append("here")
+    try:
+        yield
+    finally:
+        RUNNING.pop()
+
+
+@workflow.defn
+class NeedsItsPlugin:
+    @workflow.run
+    async def run(self) -> None:
+        for name in RUNNING:
+            await workflow.execute_activity(do, name, **SHORT)
+
+
+def test_c12_replays_elsewhere_are_inside_of_what_plugins_run() -> None:
+    """Outside of it, the workflow would have nothing to do."""
+    explored = tried(NeedsItsPlugin.run, plugins=[SimplePlugin("running", run_context=running)])
+    assert (explored.violations, RUNNING) == ([], [])
+    assert not [note for note in explored.notes if "another process" in note]

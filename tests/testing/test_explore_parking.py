@@ -19,7 +19,7 @@ from examples.payment.models import Order, Refund
 from examples.payment.models import State as PaymentState
 from examples.payment.provider import Provider
 from examples.payment.workflows import Payment
-from temporal_saga import Parked, Rejected, Saga, current_step, presets
+from temporal_saga import Compensation, Parked, Rejected, Saga, current_step, presets
 from temporal_saga.testing import (
     Fault,
     SimulatedHandle,
@@ -339,3 +339,60 @@ def test_a_payment_holds_whatever_a_person_decides() -> None:
     exploration = explore(Payment.run, order, setup=Ann, check=all_or_nothing_is_paid, elsewhere=False)
     assert (exploration.parked, exploration.untried) == (["capture"], 0)
     assert exploration.coverage.at("capture", "decision retry").held >= 4
+
+
+# --- a child workflow that is parked ---
+
+
+class Desk:
+    """What is booked; it is told neither keys nor whose it is."""
+
+    def __init__(self) -> None:
+        self.booked = False
+        self.activities: list[Callable[..., Any]] = [self.book, self.cancel, self.ship]
+
+    @activity.defn
+    async def book(self) -> None:
+        self.booked = True
+
+    @activity.defn
+    async def cancel(self) -> None:
+        self.booked = False
+
+    @activity.defn
+    async def ship(self) -> None: ...
+
+
+@workflow.defn
+class Booking:
+    @workflow.run
+    async def run(self, what: str) -> None:
+        await workflow.execute_activity(what, **presets.standard())
+
+
+@workflow.defn
+class ParksChildren:
+    """Its step is a child workflow, and so is the undo; both park."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with Saga(on_step_failure="park", on_compensation_failure="park") as saga:
+            back = Compensation.child_workflow(Booking.run, "cancel")
+            await saga.execute_child_workflow(Booking.run, "book", compensation=back, step="trip")
+            await saga.execute_activity_method(Desk.ship, on_step_failure="raise", **presets.standard())
+
+
+def test_somebody_decides_about_a_child() -> None:
+    """A child that has failed for good is tried again or given up; nobody does by hand what a child does."""
+    explored = explore(
+        ParksChildren.run,
+        setup=Desk,
+        check=lambda desk, simulation: desk.booked is (simulation.status == "completed"),
+        workflows=[Booking],
+        faults=2,
+        kinds=["fails_before", "decision"],
+        elsewhere=False,
+    )
+    assert explored.parked == ["trip", "trip:undo"]
+    answers = {(label, kind.removeprefix("decision ")) for label, kind in explored.coverage.cells if " " in kind}
+    assert answers == {(label, answer) for label in explored.parked for answer in ("retry", "give_up", "wrong")}

@@ -694,7 +694,7 @@ def test_a_failure_that_cannot_be_encoded_is_a_failure_as_on_a_worker() -> None:
 def test_what_fails_for_ever_is_told_and_ends() -> None:
     simulation = call(failing(10**9))
     assert simulation.status == "waiting"
-    assert simulation.waiting_for == "activity 'fail' (attempt 1000, and it fails for ever: attempt 1000)"
+    assert simulation.waiting_for == "activity 'fail' (attempt 1000, and it fails forever: attempt 1000)"
 
 
 def test_a_loop_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from temporalio.worker import (
 )
 
 from temporal_saga import Saga
+from temporal_saga.plugin import SagaPlugin
 from temporal_saga.testing import SimulationError, UnsupportedError, simulate
 
 with workflow.unsafe.imports_passed_through():
@@ -174,8 +175,12 @@ def test_c12_a_plugin_runs_around_the_worker() -> None:
         return WHERE.get()
 
     plugins = [SimplePlugin("outer", run_context=around), SimplePlugin("inner", run_context=around)]
-    assert simulate(Speak.run, "hi", "look", activities=[look], plugins=plugins).result() == "inside"
+    simulation = simulate(Speak.run, "hi", "look", activities=[look], plugins=plugins)
+    assert simulation.result() == "inside"
     assert log == ["in", "in", "hi", "out", "out"]
+    log.clear()
+    assert simulation.check_replay() is None
+    assert log == ["in", "in", "out", "out"], "a replay is another worker's"
     log.clear()
     with pytest.raises(SimulationError):
         simulate(Speak.run, "hi", "shout", plugins=plugins)  # which is not registered
@@ -239,6 +244,7 @@ def test_the_saga_plugin_is_there_unless_others_are_given() -> None:
 
     assert labels(None) == ["shout", "shout:undo"]
     assert labels([]) == ["shout"]
+    assert labels([SagaPlugin(search_attribute="SagaState")]) == ["shout", "shout:undo"], "no server is asked"
 
 
 class Order(BaseModel):

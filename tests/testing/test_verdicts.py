@@ -662,7 +662,7 @@ def test_c10_a_failure_that_repeats_without_faults_is_soon_known() -> None:
     for what, expected in (("type", 10), ("poll", 1000)):
         simulation = simulate(Forward.run, what, activities=Broken().activities)
         assert len(simulation.calls[0].attempts) == expected
-        assert "fails for ever: not yet" in simulation.waiting_for
+        assert "fails forever: not yet" in simulation.waiting_for
 
 
 @workflow.defn

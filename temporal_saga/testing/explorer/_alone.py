@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 def check_processes(processes: object) -> None:
     """Raise if it is not a number of processes."""
     if processes is not None and (not isinstance(processes, int) or isinstance(processes, bool)):
-        raise TypeError(f"processes={processes!r} is not a number: how many processes, processes=1 for this one alone")
+        raise TypeError(f"processes={processes!r} is not a number: give a number of processes, 1 for this one alone")
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: give 1 for this process alone, or more")
 
@@ -79,7 +79,7 @@ def choose(
     wanted = cores() if processes is None else processes
     if wanted == 1:
         return Choice(1, "fork")
-    why = "it is in a process of a pool itself" if multiprocessing.current_process().daemon else ""
+    why = "it runs in a process of a pool" if multiprocessing.current_process().daemon else ""
     why = why or next(
         (f"{name} cannot go to another process" for name, value in sent.items() if not _pickles(value)), ""
     )
@@ -87,7 +87,7 @@ def choose(
         why = _why_alone(functions, shared) if processes is None else ""
         return Choice(1 if why else wanted, "fork", why)
     if not why and processes is None:
-        why = "threads run here, or this system cannot fork: other processes have to be started anew"
+        why = "threads run here, or this system cannot fork: the other processes must start from scratch"
     elif not why and not _pickles(runner):
         why = "the workflow, setup or check is local to a function, or holds something that cannot travel"
     return Choice(1 if why else wanted, "spawn", why)
@@ -95,7 +95,7 @@ def choose(
 
 def _why_alone(functions: Mapping[str, object], shared: Callable[[], str]) -> str:
     if sys.gettrace() is not None or _monitored():
-        return "a debugger or coverage follows it"
+        return "a debugger or coverage follows this process"
     for name, function in functions.items():
         if keeps := _keeps(function):
             return f"{name} keeps something in {keeps!r}, which another process would not see"

@@ -258,7 +258,7 @@ def _undos_that_fail_by_themselves(simulation: Simulation[Any]) -> Iterator[Obje
         if passing is not None:
             tried = len([each for each in call.attempts if not each.late])
             how = f"gave up after {tried} attempts" if tried > 1 else "gave up after its first attempt"
-            yield Objection("an undo gives up", f"{call.label} {how}, and {passing!r} passes by: {outcome}")
+            yield Objection("an undo gives up", f"{call.label} {how}, though {passing!r} is temporary: {outcome}")
         else:
             yield Objection(
                 "an undo fails by itself", f"{call.label} failed for good, and no fault struck it: {outcome}"
@@ -398,7 +398,7 @@ def _wrong_decisions_taken(simulation: Simulation[Any]) -> Iterator[Objection]:
     """What nobody may decide is rejected."""
     for command in simulation.commands:
         if command[0] == "update_accepted" and command[1].startswith(WRONG):
-            yield Objection("wrong decision taken", "what does not fit was decided about what is parked")
+            yield Objection("wrong decision taken", "a parked call took a decision that does not fit")
 
 
 def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
@@ -433,7 +433,7 @@ def _errors(simulation: Simulation[Any]) -> Iterator[Objection]:
         yield Objection("untrue error", "CompensationError has no cause: the error that made the saga unwind is lost")
     if incomplete and not errors:
         names = ", ".join(incomplete)
-        yield Objection("not reported", f"saga {names} is INCOMPLETE, and the run's error is no CompensationError")
+        yield Objection("not reported", f"saga {names} is INCOMPLETE, and its error is not a CompensationError")
 
 
 def _same_as_without(simulation: Simulation[Any], plan: tuple[Fault, ...], known: Known) -> Iterator[Objection]:

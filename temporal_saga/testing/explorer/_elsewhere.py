@@ -80,7 +80,7 @@ class Elsewhere:
 def _check_name(workflow_run: Any) -> None:
     """Raise if another process cannot import the workflow."""
     if workflow_run.__module__ == "__main__":
-        raise ValueError("the workflow stands in the module that runs, __main__: move it to a module of its own")
+        raise ValueError("the workflow is in the module that runs, __main__: move it to a module of its own")
 
 
 class _Process:

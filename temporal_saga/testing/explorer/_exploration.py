@@ -28,7 +28,7 @@ class Violation:
         timeline: What happened, as text.
         line: The call that runs this plan again, to paste.
         alike: How many other plans, with faults of the same kinds at other points, broke the same rule.
-        about: The step that it is about: that which the message names, or which the last fault struck.
+        about: The step that it is about: the step that the message names, or that the last fault struck.
         also_about: The other steps that the plans like it are about.
         drawing: What happened, as lanes with marks.
     """
@@ -81,19 +81,19 @@ class Exploration:
         workflow: The workflow's name.
         faults: How many faults at once were tried at most.
         tried: How many plans ran.
-        plan: The one plan that was to run; None if all were.
+        plan: The only plan to run; None if all were to run.
         pruned: How many plans were left out, by the reason.
         untried: How many plans the time did not allow. Plans that their runs would have led to are not counted.
         violations: One for each way of failing, the shortest plan of each, shortest first.
         without_compensation: The steps that took effect in a run that ended badly, and that no run undid.
-        plain_activities: The activities that are no steps, and took effect in the scope of a saga that ended badly:
+        plain_activities: The activities that are not steps, and took effect in the scope of a saga that ended badly:
             nothing undoes them.
         parked: What some plan left waiting for a person, by the labels of its calls: a plan without a decision.
         notes: What could not be tried, and why.
         seconds: How long it took.
         coverage: How many plans held, by what their last fault struck and by its kind.
         processes: In how many processes the plans ran.
-        alone: Why they ran in one process, where several were wanted; empty otherwise.
+        alone: Why they ran in one process although several were wanted; empty otherwise.
     """
 
     workflow: str

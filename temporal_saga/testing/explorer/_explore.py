@@ -27,7 +27,7 @@ from ._bar import Bar
 from ._determinism import check_determinism
 from ._elsewhere import Elsewhere
 from ._exploration import Exploration, ViolationError
-from ._plans import KINDS, FaultKind, check_choice, events_of
+from ._plans import KINDS, FaultKind, check_choice, check_runs, events_of
 from ._processes import Looks
 from ._runner import Runner, quiet
 from ._search import Search
@@ -46,6 +46,7 @@ def explore(
     check: Callable[[W, Simulation[R]], object] | None = None,
     ends: End = "completed",
     faults: int = 1,
+    runs: int = 1,
     plan: Sequence[Fault] | None = None,
     within: timedelta | None = None,
     seed: int = 0,
@@ -73,6 +74,10 @@ def explore(
             for a person to decide about something parked.
         ends: The end of the run without any fault. Another end is a violation, and then no fault is tried.
         faults: The largest number of faults at once.
+        runs: How often a world sees the workflow: one run after another, under one workflow id. A plan then runs in as
+            many worlds: its faults strike the first run in one, the second in another. The other runs have no faults,
+            and have to end as `ends` says. `check` is called once, after the last run, with its simulation;
+            `simulation.runs` has all of them.
         plan: Run only these faults.
         within: The longest real time to take. Plans of one length then run in a random order, and the result says how
             much was left untried.
@@ -101,11 +106,12 @@ def explore(
     """
     __tracebackhide__ = True
     check_choice(faults, kinds, within)
+    check_runs(runs)
     check_processes(processes)
     check_faults("plan", plan or ())
     events = events_of(signals, updates)
     check_options(options)
-    runner = Runner(workflow_run, args, setup, options=options, check=check, ends=ends)
+    runner = Runner(workflow_run, args, setup, options=options, check=check, ends=ends, runs=runs)
     search = Search(runner, faults)
     started = time.perf_counter()
     with quiet(), Bar(progress) as bar:

@@ -92,8 +92,8 @@ PRUNED_WITH = "longer by a fault, after a cancel that comes with a result (cance
 PRUNED_SAME_RUN = "longer by a fault, after a run that did the same as an earlier one"
 PRUNED_FAILED = "longer by a fault, after one that fails already"
 PRUNED_IDLE = "a fault that found nothing to strike"
-PRUNED_REST = "longer by a fault, where the same is left of two other runs, which have that fault"
-PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing any more"
+PRUNED_REST = "longer by a fault, which two other plans have, with the same rest of the run"
+PRUNED_SLOW = "a fault after a slow call has ended, which changes nothing anymore"
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ class Points:
     rests: Rests = field(default_factory=Rests)
     only: FaultKind | None = None
     """The one kind of fault that may show something new; None if any may."""
+    parked_children: tuple[CallPoint, ...] = ()
+    """The child workflows that were parked: no fault strikes them as a whole, and a person decides about them."""
 
     def of(self, fault: Fault) -> int:
         """Return the activation at which a fault struck."""
@@ -164,9 +166,8 @@ class Points:
 
     def call(self, fault: ActivityFault) -> CallPoint | None:
         """Return the call that a fault struck."""
-        return next(
-            (call for call in self.calls if (fault.label, fault.nth) in ((call.label, call.nth), call.also)), None
-        )
+        calls = (*self.calls, *self.parked_children) if fault.kind == "decision" else self.calls
+        return next((call for call in calls if (fault.label, fault.nth) in ((call.label, call.nth), call.also)), None)
 
 
 def points_of(simulation: Simulation[Any]) -> Points:
@@ -177,31 +178,28 @@ def points_of(simulation: Simulation[Any]) -> Points:
     workflows: dict[str, set[str]] = {}
     for call in simulation.calls:
         workflows.setdefault(call.label, set()).add(call.workflow_id)
+
+    def point(call: Call) -> CallPoint:
+        # Which child's call comes first may depend on the plan, so the child has to be named.
+        names = ((call.label, call.nth), (call.label_in_workflow, call.nth_in_workflow))
+        name, also = names if len(workflows[call.label]) == 1 else reversed(names)
+        return CallPoint(
+            *name,
+            call.phase in ("undo", "push"),
+            call.scheduled_at,
+            simulation.activations if call.resolved_at is None else call.resolved_at,
+            call.phase == "do" and call.forward_key in undone and _ran(call),
+            call.asks_provider,
+            call.was_parked,
+            call.waits,
+            also=also,
+        )
+
     return Points(
-        tuple(
-            CallPoint(
-                # Which child's call comes first may depend on the plan, so the child has to be named.
-                *(
-                    (call.label, call.nth)
-                    if len(workflows[call.label]) == 1
-                    else (call.label_in_workflow, call.nth_in_workflow)
-                ),
-                call.phase in ("undo", "push"),
-                call.scheduled_at,
-                simulation.activations if call.resolved_at is None else call.resolved_at,
-                call.phase == "do" and call.forward_key in undone and _ran(call),
-                call.asks_provider,
-                call.was_parked,
-                call.waits,
-                also=(call.label, call.nth)
-                if len(workflows[call.label]) > 1
-                else (call.label_in_workflow, call.nth_in_workflow),
-            )
-            for call in simulation.calls
-            if call.kind == "activity"
-        ),
+        tuple(point(call) for call in simulation.calls if call.kind == "activity"),
         last,
         _crowded(simulation),
+        parked_children=tuple(point(call) for call in simulation.calls if call.kind == "child" and call.was_parked),
     )
 
 
@@ -287,17 +285,18 @@ def decisions(plan: Plan, points: Points, kinds: Collection[str]) -> Iterator[Ac
     """Yield what a person may decide about what a plan has parked. A decision is an answer, and does not count.
 
     Each parked call has one decision, and a plan no more of them than it has faults: what is tried again by hand may
-    fail by itself for ever.
+    fail by itself forever.
     """
     made = [fault for fault in plan if fault.kind == "decision"]
     if "decision" not in kinds or 2 * len(made) >= len(plan):
         return
     start = points.start(plan)
-    for call in points.calls:
+    for call in (*points.calls, *points.parked_children):
         if not call.was_parked or call.resolved_at < start or any(points.call(fault) is call for fault in made):
             continue
+        is_child = any(call is child for child in points.parked_children)
         for action, minutes in _DECISIONS:
-            if call.is_undo or action != "done_by_hand":
+            if (call.is_undo and not is_child) or action != "done_by_hand":
                 yield ActivityFault("decision", call.label, call.nth, minutes, action)
 
 
@@ -348,7 +347,7 @@ def in_any_order(plan: Plan) -> tuple[str, ...]:
 def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> None:
     """Raise if the number of faults is negative, a kind does not exist, or the bound is not a timedelta."""
     if not isinstance(faults, int):
-        raise TypeError(f"faults={faults!r} is not a number: how many at once, faults=2 say (plan=[...] says which)")
+        raise TypeError(f"faults={faults!r} is not a number: write faults=2; to try certain faults only, plan=[...]")
     if within is not None and not isinstance(within, timedelta):
         raise TypeError(f"within={within!r} is not a timedelta: within=timedelta(seconds={within!r})")
     if faults < 0:
@@ -360,6 +359,14 @@ def check_choice(faults: Any, kinds: Collection[str], within: Any = None) -> Non
         hint = "; signals and updates are given by signals=[...] and updates=[...]"
         events = {"signal", "update"} & set(unknown)
         raise ValueError(f"unknown kinds {unknown}: there are {', '.join(KINDS)}{hint if events else ''}")
+
+
+def check_runs(runs: object) -> None:
+    """Raise if it is not a number of runs."""
+    if not isinstance(runs, int) or isinstance(runs, bool):
+        raise TypeError(f"runs={runs!r} is not a number: write runs=2 to let each world see two runs")
+    if runs < 1:
+        raise ValueError(f"runs={runs}: give 1 for one run in each world, or more")
 
 
 def events_of(signals: Sequence[Any], updates: Sequence[Any]) -> tuple[Event, ...]:

@@ -6,6 +6,7 @@ whoever judges them sits in this process. So nothing depends on who was quicker.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import time
@@ -126,6 +127,7 @@ class _Pool:
 def _work(connection: Connection, looker: Looker[Any, Any], inherited: Sequence[Connection]) -> None:
     for each in inherited:
         each.close()  # else a process would not see that this one's parent is gone
+    gc.freeze()  # a collection passes over what came along from the parent, and does not copy that
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops, and this one with it
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:

@@ -22,7 +22,8 @@ A rest does not hold what is over: a step that has been undone, with its undo; a
 of it stands and nothing of it is under way. Only a memory of it, in the body or in the world, could make a difference
 that nothing shows until the second fault strikes. The nearest and the farthest plan bound that memory: between them
 lie only plans in which more is over than in the one, and less than in the other. A bug is missed if it needs a step
-that is over in the middle of these, and is hidden again by one step more.
+that is over in the middle of these, and is hidden again by one step more. A further run in the same world (`runs=2`)
+meets what is over, too: all of it behind the farthest plan.
 
 That is tested: `test_explore_search.py` explores workflows with one bug each, with and without the rule.
 """

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,8 @@ from temporal_saga.testing.simulator import (
     Simulation,
     SimulationError,
     UnusedFaultsError,
+    add_to_world,
+    ended_at,
     simulate,
     why,
 )
@@ -61,6 +64,7 @@ class Runner(Generic[W, R]):
         options: dict[str, Any],
         check: Callable[[W, Simulation[R]], object] | None = None,
         ends: End = "completed",
+        runs: int = 1,
     ) -> None:
         if not callable(setup):
             raise TypeError(f"setup={setup!r} is not a function: give a function that makes a fresh world for each run")
@@ -72,6 +76,7 @@ class Runner(Generic[W, R]):
         self._check = check
         self._options = options
         self._ends = ends
+        self._runs = runs
 
     def run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
         """Run one plan in a fresh world and check it.
@@ -90,24 +95,49 @@ class Runner(Generic[W, R]):
                 raise PlanError(error) from error
 
     def _run(self, plan: Plan) -> tuple[Simulation[R], list[Objection]]:
+        """Run a plan in as many worlds as there are runs in a world: its faults strike another run in each."""
+        simulation, objections = self._in_a_world(plan, 1)
+        for struck in range(2, self._runs + 1 if plan else 2):
+            try:
+                other, more = self._in_a_world(plan, struck)
+            except UnusedFaultsError:
+                continue  # what came before has changed this run
+            if more and not objections:
+                simulation = other
+            objections += [each for each in more if each not in objections]
+        return simulation, objections
+
+    def _in_a_world(self, plan: Plan, struck: int) -> tuple[Simulation[R], list[Objection]]:
+        """Run the workflow as often as one world sees it; return the run that the faults strike."""
         world: Any = self._setup()
         if world is None or _is_unfinished(world):
             raise TypeError("setup has to be a plain function that returns the world: not async, and without yield")
-        raised: list[Objection] = []
+        found: list[Simulation[R]] = []
+        objections: list[Objection] = []
         try:
-            simulation = self._simulate(world, plan, raised)
-            ended = [] if plan else self.check_end(simulation)
-            objections = [
-                *raised,
-                *ended,
-                *check_run(simulation, plan, self.known),
-                *check_inputs(simulation, self.known),
-            ]
-            if self._check is not None and not undo_failed(simulation) and not simulation.parked:
-                objections += self._users(world, simulation, plan)
+            for number in range(1, self._runs + 1):
+                faults, raised = plan if number == struck else (), list[Objection]()
+                more = {"run": number, "start_time": ended_at(found[-1])} if found else {}
+                simulation = self._simulate(world, faults, raised, **more)
+                if self._runs > 1:
+                    add_to_world(found, simulation)
+                    where = f" (in run {number} of {self._runs})"
+                else:
+                    found, where = [simulation], ""
+                seen = [
+                    *raised,
+                    *([] if faults else self.check_end(simulation)),
+                    *check_run(simulation, faults, self.known),
+                    *check_inputs(simulation, self.known),
+                ]
+                objections += [replace(each, message=f"{each.message}{where}") for each in seen] if where else seen
+                if simulation.status == "waiting":
+                    break  # its id is in use
+            if self._check is not None and not any(undo_failed(each) or each.parked for each in found):
+                objections += self._users(world, found[-1], plan)
         finally:
             _close(world)
-        return simulation, objections
+        return found[min(struck, len(found)) - 1], objections
 
     def _simulate(self, world: Any, plan: Plan, raised: list[Objection], **more: Any) -> Simulation[R]:
         activities: Any = getattr(world, "activities", world)

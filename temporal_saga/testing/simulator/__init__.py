@@ -15,6 +15,7 @@ Imports inside point down this list:
     _run_state _jobs _workflows     what the parts of a run share
     _world _journal _pending        what all workflows share: the clock, the faults, what has been seen
     _sagas                          the library's insides
+    _around                         what plugins run around a worker
     _sdk                            the SDK's insides
     _clock _converter _provider ... data and small tools
 """
@@ -56,7 +57,19 @@ from ._handle import SimulatedHandle, SimulatedUpdate
 from ._parked import WRONG
 from ._pending import check_faults
 from ._provider import provider_call
-from ._result import End, Simulation, Status, changed_inputs, histories_of, inputs_of, told_of, varying, why
+from ._result import (
+    End,
+    Simulation,
+    Status,
+    add_to_world,
+    changed_inputs,
+    ended_at,
+    histories_of,
+    inputs_of,
+    told_of,
+    varying,
+    why,
+)
 from ._simulation import replayer, simulate
 from ._timeline import Row, rows_of
 from ._trace import FAILURE_TYPE, Attempt, Call, TraceEvent
@@ -84,6 +97,7 @@ __all__ = [
     "TraceEvent",
     "UnsupportedError",
     "UnusedFaultsError",
+    "add_to_world",
     "applies_late",
     "bug_after",
     "cancel",
@@ -94,6 +108,7 @@ __all__ = [
     "decision",
     "delivered_late",
     "delivered_twice",
+    "ended_at",
     "fails_after",
     "fails_before",
     "fails_once",

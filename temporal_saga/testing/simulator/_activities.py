@@ -55,7 +55,7 @@ class Activities:
             run.world.fail(
                 SimulationError(
                     f"the workflow schedules an activity with the id {command.activity_id!r} while one is pending: the "
-                    "server refuses that, and the workflow task fails for ever"
+                    "server refuses that, and the workflow task fails forever"
                 )
             )
         run.events += 1
@@ -68,7 +68,7 @@ class Activities:
         self._pending[command.seq] = task
         run.record("scheduled", task.call.label)
         if task.call.phase is None and self._is_last_reminder(command.arguments):
-            return  # it stays where it is: nobody decides, and reminders would go on for ever
+            return  # it stays where it is: nobody decides, and reminders would go on forever
         task.schedule()
 
     def do_by_hand(self, call: Call) -> None:

@@ -10,10 +10,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import cached_property
 from typing import Any
 
-from temporalio import activity, common
+from temporalio import activity
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure
@@ -26,11 +25,11 @@ from ._errors import SimulationError
 from ._pending import CallFaults
 from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
 from ._run_state import RunState
-from ._sdk import activity_info, priority_of
+from ._sdk import Once, activity_info, priority_of
 from ._trace import Call, CallState
 from ._world import World
 
-# An activity without a schedule-to-close timeout that has failed this often counts as one that fails for ever.
+# An activity without a schedule-to-close timeout that has failed this often counts as one that fails forever.
 MAX_ATTEMPTS = 1_000
 # So has one that has failed this often in the same way, by a bug.
 MAX_ATTEMPTS_OF_BUG = 10
@@ -90,7 +89,7 @@ class ActivityTask:
                     f"activity {command.activity_type!r} is not registered; registered: "
                     f"{', '.join(sorted(map(str, self._world.parts.activities))) or 'none'}. "
                     "Give it with activities=[...] "
-                    "(a real worker would fail each attempt, and the server would retry for ever)"
+                    "(a real worker would fail each attempt, and the server would retry forever)"
                 )
             )
         self.definition: Any = definition
@@ -114,12 +113,8 @@ class ActivityTask:
         """What this waits for, for people."""
         where = "" if self._is_served else f", on task queue {self.command.task_queue!r}, which nothing serves"
         if self._last_failure is not None and self._gave_up:
-            where = f", and it fails for ever: {self._last_failure.message}"
+            where = f", and it fails forever: {self._last_failure.message}"
         return f"activity {self.call.label!r} (attempt {self._attempt}{where})"
-
-    @cached_property
-    def _retry_policy(self) -> common.RetryPolicy:
-        return effective(self.command.retry_policy)
 
     # --- the server's side ---
 
@@ -239,7 +234,7 @@ class ActivityTask:
         self._timers.cancel("to close")
         self._timers.cancel("heartbeat")
         if self._fails_for_ever(failure):
-            return None  # the server tries for ever: `waits_for` says so
+            return None  # the server tries forever: `waits_for` says so
         failed = self._attempt
         self._attempt += 1
         self._record("retrying", f"attempt {self._attempt} in {timedelta(seconds=delay)}", attempt=failed)
@@ -314,30 +309,35 @@ class ActivityTask:
     def _record(self, kind: str, detail: str = "", *, attempt: int | None = None) -> None:
         self._world.journal.record(kind, self.call.label, detail, attempt=attempt)
 
-    def info(self, attempt: int) -> activity.Info:
-        """Return what the attempt's `activity.info()` is."""
-        command, start = self.command, self._run.start
-        return activity_info(
-            activity_id=command.activity_id,
-            activity_type=command.activity_type,
-            attempt=attempt,
-            current_attempt_scheduled_time=self._world.date(self._scheduled),
-            heartbeat_details=self._world.parts.converter.decode(self._heartbeat),
-            heartbeat_timeout=_optional(self.heartbeat_timeout),
-            namespace="default",
-            schedule_to_close_timeout=_optional(self.total),
-            scheduled_time=self._world.date(self._first_scheduled),
-            start_to_close_timeout=_optional(self.to_close),
-            started_time=self._world.date(self._world.time()),
-            task_queue=command.task_queue or start.task_queue,
-            task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
-            workflow_id=start.workflow_id,
-            workflow_namespace="default",
-            workflow_run_id=start.run_id,
-            workflow_type=start.workflow_type,
-            priority=priority_of(command.priority),
-            retry_policy=self._retry_policy,
-        )
+    def info(self, attempt: int) -> Callable[[], activity.Info]:
+        """Return what tells the attempt's `activity.info()`; many an activity never asks."""
+        command, start, world = self.command, self._run.start, self._world
+        scheduled, started, heartbeat = self._scheduled, world.time(), self._heartbeat
+
+        def info() -> activity.Info:
+            return activity_info(
+                activity_id=command.activity_id,
+                activity_type=command.activity_type,
+                attempt=attempt,
+                current_attempt_scheduled_time=world.date(scheduled),
+                heartbeat_details=world.parts.converter.decode(heartbeat),
+                heartbeat_timeout=_optional(self.heartbeat_timeout),
+                namespace="default",
+                schedule_to_close_timeout=_optional(self.total),
+                scheduled_time=world.date(self._first_scheduled),
+                start_to_close_timeout=_optional(self.to_close),
+                started_time=world.date(started),
+                task_queue=command.task_queue or start.task_queue,
+                task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
+                workflow_id=start.workflow_id,
+                workflow_namespace="default",
+                workflow_run_id=start.run_id,
+                workflow_type=start.workflow_type,
+                priority=priority_of(command.priority),
+                retry_policy=effective(command.retry_policy),
+            )
+
+        return Once(info)
 
 
 class _Timers:

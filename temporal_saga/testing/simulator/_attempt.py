@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from ._errors import SimulationError
 from ._pending import CallFaults
 from ._provider import provider
 from ._retries import reason
-from ._sdk import ActivityRun, activity_args, completes_async
+from ._sdk import ActivityRun, Once, activity_args, completes_async
 from ._trace import FAILURE_TYPE, Attempt, Call
 from ._world import World
 
@@ -44,8 +44,8 @@ class Task(Protocol):
     to_close: float
     heartbeat_timeout: float
 
-    def info(self, attempt: int) -> activity.Info:
-        """Return what the attempt's `activity.info()` is."""
+    def info(self, attempt: int) -> Callable[[], activity.Info]:
+        """Return what tells the attempt's `activity.info()`."""
         ...
 
     def heartbeat(self, attempt: AttemptRun, details: Sequence[Payload]) -> activity.ActivityCancellationDetails | None:
@@ -75,8 +75,8 @@ class AttemptRun:
         self.pending_heartbeat: Sequence[Payload] | None = None
         self.applies_late: bool = number == 1 and task.faults.has("applies_late")
         self.record: Attempt = world.journal.begin_attempt(task.call, number)
-        self._info = task.info(number)
-        self._converter = world.parts.converter.of_activity(self._info, self._info.task_queue)
+        self._info: Callable[[], activity.Info] = task.info(number)
+        self._converter = world.parts.converter.of_activity(self._info)
         self._run: ActivityRun | None = None
         self._done = False
         self._throttled_until = -1.0
@@ -132,7 +132,8 @@ class AttemptRun:
         self.record = self._world.journal.begin_attempt(self._task.call, self.record.number, late=True)
         self._again = kind
         # To a fence this is another run: a fence tells runs apart by this object.
-        self._info = copy.copy(self._info)
+        before = self._info
+        self._info = Once(lambda: copy.copy(before()))
         self._done = False
         self._go(silent=True)
 
@@ -221,7 +222,7 @@ class AttemptRun:
     @property
     def info(self) -> activity.Info:
         """What the attempt's `activity.info()` is."""
-        return self._info
+        return self._info()
 
     def complete_by_client(self, kind: str, value: Any) -> None:
         """End an attempt that its function has left to a client."""

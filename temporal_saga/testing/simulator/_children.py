@@ -192,7 +192,7 @@ class Children:
             child.cancel_requested, child.cancel_reason = True, command.reason
             self._run.record("cancel_requested", child.label)
             if child.workflow is not None:
-                self._world.loop.call_soon(child.workflow.request_cancel, command.reason)
+                self._world.loop.call_soon(self._cancel_now, child.workflow, command.reason)
         # Core 1.35 does not tell the two apart: both wait for the child's end (seen on server 1.32).
         if kind in (
             ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -214,6 +214,10 @@ class Children:
         resolve = ResolveChildWorkflowExecution(seq=child.seq, result=result)
         self._run.at_once.append(Job(WorkflowActivationJob(resolve_child_workflow_execution=resolve), events=0))
         self._abandoned.append(child)  # its parent close policy still applies
+
+    def _cancel_now(self, workflow: Workflow, reason: str) -> None:
+        if self._run.is_open:  # the server drops what a run sends in the task in which it closes
+            workflow.request_cancel(reason)
 
     def _apply_close_policy(self, child: _Child) -> None:
         workflow, policy = child.workflow, child.command.parent_close_policy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 from temporalio import activity, common, converter
@@ -29,17 +29,18 @@ class Converter:
         context = converter.WorkflowSerializationContext(namespace="default", workflow_id=workflow_id)
         return Converter(self.data.with_context(context))
 
-    def of_activity(self, info: activity.Info, task_queue: str) -> Converter:
+    def of_activity(self, tell: Callable[[], activity.Info]) -> Converter:
         """Return the converter for what belongs to an activity."""
         if not self._knows_contexts:
             return self
+        info = tell()
         context = converter.ActivitySerializationContext(
             namespace="default",
             workflow_id=info.workflow_id,
             workflow_type=info.workflow_type,
             activity_type=info.activity_type,
             activity_id=info.activity_id,
-            activity_task_queue=task_queue,
+            activity_task_queue=info.task_queue,
             is_local=False,
         )
         return Converter(self.data.with_context(context))

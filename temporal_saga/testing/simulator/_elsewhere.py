@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
+from ._around import around_replays
 from ._cached import CachedRun
 from ._history import Activation
 from ._sdk import RunStart, WorkerParts
@@ -67,7 +68,7 @@ def replay_elsewhere(parts: WorkerParts, history: History, varying: Collection[s
         done.request.ParseFromString(request)
         done.completion.ParseFromString(completion)
         cached.activations.append(done)
-    with _hashed_at_random():
+    with around_replays(parts), _hashed_at_random():
         for _ in range(REPLAYS):
             difference = cached.check_replay(varying)
             if difference:

@@ -33,6 +33,8 @@ class Externals:
         self._run.world.loop.call_soon(self._signal_now, command, workflow_id, run_id)
 
     def _signal_now(self, command: Any, workflow_id: str, run_id: str) -> None:
+        if not self._run.is_open:  # the server drops what a run sends in the task in which it closes
+            return
         resolve = ResolveSignalExternalWorkflow(seq=command.seq)
         target = self._workflows.find_open(workflow_id, run_id)
         if target is None:
@@ -47,6 +49,8 @@ class Externals:
         self._run.world.loop.call_soon(self._cancel_now, command)
 
     def _cancel_now(self, command: Any) -> None:
+        if not self._run.is_open:
+            return
         resolve = ResolveRequestCancelExternalWorkflow(seq=command.seq)
         where = command.workflow_execution
         target = self._workflows.find(where.workflow_id)

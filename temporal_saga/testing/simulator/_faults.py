@@ -8,12 +8,13 @@ Activities are named by a label: the step's name, `"deposit:undo"` for its compe
 by hand, and the activity's type where no saga started it. `nth` counts the calls with one label, in the order in which
 they were scheduled.
 
-Where several workflows make calls with one label, as parallel children do, `"charge@child-2"` names those of the
-workflow with that id, and `nth` counts them.
+If several workflows make calls with one label, as parallel children do, `"charge@child-2"` names the calls of the
+workflow `child-2`, and `nth` counts only these.
 
 `at` counts the activations of the workflow from 1, the further runs of a continue-as-new included and its children not.
-The fault comes in front of that activation, as soon as the activation before it is over: a worker has taken what that
-activation scheduled, and has not run any of it. `at=1` is in the first activation itself, and `cancel_with` in any.
+The fault comes just before that activation, as soon as the previous activation is over: a worker has taken what the
+previous activation scheduled, and has not run any of it. A fault with `at=1` comes in the first activation itself, and
+`cancel_with` always comes in its activation.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class ActivityFault:
 
 @dataclass(frozen=True)
 class ActivationFault:
-    """A fault that comes in front of one activation of the workflow, or in it."""
+    """A fault that comes just before one activation of the workflow, or in it."""
 
     kind: ActivationFaultKind
     at: int
@@ -92,7 +93,7 @@ Fault = ActivityFault | ActivationFault
 
 
 def fails_before(label: str, *, nth: int = 1) -> ActivityFault:
-    """The call fails for good before its function runs: a non-retryable error that says nothing of the effect."""
+    """The call fails for good before its function runs: a non-retryable error that says nothing about the effect."""
     return ActivityFault("fails_before", label, nth)
 
 
@@ -107,7 +108,7 @@ def fails_once(label: str, *, nth: int = 1) -> ActivityFault:
 
 
 def slow(label: str, *, nth: int = 1) -> ActivityFault:
-    """The first attempt takes as long as its timeouts allow, learns of no cancel, then its function runs."""
+    """The first attempt takes as long as its timeouts allow, does not learn of a cancel, and then its function runs."""
     return ActivityFault("slow", label, nth)
 
 
@@ -122,7 +123,7 @@ def worker_lost(label: str, *, nth: int = 1) -> ActivityFault:
 
 
 def worker_lost_inside(label: str, *, nth: int = 1) -> ActivityFault:
-    """The worker dies in the first attempt while its function waits, at the first `await` that does: then a timeout."""
+    """The worker dies in the first attempt, at the first `await` in the function that waits. Then comes a timeout."""
     return ActivityFault("worker_lost_inside", label, nth)
 
 
@@ -132,38 +133,38 @@ def delivered_twice(label: str, *, nth: int = 1) -> ActivityFault:
 
 
 def delivered_late(label: str, *, nth: int = 1) -> ActivityFault:
-    """The function runs once more when the run has nothing else left to do: an attempt that had been given up."""
+    """The function runs once more when the run has nothing else left to do: a lost attempt arrives."""
     return ActivityFault("delivered_late", label, nth)
 
 
 def outage(label: str, *, minutes: float) -> ActivityFault:
-    """What the activity talks to is down: from its first attempt on, each attempt fails for so many minutes.
+    """What the activity talks to is down: from its first attempt on, each attempt fails for that many minutes.
 
     The errors are retryable. The label is a step's, or the type of the activity; all calls with it are struck.
     """
     if not minutes > 0:
-        raise ValueError(f"minutes={minutes!r}: an outage lasts longer than that")
+        raise ValueError(f"minutes={minutes!r}: give the length of the outage, more than 0")
     return ActivityFault("outage", label, minutes=minutes)
 
 
 def provider_fault(label: str, *, at: Literal["before", "after"], nth: int = 1) -> ActivityFault:
-    """What the function talks to fails, before it has done anything or after: see `provider_call`."""
+    """What the function talks to fails, before or after it has done its work: see `provider_call`."""
     if at not in ("before", "after"):
         raise ValueError(f"at={at!r}: say 'before' or 'after'")
     return ActivityFault("provider_before" if at == "before" else "provider_after", label, nth)
 
 
 def decision(label: str, action: Action, *, nth: int = 1, minutes: float = 0.0) -> ActivityFault:
-    """The call has failed for good and is parked: a person decides, by `saga_resolve`, so many minutes later.
+    """The call has failed for good and is parked: a person decides, by `saga_resolve`, that many minutes later.
 
-    What is done by hand is done by the undo's function. A decision that is `"wrong"` is four updates, each of which has
-    to be rejected: an unknown key, an action that does not fit, an empty who, an empty why. Without a decision nobody
-    ever answers: then `Simulation.parked` has the call's label.
+    What is done by hand is done by the undo's function. The decision `"wrong"` sends four updates, and each must be
+    rejected: an unknown key, an action that does not fit, an empty who, an empty why. Without a decision nobody ever
+    answers: then `Simulation.parked` has the call's label.
     """
     if action not in get_args(Action):
         raise ValueError(f"action={action!r}: say {', '.join(map(repr, get_args(Action)))}")
     if not minutes >= 0:
-        raise ValueError(f"minutes={minutes!r}: nobody decides before it is parked")
+        raise ValueError(f"minutes={minutes!r}: nobody decides before the call is parked; give 0 or more")
     return ActivityFault("decision", label, nth, minutes, action)
 
 
@@ -178,12 +179,12 @@ def cancel(*, at: int) -> ActivationFault:
 
 
 def cancel_with(*, at: int) -> ActivationFault:
-    """The workflow's cancellation comes in that activation itself, behind the result that this brings."""
+    """The workflow's cancellation comes in that activation itself, after the result that the activation brings."""
     return ActivationFault("cancel_with", at)
 
 
 def cancel_scope(*, at: int) -> ActivationFault:
-    """The task that is inside of the innermost open saga is cancelled, as by a timeout; the workflow is not."""
+    """The task inside the innermost open saga is cancelled, as by a timeout; the workflow is not."""
     return ActivationFault("cancel_scope", at)
 
 
@@ -193,7 +194,7 @@ def restart(*, at: int) -> ActivationFault:
 
 
 def slow_worker(*, at: int) -> ActivationFault:
-    """The worker is slow: what brings that activation waits for what comes next, and one activation brings both."""
+    """The worker is slow: the event of that activation waits for the next event, and one activation brings both."""
     return ActivationFault("slow_worker", at)
 
 

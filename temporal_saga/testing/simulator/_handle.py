@@ -14,6 +14,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.client import (
     AsyncActivityCancelledError,
     WorkflowExecutionStatus,
+    WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateStage,
@@ -25,7 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from ._attempt import AttemptRun
 from ._converter import Converter
-from ._errors import SimulationError
+from ._errors import SimulationError, UnsupportedError
 from ._jobs import Job, Update
 from ._outcome import outcome_of
 from ._run import Run
@@ -34,6 +35,10 @@ from ._server import Execution, Server
 from ._world import World
 
 R = TypeVar("R")
+
+
+class _NotSimulatedError(UnsupportedError, AttributeError):
+    """What a client's handle has, and a simulated one does not; `hasattr` is False."""
 
 
 class SimulatedHandle(Generic[R]):
@@ -58,6 +63,11 @@ class SimulatedHandle(Generic[R]):
     def run_id(self) -> str:
         """The id of its current run."""
         return self._execution.run.start.run_id
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(WorkflowHandle, name):
+            raise _NotSimulatedError(f"{name} of a workflow's handle cannot be simulated: try it on a real server")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def get_workflow_handle(self, workflow_id: str) -> SimulatedHandle[Any]:
         """Return a handle of another workflow of the simulation: a child, for instance."""
@@ -90,7 +100,7 @@ class SimulatedHandle(Generic[R]):
             await self._deliver(self._execution.run, job)
 
     async def terminate(self, *, reason: str = "") -> None:
-        """End the workflow at once: none of its code runs any more."""
+        """End the workflow at once: none of its code runs anymore."""
         self._open_run().terminate(reason)
 
     async def query(

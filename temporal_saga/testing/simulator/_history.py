@@ -47,45 +47,53 @@ def as_replayed(
         request.is_replaying = True
         request.available_internal_flags[:] = sorted(flags)
         expected = comparable(done.completion)
-        responses = [each.update_response for each in done.completion.successful.commands if _answers_update(each)]
-        accepted = {each.protocol_instance_id for each in responses if each.HasField("accepted")}
-        rejected = {
-            job.do_update.protocol_instance_id for job in done.request.jobs if job.HasField("do_update")
-        } - accepted
-        jobs = [
-            WorkflowActivationJob(notify_has_patch=NotifyHasPatch(patch_id=command.set_patch_marker.patch_id))
-            for command in done.completion.successful.commands
-            if command.HasField("set_patch_marker")
-        ]
-        for job in request.jobs:
-            if job.HasField("do_update"):
-                if job.do_update.protocol_instance_id in rejected:
+        commands = done.completion.successful.commands
+        patches = [each.set_patch_marker.patch_id for each in commands if each.HasField("set_patch_marker")]
+        updates = {each.do_update.protocol_instance_id for each in request.jobs if each.HasField("do_update")}
+        if patches or updates:
+            responses = [each.update_response for each in commands if each.HasField("update_response")]
+            rejected = updates - {each.protocol_instance_id for each in responses if each.HasField("accepted")}
+            _adapt(request, patches, rejected)
+            if rejected:
+                expected = _without_rejected(expected, rejected)
+                if not request.jobs:
                     continue
-                job.do_update.run_validator = False
-            jobs.append(job)
-        if rejected:
-            kept = [
-                command
-                for command in expected.successful.commands
-                if command.update_response.protocol_instance_id not in rejected
-            ]
-            del expected.successful.commands[:]
-            expected.successful.commands.extend(kept)
-            if not jobs:
+        yield done, request, expected
+
+
+def _adapt(request: WorkflowActivation, patches: Sequence[str], rejected: Collection[str]) -> None:
+    """Put the patches first; leave out rejected updates, and do not validate the others."""
+    jobs = [WorkflowActivationJob(notify_has_patch=NotifyHasPatch(patch_id=each)) for each in patches]
+    for job in request.jobs:
+        if job.HasField("do_update"):
+            if job.do_update.protocol_instance_id in rejected:
                 continue
-        replayed = WorkflowActivation()
-        replayed.CopyFrom(request)
-        del replayed.jobs[:]
-        replayed.jobs.extend(jobs)
-        yield done, replayed, expected
+            job.do_update.run_validator = False
+        jobs.append(job)
+    replayed = WorkflowActivation(jobs=jobs)  # which copies them
+    del request.jobs[:]
+    request.jobs.extend(replayed.jobs)
 
 
-def _answers_update(command: WorkflowCommand) -> bool:
-    return command.HasField("update_response")
+def _without_rejected(
+    completion: WorkflowActivationCompletion, rejected: Collection[str]
+) -> WorkflowActivationCompletion:
+    result = WorkflowActivationCompletion()
+    result.CopyFrom(completion)
+    kept = [
+        command
+        for command in completion.successful.commands
+        if command.update_response.protocol_instance_id not in rejected
+    ]
+    del result.successful.commands[:]
+    result.successful.commands.extend(kept)
+    return result
 
 
 def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCompletion:
     """Return a completion without what may differ between a run and its replay: stack traces and flags used."""
+    if not completion.successful.used_internal_flags and not any(_has_failure(completion)):
+        return completion
     result = WorkflowActivationCompletion()
     result.CopyFrom(completion)
     del result.successful.used_internal_flags[:]
@@ -102,6 +110,12 @@ def comparable(completion: WorkflowActivationCompletion) -> WorkflowActivationCo
                 break
             failure = failure.cause
     return result
+
+
+def _has_failure(completion: WorkflowActivationCompletion) -> Iterator[bool]:
+    yield completion.HasField("failed")
+    for command in completion.successful.commands:
+        yield command.HasField("fail_workflow_execution") or command.HasField("update_response")
 
 
 def without_values(completion: WorkflowActivationCompletion, varying: Collection[str]) -> WorkflowActivationCompletion:

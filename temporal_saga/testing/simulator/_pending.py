@@ -110,6 +110,8 @@ class CallFaults:
 
     def use(self, kind: str) -> bool:
         """Whether a fault of that kind lies on the call and has not come yet; it has now."""
+        if not self._faults:
+            return False  # as of most calls
         return any(fault.kind == kind and self._pending.use(fault) for fault in self._faults)
 
     def put_back(self, kind: str) -> None:
@@ -118,5 +120,7 @@ class CallFaults:
 
     def in_outage(self, now: float) -> bool:
         """Whether what the call talks to is down."""
+        if not self._faults:
+            return False
         outages = [fault for fault in self._faults if fault.kind == "outage"]
         return any(now < self._pending.since(fault, now) + 60 * fault.minutes for fault in outages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from temporalio.api.common.v1 import Payload
@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from temporal_saga import SagaReport
 
+from ._around import around_replays
 from ._converter import Converter
 from ._elsewhere import History, histories_of_runs
 from ._errors import SimulationError
@@ -66,6 +67,7 @@ class Simulation(Generic[R]):
         self.run_ids: list[str] = [run.start.run_id for run in main.runs]
         self.activations: int = journal.activation
         self.duration: timedelta = timedelta(seconds=world.time())
+        self._ended_at = world.date(world.time())
         self.reports: list[SagaReport] = [
             report
             for execution in server.executions
@@ -84,6 +86,13 @@ class Simulation(Generic[R]):
         self.cancel_requested: bool = any(run.messages.cancel_requested for run in main.runs)
         self.replay_difference: str | None = journal.differences[0] if journal.differences else None
         self.client_error: BaseException | None = None
+        self._in_world: list[Simulation[R]] = []
+        self._commands: list[Command] | None = None
+
+    @property
+    def runs(self) -> list[Simulation[R]]:
+        """The simulations of one world, in order, this one among them: several with `explore(..., runs=2)`."""
+        return self._in_world or [self]
 
     def result(self) -> R:
         """Return what the workflow returned, in its last run.
@@ -99,12 +108,14 @@ class Simulation(Generic[R]):
     @property
     def commands(self) -> list[Command]:
         """The commands of the workflow: `("schedule_activity", id, type, args)`, `("complete", result)`, and so on."""
-        return [
-            command
-            for run in self._main.runs
-            for commands in readable(run.cached.activations, self._parts.converter)
-            for command in commands
-        ]
+        if self._commands is None:
+            self._commands = [
+                command
+                for run in self._main.runs
+                for commands in readable(run.cached.activations, self._parts.converter)
+                for command in commands
+            ]
+        return self._commands
 
     def check_replay(self, *, varying: Collection[str] = ()) -> str | None:
         """Replay the histories of all runs on fresh instances; return where their commands differ, or None.
@@ -112,23 +123,41 @@ class Simulation(Generic[R]):
         Args:
             varying: The calls whose arguments do not count, as `varying` returns them: they differ in each run.
         """
-        for execution in self._server.executions:
-            for run in execution.runs:
-                difference = run.cached.check_replay(varying)
-                if difference is not None:
-                    return difference
+        with around_replays(self._parts):
+            for execution in self._server.executions:
+                for run in execution.runs:
+                    difference = run.cached.check_replay(varying)
+                    if difference is not None:
+                        return difference
         return None
 
     def __repr__(self) -> str:
         return f"<Simulation of {self._main.runs[0].start.workflow_type}: {self.status}>"
 
     def __str__(self) -> str:
+        if len(self.runs) == 1:
+            return self._timeline()
+        return "\n\n".join(f"run {number}:\n{run._timeline()}" for number, run in enumerate(self.runs, 1))
+
+    def _timeline(self) -> str:
         ending = ""
         if self.status == "waiting":
             ending = f"never ends: {self.waiting_for}"
         elif self.status == "failed":
             ending = f"failed with {why(self)}"
         return timeline(self.trace, self.calls, ending)
+
+
+def ended_at(simulation: Simulation[Any]) -> datetime:
+    """Return when nothing was left to happen, on the workflow's clock."""
+    ended: datetime = cast(Any, simulation)._ended_at
+    return ended
+
+
+def add_to_world(runs: list[Simulation[R]], simulation: Simulation[R]) -> None:
+    """Add a simulation to those that one world has seen."""
+    runs.append(simulation)
+    cast(Any, simulation)._in_world = runs
 
 
 def inputs_of(simulation: Simulation[Any]) -> tuple[bytes, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from temporalio import common
@@ -26,6 +27,12 @@ def seconds(duration: Any) -> float:
 
 def effective(policy: RetryPolicy) -> common.RetryPolicy:
     """Return the policy, with the server's defaults where it says nothing."""
+    return _effective(policy.SerializeToString(deterministic=True))
+
+
+@lru_cache
+def _effective(serialized: bytes) -> common.RetryPolicy:
+    policy = RetryPolicy.FromString(serialized)
     first = policy.initial_interval.ToTimedelta() or timedelta(seconds=1)
     return common.RetryPolicy(
         initial_interval=first,

@@ -243,7 +243,7 @@ class Run:
     def waits_for(self) -> str:
         """What an open run waits for, for people."""
         if self.tasks.failure:
-            return f"its workflow task, which fails for ever: {self.tasks.failure}"
+            return f"its workflow task, which fails forever: {self.tasks.failure}"
         if parked := self.parked.labels:
             return f"a person, who decides about what is parked: {', '.join(parked)}"
         things = [*self._activities.waits_for, *self._children.waits_for, *self._timers.waits_for]

@@ -172,6 +172,7 @@ def configure(
     innermost: Sequence[worker.Interceptor],
     adapt: Callable[[converter.DataConverter], converter.DataConverter],
     without_patches: Collection[str] = (),
+    asks_server: type[Any],
 ) -> WorkerParts:
     """Do with the options what a client and its worker do, the plugins' turns included.
 
@@ -187,6 +188,7 @@ def configure(
         innermost: Interceptors behind those of the plugins.
         adapt: Changes the data converter that the plugins leave.
         without_patches: The patches that runs began without.
+        asks_server: The class of plugins that run nothing around a worker but a question to its server.
     """
     config: Any = {
         "client": _NoClient(),
@@ -231,11 +233,13 @@ def configure(
         task_queue=task_queue,
         shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
         without_patches=frozenset(without_patches),
-        around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each)],
+        around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each, asks_server)],
     )
 
 
-def _runs_something(each: worker.Plugin) -> bool:
+def _runs_something(each: worker.Plugin, asks_server: type[Any]) -> bool:
+    if type(each) is asks_server:
+        return False
     inherited = getattr(type(each), "run_worker", None) is plugin.SimplePlugin.run_worker
     return not (inherited and cast(Any, each).run_context is None)
 
@@ -283,7 +287,7 @@ def query_name(query: str | Callable[..., Any]) -> tuple[str, type | None]:
     find: Any = _QueryDefinition
     definition: Any = find.from_fn(query)
     if definition is None:
-        raise RuntimeError(f"{query!r} is no @workflow.query")
+        raise RuntimeError(f"{query!r} is not a @workflow.query")
     return definition.name, definition.ret_type
 
 
@@ -293,7 +297,7 @@ def update_name(update: str | Callable[..., Any]) -> tuple[str, type | None]:
         return update, None
     definition: Any = getattr(update, "_defn", None)
     if definition is None:
-        raise RuntimeError(f"{update!r} is no @workflow.update")
+        raise RuntimeError(f"{update!r} is not a @workflow.update")
     return definition.name, definition.ret_type
 
 
@@ -527,7 +531,7 @@ class ActivityRun:
         self,
         parts: WorkerParts,
         definition: ActivityDefinition,
-        info: activity.Info,
+        info: Callable[[], activity.Info],
         headers: Mapping[str, Payload],
         on_heartbeat: Callable[..., None],
         on_return: Callable[[], None],
@@ -544,7 +548,9 @@ class ActivityRun:
         self._context = _Context(
             info=self._outbound.info,
             heartbeat=on_heartbeat,
-            cancelled_event=_CompositeEvent(threading.Event(), asyncio.Event() if definition.is_async else None),
+            cancelled_event=_CompositeEvent(cast(Any, _Flag()), asyncio.Event())
+            if definition.is_async
+            else _CompositeEvent(threading.Event(), None),
             worker_shutdown_event=parts.shutdown,
             shield_thread_cancel_exception=None,
             payload_converter_class_or_instance=parts.converter.data.payload_converter,
@@ -581,13 +587,29 @@ class ActivityRun:
         )
 
 
+class _Flag:
+    """A `threading.Event` for which nobody waits: an async activity has an event of asyncio's for that."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._is_set
+
+
 class _Outbound(worker.ActivityOutboundInterceptor):
-    def __init__(self, info: activity.Info, heartbeat: Callable[..., None]) -> None:
+    def __init__(self, info: Callable[[], activity.Info], heartbeat: Callable[..., None]) -> None:
         self._info = info
         self._heartbeat = heartbeat
 
     def info(self) -> activity.Info:
-        return self._info
+        return self._info()
 
     def heartbeat(self, *details: Any) -> None:
         self._heartbeat(*details)
@@ -635,6 +657,19 @@ class _Watched:
                 error = None
             except BaseException as caught:
                 error = caught
+
+
+class Once:
+    """Makes the info of an attempt when that is first asked for; `functools.cache` takes longer than this saves."""
+
+    def __init__(self, make: Callable[[], activity.Info]) -> None:
+        self._make = make
+        self._info: activity.Info | None = None
+
+    def __call__(self) -> activity.Info:
+        if self._info is None:
+            self._info = self._make()
+        return self._info
 
 
 def activity_info(**fields: Any) -> activity.Info:

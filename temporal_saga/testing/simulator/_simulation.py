@@ -36,6 +36,8 @@ Ts = TypeVarTuple("Ts")
 
 START = datetime(2030, 1, 1, tzinfo=timezone.utc)
 MAX_ACTIVATIONS = 10_000
+RUNS_APART = 1_000_000
+"""A simulation has fewer runs of one workflow id: those of a further simulation in the same world have other ids."""
 
 
 def simulate(
@@ -46,6 +48,7 @@ def simulate(
     client: Callable[[SimulatedHandle[R]], Awaitable[object]] | None = None,
     faults: Sequence[Fault] = (),
     id: str = "workflow",
+    run: int = 1,
     task_queue: str = "task-queue",
     execution_timeout: timedelta | None = None,
     run_timeout: timedelta | None = None,
@@ -81,6 +84,7 @@ def simulate(
             `await handle.signal(...)`, `await asyncio.sleep(3600)`, `await handle.cancel()`.
         faults: The faults to inject: `fails_after("deposit")`, `cancel(at=3)`, ...
         id: The workflow's id.
+        run: Which run of that id this is. Give each simulation in one world another number, for other run ids and keys.
         task_queue: Its task queue.
         execution_timeout: As for a client.
         run_timeout: As for a client.
@@ -122,12 +126,14 @@ def simulate(
         innermost=[CancelScopes()] if "cancel_scope" in kinds else [],
         adapt=with_bugs if "bug_after" in kinds else _as_it_is,
         without_patches=without_patches,
+        asks_server=SagaPlugin,
     )
     world = World(
         parts,
         new_loop(),
         start_time=_utc(start_time),
         faults=plan,
+        first_run=1 + (run - 1) * RUNS_APART,
         unserved=unserved_task_queues,
         max_activations=max_activations,
     )
@@ -195,6 +201,7 @@ def replayer(
         task_queue="task-queue",
         innermost=[CancelScopes()],
         adapt=with_bugs,
+        asks_server=SagaPlugin,
     )
     return lambda history: replay_elsewhere(parts, history, varying)
 

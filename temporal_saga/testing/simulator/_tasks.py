@@ -194,7 +194,7 @@ class WorkflowTasks:
             if job.instead is not None:
                 job.proto, job.instead = job.instead, None
             job.kind, job.events = "", 0
-        # The next deployment fixes a bug; else the server tries again, for ever: here once.
+        # The next deployment fixes a bug; else the server tries again, forever: here once.
         if is_bug or len(self._failures) == 1:
             self._world.loop.call_soon(self._try_again)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
@@ -75,7 +76,7 @@ class Call:
         type: The activity's type or the child's.
         activity_id: Its activity id, or the child's workflow id.
         run_id: The run that scheduled it.
-        scheduled_at: The activation that scheduled it; of a child's call, the parent's at that time.
+        scheduled_at: The activation that scheduled it; for a child's call, the parent's activation at that time.
         resolved_at: The activation that got its end; None if none did.
         name: The step's name; None if no saga started it.
         phase: `do`, `undo` or `push`; None if no saga started it.
@@ -86,10 +87,10 @@ class Call:
         workflow_id: The workflow that scheduled it.
         nth_in_workflow: Which call of that workflow with that label.
         asks_provider: Whether its function has passed a `provider_call`.
-        is_plain_in_scope: Whether it is no step, and its workflow was in the scope of a saga that did not unwind.
+        is_plain_in_scope: Whether it is not a step, and its workflow was in the scope of a saga that did not unwind.
         waits: Whether its function has waited for something.
         was_parked: Whether it has failed for good and has waited for a person.
-        undone_in_open_saga: Whether it is an undo that a saga began which did not unwind: `saga.undo()` did.
+        undone_in_open_saga: Whether it is an undo that `saga.undo()` began, in a saga that did not unwind.
     """
 
     label: str
@@ -130,6 +131,7 @@ class StepOf(NamedTuple):
     forward_key: str | None
 
 
+@lru_cache(maxsize=4096)
 def step_of(activity_id: str) -> StepOf | None:
     """Return what the id of an activity or child tells, or None if no saga made the id; cf. `current_step`."""
     name, phase, key = ["", "", *activity_id.rsplit(":", 2)][-3:]

@@ -9,12 +9,13 @@ from contextvars import copy_context
 from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
 
+from ._around import AroundWorker
 from ._clock import VirtualLoop
 from ._errors import SimulationError
 from ._journal import Journal
 from ._pending import PendingFaults
 from ._sagas import run_id_and_seed
-from ._sdk import WorkerParts, run_worker
+from ._sdk import WorkerParts
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -29,6 +30,7 @@ class World:
         *,
         start_time: datetime,
         faults: PendingFaults,
+        first_run: int,
         unserved: Collection[str],
         max_activations: int,
     ) -> None:
@@ -53,11 +55,11 @@ class World:
         self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
         self._max_activations = max_activations
         self._activations = 0
+        self._first_run = first_run
         self._run_numbers: dict[str, int] = {}
         self._functions: set[asyncio.Task[Any]] = set()
         self._context = copy_context()
-        self._worker: asyncio.Task[None] | None = None
-        self._worker_over: asyncio.Future[None]
+        self._around = AroundWorker(parts, loop)
 
     # --- time ---
 
@@ -95,14 +97,15 @@ class World:
                 SimulationError(
                     f"workflow {workflow_type!r} is not registered; registered: "
                     f"{', '.join(sorted(map(str, self.parts.workflows)))}. Give it with workflows=[...] "
-                    "(a real worker would fail the workflow task, and the server would retry for ever)"
+                    "(a real worker would fail the workflow task, and the server would retry forever)"
                 )
             )
         return found
 
     def new_run(self, workflow_id: str) -> tuple[str, int]:
         """Return the id and the seed of the next run of a workflow: the same in each simulation."""
-        number = self._run_numbers[workflow_id] = self._run_numbers.get(workflow_id, 0) + 1
+        number = self._run_numbers.get(workflow_id, self._first_run)
+        self._run_numbers[workflow_id] = number + 1
         return run_id_and_seed(workflow_id, number)
 
     def count_activation(self, *, of_main: bool) -> None:
@@ -112,7 +115,7 @@ class World:
         self._activations += 1
         if self._activations > self._max_activations:
             self.fail(
-                SimulationError(f"no end after {self._max_activations} activations: does the workflow loop for ever?")
+                SimulationError(f"no end after {self._max_activations} activations: does the workflow loop forever?")
             )
 
     # --- functions: activities, and the client ---
@@ -139,26 +142,14 @@ class World:
 
     def begin_worker(self) -> None:
         """Enter what the plugins run around the worker."""
-        if not self.parts.around:
-            return
-        inside, self._worker_over = self.loop.create_future(), self.loop.create_future()
+        self._around.enter(self._keep_context)
 
-        async def run() -> None:
-            self._context = copy_context()  # as on a worker, activities see what is set there
-            inside.set_result(None)
-            await self._worker_over
-
-        self._worker = self.loop.create_task(run_worker(self.parts, run))
-        self.loop.run_until_complete(asyncio.wait([inside, self._worker], return_when=asyncio.FIRST_COMPLETED))
-        if not inside.done():
-            self._worker.result()
-            raise SimulationError("run_worker of a plugin has ended without running the worker")
+    def _keep_context(self) -> None:
+        self._context = copy_context()  # as on a worker, activities see what is set there
 
     def end_worker(self) -> None:
         """Leave what the plugins run around the worker."""
-        if self._worker is not None and not self._worker.done():
-            self._worker_over.set_result(None)
-            self.loop.run_until_complete(self._worker)
+        self._around.leave()
 
     # --- the end ---
 

@@ -1,10 +1,9 @@
-"""Mail, brokers, SSH and the other protocols that are not HTTP: the real clients, against servers of a few lines."""
+"""Mail, grpclib and SSH: the real clients, against servers of a few lines."""
 
 from __future__ import annotations
 
 import asyncio
 import smtplib
-import socketserver
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,17 +15,12 @@ import grpclib.client
 import grpclib.const
 import grpclib.exceptions
 import grpclib.server
-import nats
-import nats.errors
-import nats.js.errors
 import paramiko
-import pika
-import pika.exceptions
 import pytest
 
 from temporal_saga.classification import classify
 from temporal_saga.errors import FailureKind
-from tests.libraries.servers import refusing_port
+from tests.libraries.servers import refusing_port, reset, speaking
 
 K = FailureKind
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
@@ -35,39 +29,25 @@ MAIL = EmailMessage()
 MAIL["From"], MAIL["To"], MAIL["Subject"] = "a@a.example", "b@b.example, c@c.example", "x"
 
 
-@contextmanager
-def speaking(talk: Callable[[Any], None]) -> Iterator[int]:
-    """Run a server that talks with each client as the function says."""
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            talk(self)
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # a client that turned away
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield int(server.server_address[1])
-        server.shutdown()
-        thread.join()
-
-
 # --- mail ---
 
 
 @contextmanager
 def mail_server(**answers: str) -> Iterator[tuple[int, list[str]]]:
-    """Run a mail server with its own answers to some commands; `lost` loses the connection. Gives what it has taken."""
+    """Run a mail server with its own answers to some commands. Gives what it has taken.
+
+    `lost` and `reset` lose the connection, and `late` gives no answer.
+    """
     taken: list[str] = []
+    over = threading.Event()
 
     def talk(handler: Any) -> None:
         def say(line: str) -> bool:
-            if line == "lost":
+            if line == "reset":
+                reset(handler)
+            if line == "late":
+                over.wait(20)
+            if line in ("lost", "reset", "late"):
                 return False
             handler.wfile.write(f"{line}\r\n".encode())
             return not line.startswith("421")
@@ -81,15 +61,19 @@ def mail_server(**answers: str) -> Iterator[tuple[int, list[str]]]:
                 while handler.rfile.readline() != b".\r\n":
                     pass
                 answer = answers.get("END", "250 taken")
-                if answer[0] in "2l":
+                if answer[0] in "2lr":
                     taken.append("mail")
                 if not say(answer):
                     return
             elif not say(answers.get(word, "221 bye" if word == "QUIT" else "250 ok")):
                 return
 
-    with speaking(talk) as port:
-        yield port, taken
+    try:
+        with speaking(talk) as port:
+            yield port, taken
+            over.set()
+    finally:
+        over.set()
 
 
 def send(port: int) -> None:
@@ -134,6 +118,8 @@ def failure(call: Callable[[], object]) -> Exception:
         ({"END": "552 too large"}, K.REJECTED),
         ({"END": "452 full"}, K.THROTTLED),
         ({"END": "lost"}, K.AMBIGUOUS),
+        ({"END": "reset"}, K.AMBIGUOUS),
+        ({"END": "late"}, K.AMBIGUOUS),
         ({"RCPT": "lost"}, K.AMBIGUOUS),
     ],
     ids=lambda value: " ".join(f"{name} {text}" for name, text in value.items()) if isinstance(value, dict) else "",
@@ -228,67 +214,125 @@ def test_grpclib_refused() -> None:
         assert classify(failure(lambda: _run(lambda: call(port)))) is K.NOT_SENT
 
 
-# --- brokers ---
+@pytest.mark.parametrize("what", ["late", "reset"])
+def test_grpclib_gets_no_answer(what: str) -> None:
+    """HTTP/2 as far as it takes to take a whole request."""
+    taken: list[bytes] = []
+    over = threading.Event()
+
+    def talk(handler: Any) -> None:
+        handler.wfile.write(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # SETTINGS
+        handler.rfile.read(24)  # the client's preface
+        while head := handler.rfile.read(9):
+            body = handler.rfile.read(int.from_bytes(head[:3], "big"))
+            if head[3] == 0 and head[4] & 1:  # the end of the request
+                taken.append(body)
+                if what == "reset":
+                    reset(handler)
+                    return
+                over.wait(20)
+
+    async def call(port: int) -> None:
+        channel = grpclib.client.Channel("127.0.0.1", port, codec=_Bytes())  # type: ignore[arg-type]
+        try:
+            await grpclib.client.UnaryUnaryMethod(channel, "/x/call", bytes, bytes)(b"", timeout=0.5)
+        finally:
+            channel.close()
+
+    with speaking(talk) as port:
+        error = failure(lambda: _run(lambda: call(port)))
+        over.set()
+    assert taken
+    assert classify(error) is K.AMBIGUOUS
 
 
-def _publish(port: int) -> None:
-    parameters = pika.ConnectionParameters("127.0.0.1", port, socket_timeout=1, blocked_connection_timeout=1)
-    with pika.BlockingConnection(parameters) as connection:
-        connection.channel().basic_publish("", "q", b"x")
+# --- SSH ---
 
 
-def test_pika_refused_and_lost() -> None:
-    with refusing_port() as port:
-        assert classify(failure(lambda: _publish(port))) is K.NOT_SENT
-    with speaking(lambda handler: handler.rfile.read(8)) as port:  # lost in the handshake
-        assert classify(failure(lambda: _publish(port))).effect in ("none", "unknown")
+class _Login(paramiko.ServerInterface):  # type: ignore[misc, unused-ignore]
+    """Lets someone in who knows the password, and runs commands, each of which has an effect."""
+
+    def __init__(self, effects: list[bytes]) -> None:
+        self.effects = effects
+        self.ran = threading.Event()
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        return int(paramiko.AUTH_SUCCESSFUL if password == "right" else paramiko.AUTH_FAILED)
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return int(paramiko.OPEN_SUCCEEDED)
+
+    def check_channel_exec_request(self, channel: object, command: bytes) -> bool:
+        self.effects.append(command)
+        self.ran.set()
+        return command != b"refused"
 
 
-# Constructed: these come from a broker's frames, which a server of a few lines does not speak.
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (pika.exceptions.StreamLostError("lost"), K.AMBIGUOUS),
-        (pika.exceptions.ConnectionClosedByBroker(320, "shutdown"), K.AMBIGUOUS),
-        (pika.exceptions.ChannelClosedByBroker(403, "refused"), K.AMBIGUOUS),
-        (pika.exceptions.AMQPHeartbeatTimeout(), K.AMBIGUOUS),
-        (pika.exceptions.NackError([]), K.AMBIGUOUS),
-        (pika.exceptions.UnroutableError([]), K.REJECTED),
-        (pika.exceptions.ProbableAuthenticationError(), K.AUTH),
-        (nats.errors.TimeoutError(), K.AMBIGUOUS),
-        (nats.errors.ConnectionClosedError(), K.AMBIGUOUS),
-        (nats.errors.NoRespondersError(), K.NOT_SENT),
-        (nats.errors.MaxPayloadError(), K.REJECTED),
-        (nats.js.errors.BadRequestError(code=400), K.REJECTED),
-        (nats.js.errors.ServerError(code=500), K.AMBIGUOUS),
-        (nats.js.errors.ServiceUnavailableError(code=503), K.AMBIGUOUS),
-        (paramiko.SSHException("lost"), K.AMBIGUOUS),
-        (paramiko.AuthenticationException(), K.AUTH),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_brokers_and_ssh(error: Exception, expected: FailureKind) -> None:
-    assert classify(error) is expected
+@contextmanager
+def ssh_server(what: str) -> Iterator[tuple[int, list[bytes]]]:
+    """Run a server that runs a command and is `late` with its output, or is lost; or is `silent` from the beginning."""
+    effects: list[bytes] = []
+    over = threading.Event()
+    key = paramiko.ECDSAKey.generate()
+
+    def talk(handler: Any) -> None:
+        if what == "silent":
+            over.wait(20)
+            return
+        transport = paramiko.Transport(handler.connection)
+        transport.add_server_key(key)
+        login = _Login(effects)
+        transport.start_server(server=login)
+        if what == "reset":
+            login.ran.wait(20)
+            reset(handler)
+        else:
+            over.wait(20)
+        transport.close()
+
+    try:
+        with speaking(talk) as port:
+            yield port, effects
+            over.set()
+    finally:
+        over.set()
 
 
-def test_nats_refused() -> None:
-    async def connect(port: int) -> None:
-        async def silent(_: Exception) -> None:
-            pass
-
-        await nats.connect(f"nats://127.0.0.1:{port}", max_reconnect_attempts=1, reconnect_time_wait=0, error_cb=silent)
-
-    with refusing_port() as port:
-        assert classify(failure(lambda: _run(lambda: connect(port)))) is K.NOT_SENT
+def execute(port: int, *, password: str = "right", command: str = "pay") -> None:
+    with paramiko.SSHClient() as ssh:
+        ssh.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        ssh.connect(
+            "127.0.0.1",
+            port,
+            username="x",
+            password=password,
+            banner_timeout=0.5,
+            timeout=5,
+            allow_agent=False,
+            look_for_keys=False,
+        )
+        _, output, _ = ssh.exec_command(command, timeout=0.5)
+        output.read()
+        if output.channel.recv_exit_status() == -1:
+            raise EOFError  # paramiko has no error for it
 
 
 def test_paramiko_refused() -> None:
-    with paramiko.SSHClient() as ssh, refusing_port() as port:
-        assert classify(failure(lambda: ssh.connect("127.0.0.1", port, username="x", password="x"))) is K.NOT_SENT
+    with refusing_port() as port:
+        assert classify(failure(lambda: execute(port))) is K.NOT_SENT
+    with ssh_server("") as (port, effects):
+        assert classify(failure(lambda: execute(port, password="wrong"))) is K.AUTH
+    assert not effects
 
 
-def test_kafka_batches_prove_nothing() -> None:
-    """Its producers send a batch again by themselves; the error of a broker is that of the last time."""
-    kafka = pytest.importorskip("kafka.errors")
-    for name in ("TopicAuthorizationFailedError", "MessageSizeTooLargeError", "KafkaTimeoutError"):
-        assert classify(getattr(kafka, name)()).effect == "unknown", name
+@pytest.mark.parametrize("what", ["silent", "late", "reset"])
+def test_paramiko_gets_no_answer(what: str) -> None:
+    with ssh_server(what) as (port, effects):
+        error = failure(lambda: execute(port))
+    assert bool(effects) is (what != "silent")
+    assert classify(error) is K.AMBIGUOUS
+
+
+def test_paramiko_a_command_that_the_server_does_not_take() -> None:
+    with ssh_server("") as (port, _):
+        assert classify(failure(lambda: execute(port, command="refused"))).effect == "unknown"
