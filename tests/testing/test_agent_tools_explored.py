@@ -85,7 +85,7 @@ def test_what_a_tool_of_pydantic_ai_books_is_kept_or_canceled(faults: int) -> No
         elsewhere=False,
     )
     assert (tried.untried, tried.without_compensation) == (0, ["send_tickets"]), str(tried)
-    assert tried.tried > 25
+    assert tried.tried > {1: 25, 2: 120}[faults]
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_what_a_tool_of_openai_agents_books_is_kept_or_canceled(faults: int) -> 
         ),
     )
     assert (tried.untried, tried.without_compensation) == (0, ["send_tickets"]), str(tried)
-    assert tried.tried > 12
+    assert tried.tried > {1: 12, 2: 45}[faults]
 
 
 @pytest.mark.parametrize("is_default", [False, True])

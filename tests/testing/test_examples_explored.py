@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[2]
     ("name", "faults", "least"),
     [
         ("money_transfer", 1, 30),
-        ("order", 1, 50),
+        ("order", 1, 100),
         pytest.param("money_transfer", 2, 300, marks=pytest.mark.deep),
-        pytest.param("order", 2, 1_000, marks=pytest.mark.deep),
+        pytest.param("order", 2, 2_000, marks=pytest.mark.deep),
     ],
 )
 def test_faults_lose_nothing(name: str, faults: int, least: int) -> None:

@@ -435,7 +435,7 @@ def test_a_loop_of_a_standing_order_pays_each_period_or_nothing_of_it(faults: in
     """In two runs. A fault leaves a period out, and the loop goes on."""
     check = each_period_is_paid_or_nothing_of_it
     tried = explore(PayForever.run, LoopState(RENT, periods_per_run=1), setup=Tenant, check=check, faults=faults)
-    assert_tried(tried, {1: 60, 2: 700}[faults], [])
+    assert_tried(tried, {1: 60, 2: 1_300}[faults], [])
 
 
 def test_what_begins_in_a_pause_is_not_paid_and_an_outage_is_made_up_for_in_part() -> None:
