@@ -3,9 +3,9 @@
 Seen in: teams that come from the Java SDK, and helper modules in application repositories. This one has the kinder
 options: an error of one compensation does not stop the others, and the first error is raised.
 
-Misses: in Java a cancel is a `TemporalFailure`, and the same `catch` takes it. In Python a cancel in a sleep or a wait
-is `asyncio.CancelledError`, which is not a `FailureError`. Java can run the compensations in a detached scope, which a
-cancel does not reach. Python has no such scope: a cancel abandons the running compensation.
+Misses: in Java a cancel is a `TemporalFailure`, and the same `catch` catches it. In Python a cancel in a sleep or a
+wait is `asyncio.CancelledError`, which is not a `FailureError`. Java can run the compensations in a detached scope,
+which a cancel does not reach. Python has no such scope: a cancel abandons the running compensation.
 """
 
 from __future__ import annotations
