@@ -277,7 +277,7 @@ async def test_by_hand_and_alone_the_server_ends_it_with_its_proof(buys: Runs, a
 
 
 async def test_a_cancel_goes_through(buys: Runs, api: Api) -> None:
-    run = await buys.start(Buys.run, Order(api.url, ["wait"], heartbeat=1))
+    run = await buys.start(Buys.run, Order(api.url, ["wait"], heartbeat=2))
     await run.event("ACTIVITY_TASK_COMPLETED")
     await eventually(lambda: api.calls[-1].path == "/seen")
     await run.handle.cancel()
