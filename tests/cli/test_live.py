@@ -439,8 +439,11 @@ async def test_a_paused_workflow(world: World) -> None:
     await world.with_attribute.workflow_service.pause_workflow_execution(
         PauseWorkflowExecutionRequest(namespace="operators", workflow_id="paused", reason=REASON, request_id="1")
     )
-    said = await world.cli("show", "paused", namespace="operators")
-    assert "The workflow is paused." in said.out
+
+    async def is_shown() -> bool:
+        return "The workflow is paused." in (await world.cli("show", "paused", namespace="operators")).out
+
+    await until(is_shown)  # a server may take a moment
     assert "paused" in (await world.cli("list", "--parked", namespace="operators")).out
     key = await key_of(world, "paused", "charge")
     said = await world.cli("resolve", "paused", key, "retry", "--who", "a", "--why", "b", namespace="operators")
