@@ -121,6 +121,12 @@ async def end(handle: WorkflowHandle[OneActivity, None]) -> tuple[RetryState | N
     return error.retry_state, error.cause
 
 
+async def let_attempts_end(script: Script) -> None:
+    """A worker that shuts down while an attempt ends, whose run is closed, may wait for ever (temporalio 1.35)."""
+    script.hangs = False
+    await eventually(lambda: script.ended == len(script.attempts))
+
+
 # How many attempts, and why the server stops; 0 where it does not.
 ENDS = [
     ("no_retry", 1, RetryState.MAXIMUM_ATTEMPTS_REACHED),
@@ -143,7 +149,7 @@ async def test_attempts_that_take_their_time_end_with_schedule_to_close(client: 
     async with working(client) as queue:
         handle = await start(client, queue, script, "crowded")
         state, error = await end(handle)
-        script.hangs = False
+        await let_attempts_end(script)
     assert isinstance(error, TimeoutError)
     # Servers 1.29 and 1.30 give the second.
     assert state in (RetryState.TIMEOUT, RetryState.NON_RETRYABLE_FAILURE)
@@ -244,9 +250,7 @@ async def test_at_most_once_ends_with_a_lost_worker(client: Client, name: str, h
             assert error.type == (TimeoutType.HEARTBEAT if heartbeat else TimeoutType.START_TO_CLOSE)
             assert state == RetryState.NON_RETRYABLE_FAILURE
             assert len(script.attempts) == 1
-        script.hangs = False
-        # A worker that shuts down while an attempt ends, whose run is closed, may wait for ever (temporalio 1.35).
-        await eventually(lambda: script.ended == len(script.attempts))
+        await let_attempts_end(script)
 
 
 @pytest.mark.parametrize("name", ["at_most_once", "any_type"])
