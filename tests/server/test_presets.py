@@ -70,11 +70,13 @@ async def work(id: str) -> None:
     info, script = activity.info(), SCRIPTS[id]
     script.attempts.append(Attempt(info.current_attempt_scheduled_time, info.started_time, time.monotonic()))
     assert info.attempt == len(script.attempts)
-    while script.hangs:
-        await asyncio.sleep(0.1)
-        if script.beats:
-            activity.heartbeat()
-    script.ended += 1
+    try:
+        while script.hangs:
+            await asyncio.sleep(0.1)
+            if script.beats:
+                activity.heartbeat()
+    finally:
+        script.ended += 1
     if script.raises is not None and info.attempt == 1:
         raise script.raises()
     raise ApplicationError("no", type=script.type, non_retryable=info.attempt == script.ends_at)
