@@ -29,7 +29,7 @@ SCHEDULE = "order-daily-report"
 async def place_order(
     client: Client, order: Order, task_queue: str = TASK_QUEUE, *, listed: bool = False
 ) -> WorkflowHandle[OrderWorkflow, OrderState]:
-    """Starts an order. The number of an order is used once, whatever becomes of it.
+    """Starts an order. Each order number is used once, even if the order fails.
 
     Args:
         client: The client.
