@@ -13,17 +13,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 __all__ = [
-    "LONGEST_BODY",
     "errors_of",
     "is_spent",
     "is_throttled",
+    "parsed",
     "wait_of_errors",
     "wait_of_headers",
     "wait_of_rpc",
     "wait_of_used_up_limit",
 ]
 
-LONGEST_BODY = 100_000  # the longest body of an error that is parsed
+_LONGEST_BODY = 100_000  # the longest body of an error that is parsed
 
 # OpenAI, Azure: `retry-after-ms`; Azure's Cosmos DB: `x-ms-retry-after-ms`. Both are finer than Retry-After.
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
@@ -89,8 +89,8 @@ def errors_of(exception: BaseException) -> Iterator[Mapping[str, object]]:
     """Yield the objects in a JSON answer that say what went wrong: Google's `errors` and `details`."""
     # The answer as a client has read it, or as google-api-core, google-genai and google-api-python-client keep it.
     answers = (
-        _parsed(getattr(getattr(exception, "response", None), "_content", None)),
-        _parsed(getattr(exception, "content", None)),
+        parsed(getattr(getattr(exception, "response", None), "_content", None)),
+        parsed(getattr(exception, "content", None)),
         getattr(exception, "body", None),
         getattr(exception, "details", None),
         getattr(exception, "error_details", None),
@@ -105,6 +105,16 @@ def errors_of(exception: BaseException) -> Iterator[Mapping[str, object]]:
                 error = cast("Mapping[str, object]", error)
                 yield from _listed(error.get("details"))
                 yield from _listed(error.get("errors"))
+
+
+def parsed(content: object) -> object:
+    """Return the value of a JSON text in bytes; None if `content` is not one, or is too long."""
+    if not isinstance(content, bytes) or not 0 < len(content) <= _LONGEST_BODY:
+        return None
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def wait_of_errors(errors: Iterable[Mapping[str, object]]) -> timedelta | None:
@@ -161,15 +171,6 @@ def _listed(value: object) -> Iterator[Mapping[str, object]]:
     for each in cast("list[object]", value) if isinstance(value, list) else ():
         if isinstance(each, Mapping):
             yield cast("Mapping[str, object]", each)
-
-
-def _parsed(content: object) -> object:
-    if not isinstance(content, bytes) or len(content) > LONGEST_BODY:
-        return None
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _number(text: str, unit: float) -> timedelta | None:

@@ -6,8 +6,7 @@ No library is imported: exceptions are read by attribute. `_tables` says what co
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -16,10 +15,10 @@ from temporal_saga.errors import FailureKind
 
 from ._evidence import is_proof
 from ._hints import (
-    LONGEST_BODY,
     errors_of,
     is_spent,
     is_throttled,
+    parsed,
     wait_of_errors,
     wait_of_headers,
     wait_of_rpc,
@@ -204,24 +203,23 @@ def headers_of(exception: BaseException) -> Mapping[str, str]:
 
 def code_of(exception: BaseException) -> str | None:
     """Return the provider's own code for an error; None if it has none."""
+    return next((code for code in _codes(exception) if isinstance(code, str) and code), None)
+
+
+def _codes(exception: BaseException) -> Iterator[object]:
     response = _get(exception, "response")
+    yield _path(response, "Error", "Code")  # botocore
+    yield _get(exception, "error_code")  # Adyen
+    yield _get(_first(_get(exception, "errors")), "code")  # Square
+    yield _path(_get(exception, "__dict__"), "code")  # Stripe; aiohttp's is a property, its status, and warns
+    yield _path(_get(exception, "json_body"), "error", "code")  # Stripe, of a 429
     body = _body(response)
-    for code in (
-        _path(response, "Error", "Code"),  # botocore
-        _get(exception, "error_code"),  # Adyen
-        _get(_first(_get(exception, "errors")), "code"),  # Square
-        _path(_get(exception, "__dict__"), "code"),  # Stripe; aiohttp's is a property, its status, and warns
-        _path(_get(exception, "json_body"), "error", "code"),  # Stripe, of a 429
-        _path(body, "errorCode"),  # Adyen
-        _path(_first(_path(body, "errors")), "code"),  # Square
-        _path(_first(_path(body, "details")), "issue"),  # PayPal
-        _path(body, "error", "code"),  # Stripe
-        _path(body, "error", "type"),
-        _path(body, "error", "status"),  # Google
-    ):
-        if isinstance(code, str) and code:
-            return code
-    return None
+    if body is not None:
+        yield body.get("errorCode")  # Adyen
+        yield _path(_first(body.get("errors")), "code")  # Square
+        yield _path(_first(body.get("details")), "issue")  # PayPal
+        for name in ("code", "type", "status"):  # Stripe; Stripe; Google
+            yield _path(body, "error", name)
 
 
 def hides_code(exception: BaseException) -> bool:
@@ -316,13 +314,7 @@ def _first(source: Any) -> Any:
 def _body(response: object) -> Mapping[str, object] | None:
     # httpx and requests keep the part that has been read here. Their public properties would read on, and may block or
     # raise.
-    content = _get(response, "_content")
-    if not isinstance(content, bytes) or len(content) > LONGEST_BODY:
-        return None
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
+    body = parsed(_get(response, "_content"))
     return cast("Mapping[str, object]", body) if isinstance(body, dict) else None
 
 
