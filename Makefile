@@ -8,7 +8,8 @@ $(error PYTHON=$(PYTHON) is no Python 3.10 or later that can be run)
 endif
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(CURDIR)/$(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Nothing is compiled ahead: of all that is installed, little is imported.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 # Everything runs where the source tree's temporal_saga cannot be imported, so that what is tested is the installed wheel.
 BED := build/testbed
@@ -53,7 +54,7 @@ test-floor: ## every test with the oldest temporalio that is supported
 
 .PHONY: run-floor
 run-floor: $(VENV)/installed.stamp testbed
-	$(PIP) install --quiet temporalio==$(FLOOR).*
+	$(INSTALL) temporalio==$(FLOOR).*
 	$(RUN) -m pytest $(PARALLEL) -m "not time_skipping and not deep" $(PYTEST_ARGS)
 
 test-server: $(VENV)/installed.stamp testbed ## the tests that need a server, on another one: SERVER=1.8.3 names a release of the CLI
@@ -138,23 +139,22 @@ testbed:
 $(VENV)/bin/python:
 	$(INTERPRETER) -m venv $(VENV)
 
-# Nothing is compiled ahead: a demo imports little of what is installed.
 $(VENV)/demo.stamp: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) install --quiet --no-compile . "$(CLI)"
+	$(INSTALL) . "$(CLI)"
 	@touch $@
 
 # Groups need pip 25.1.
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install --quiet --upgrade 'pip>=25.1'
-	$(PIP) install --quiet --group $(GROUP)
+	$(INSTALL) --upgrade 'pip>=25.1'
+	$(INSTALL) --group $(GROUP)
 	@touch $@
 
 $(VENV)/docs.stamp: pyproject.toml $(VENV)/dev.stamp
-	$(PIP) install --quiet --group docs
+	$(INSTALL) --group docs
 	@touch $@
 
 $(VENV)/mutation.stamp: pyproject.toml $(VENV)/dev.stamp
-	$(PIP) install --quiet --group mutation
+	$(INSTALL) --group mutation
 	@touch $@
 
 build/dist.stamp: $(SOURCES) | $(VENV)/dev.stamp
@@ -165,6 +165,6 @@ build/dist.stamp: $(SOURCES) | $(VENV)/dev.stamp
 
 # Twice: the first installs the dependencies, the second this build of a version that may be installed already.
 $(VENV)/installed.stamp: build/dist.stamp $(VENV)/dev.stamp
-	$(PIP) install --quiet dist/*.whl
-	$(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
+	$(INSTALL) dist/*.whl
+	$(INSTALL) --no-deps --force-reinstall dist/*.whl
 	@touch $@

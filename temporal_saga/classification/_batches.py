@@ -125,6 +125,8 @@ def _is_in_autocommit(holder: object) -> bool | None:
         package = _package_of(connection)
         if package == "sqlite3":
             return _is_in_autocommit_of_sqlite3(connection)
+        if package == "mysql":  # its `autocommit` asks the server
+            return not connection.in_transaction
         if package in ("pymysql", "MySQLdb"):
             return bool(connection.get_autocommit())
         mode: object = connection.autocommit if package in _DRIVERS else None

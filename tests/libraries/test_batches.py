@@ -5,7 +5,6 @@ Each test looks at what stands in the real database. An error may say "no effect
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import sys
 import time
@@ -29,6 +28,7 @@ from sqlalchemy import orm
 
 from temporal_saga.classification import Profile, classify
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure, wait_for
 
 K = FailureKind
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
@@ -38,20 +38,6 @@ ONE = Profile(client_retries=False)
 
 ROWS = [(1,), (2,), (1,)]  # the third one is refused
 INSERT = "INSERT INTO t VALUES (%s)"
-
-
-def failure(call: Callable[..., object], *arguments: Any, **options: Any) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        call(*arguments, **options)
-    return raised.value
-
-
-def run(call: Any) -> object:
-    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
-    try:
-        return loop.run_until_complete(call)
-    finally:
-        loop.close()
 
 
 def proves(error: Exception) -> bool:
@@ -130,7 +116,7 @@ def test_aiosqlite(call: str, path: Path) -> None:
             else:
                 await db.executescript(SCRIPT)
 
-    error = failure(lambda: run(write()))
+    error = failure(lambda: wait_for(write))
     assert rows(path)
     assert not proves(error)
 
@@ -330,7 +316,7 @@ def _asyncpg(url: str, autocommit: bool, statement: str) -> None:
         finally:
             await db.close()
 
-    run(execute())
+    wait_for(execute)
 
 
 _EXECUTE: dict[str, Callable[[str, bool, str], None]] = {
@@ -356,7 +342,7 @@ def test_executemany_of_psycopg(autocommit: bool, url: str, count: Callable[[], 
 
     with psycopg.connect(url, autocommit=autocommit) as db:
         error = failure(db.cursor().executemany, INSERT, ROWS)
-    for each in (error, failure(lambda: run(asynchronous()))):
+    for each in (error, failure(lambda: wait_for(asynchronous))):
         assert not count()  # it sends all of them at once, which is one transaction; an older libpq does not
         assert proves(each) is not autocommit
 
@@ -400,7 +386,7 @@ def test_executemany_of_asyncpg_is_one_transaction(url: str, count: Callable[[],
         finally:
             await db.close()
 
-    error = failure(lambda: run(write()))
+    error = failure(lambda: wait_for(write))
     assert not count()
     assert proves(error)
 

@@ -5,12 +5,11 @@ Each broker does what it is told with the first message that comes in whole, and
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,26 +24,13 @@ from pika import spec
 
 from temporal_saga.classification import Profile, classify
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure, wait_for
 from tests.libraries.servers import refusing_port, reset, speaking
 
 K = FailureKind
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
 ONE = Profile(client_retries=False)
-
-
-def _run(call: Callable[[], Awaitable[object]]) -> object:
-    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
-    try:
-        return loop.run_until_complete(call())
-    finally:
-        loop.close()
-
-
-def failure(call: Callable[[], object]) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        call()
-    return raised.value
 
 
 # --- RabbitMQ ---
@@ -238,7 +224,7 @@ def request(port: int, *, stream: bool = False, payload: bytes = b"x") -> object
         finally:
             await client.close()
 
-    return _run(run)
+    return wait_for(run)
 
 
 def test_nats_refused() -> None:
@@ -461,7 +447,7 @@ def test_confluent_kafka() -> None:
         errors = [failure(lambda: produce_with_librdkafka(port, again=False))]
     for told in ("stall", "reset", 29, 10):
         with kafka(told) as broker:
-            errors.append(failure(lambda broker=broker: produce_with_librdkafka(broker.port, again=False)))  # type: ignore[misc]
+            errors.append(failure(lambda broker=broker: produce_with_librdkafka(broker.port, again=False)))
             assert broker.taken == isinstance(told, str)
     for error in errors:
         assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS, error
@@ -487,7 +473,7 @@ def produce_with_aiokafka(port: int) -> object:
         finally:
             await producer.stop()
 
-    return _run(run)
+    return wait_for(run)
 
 
 def test_aiokafka_refused() -> None:

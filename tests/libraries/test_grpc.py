@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 from temporal_saga.classification._read import code_of, headers_of, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure, wait_for
 from tests.libraries.servers import refusing_port, reset, speaking
 
 K = FailureKind
@@ -106,11 +106,7 @@ def call_async(target: str, what: str, request: bytes = b"", *, timeout: float =
                 await channel.unary_unary(f"/tests/{what}")(request, timeout=timeout)
             return raised.value
 
-    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
-    try:
-        return loop.run_until_complete(run())
-    finally:
-        loop.close()
+    return wait_for(run)
 
 
 both = pytest.mark.parametrize("call", [call, call_async], ids=["sync", "async"])
@@ -288,13 +284,7 @@ def signal(port: int, retries: int | None = None) -> Exception:
         client = await Client.connect(f"127.0.0.1:{port}", lazy=True, retry_config=retry)
         await client.get_workflow_handle("x").signal("s", rpc_timeout=timedelta(seconds=1))
 
-    loop = asyncio.new_event_loop()
-    try:
-        with pytest.raises(Exception) as raised:  # noqa: PT011
-            loop.run_until_complete(run())
-    finally:
-        loop.close()
-    return raised.value
+    return failure(wait_for, run)
 
 
 _HEAD = b"\x88\x0f\x10\x10application/grpc"  # `:status` 200, `content-type`

@@ -18,6 +18,7 @@ from temporalio.testing import ActivityEnvironment
 from temporal_saga.classification import classify, classify_errors
 from temporal_saga.classification._read import kind_of, retry_hint
 from temporal_saga.errors import ActivityFailure, FailureKind
+from tests.libraries.calls import failure
 from tests.libraries.servers import Servers, serve
 
 K = FailureKind
@@ -51,12 +52,6 @@ def with_azure(url: str) -> None:
 def with_google(url: str) -> None:
     exceptions = pytest.importorskip("google.api_core.exceptions")
     raise exceptions.from_http_response(requests.post(url, timeout=20))
-
-
-def failure(call: Callable[[str], object], url: str) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # each client has its own
-        call(url)
-    return raised.value
 
 
 def told(servers: Servers, status: int, body: object, query: str = "") -> str:

@@ -26,6 +26,7 @@ import urllib3
 
 from temporal_saga.classification._read import code_of, headers_of, hides_code, kind_of, retry_hint, status_of
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure, wait_for
 from tests.libraries.servers import Servers, listening_once, serve
 
 WAIT = 0.3  # seconds: how long a client waits for what never comes; for all else it waits longer
@@ -57,7 +58,7 @@ def posts_of(httpx: Any) -> tuple[Post, Post]:
             async with httpx.AsyncClient(timeout=timeout, trust_env=False, **options) as client:
                 return (await client.post(url, content=b"x")).raise_for_status()
 
-        return _run(post)
+        return wait_for(post)
 
     return post, post_async
 
@@ -83,7 +84,7 @@ def post_with_aiohttp(url: str, **options: Any) -> object:
             response.raise_for_status()
             return await response.read()
 
-    return _run(post)
+    return wait_for(post)
 
 
 def post_with_urllib3(url: str) -> object:
@@ -146,27 +147,10 @@ def waits(url: str) -> tuple[float, float]:
     return (WAIT if "/connect" in url else 20), (WAIT if "/stall" in url else 20)
 
 
-def _run(post: Callable[[], Any]) -> object:
-    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
-    try:
-        return loop.run_until_complete(post())
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
     with serve() as servers:
         yield servers
-
-
-def failure(post: Post, url: str) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        post(url)
-    if isinstance(raised.value, urllib.error.HTTPError):
-        raised.value.close()  # it is the response
-    return raised.value
 
 
 def kind(post: Post, url: str) -> FailureKind:
@@ -336,7 +320,7 @@ def test_a_wait_of_asyncio(servers: Servers) -> None:
         async with aiohttp.ClientSession() as session:
             await asyncio.wait_for(session.post(f"{servers.url}/stall", data=b"x"), WAIT)
 
-    assert kind(lambda url: _run(post), "") is K.AMBIGUOUS
+    assert kind(lambda url: wait_for(post), "") is K.AMBIGUOUS
 
 
 def test_an_answer_of_another_type_than_expected(servers: Servers) -> None:
@@ -344,7 +328,7 @@ def test_an_answer_of_another_type_than_expected(servers: Servers) -> None:
         async with aiohttp.ClientSession() as session, session.post(f"{servers.url}/text") as response:
             return await response.json(content_type="application/xml")
 
-    error = failure(lambda url: _run(post), "")
+    error = failure(lambda url: wait_for(post), "")
     assert status_of(error) == 200
     assert kind_of(error, (), {}) is K.AMBIGUOUS
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import smtplib
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
 from typing import Any
@@ -20,6 +19,7 @@ import pytest
 
 from temporal_saga.classification import classify
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure, wait_for
 from tests.libraries.servers import refusing_port, reset, speaking
 
 K = FailureKind
@@ -82,26 +82,12 @@ def send(port: int) -> None:
 
 
 def send_async(port: int) -> None:
-    _run(lambda: aiosmtplib.send(MAIL, hostname="127.0.0.1", port=port, timeout=1, start_tls=False))
+    wait_for(lambda: aiosmtplib.send(MAIL, hostname="127.0.0.1", port=port, timeout=1, start_tls=False))
 
 
 def log_in(port: int) -> None:
     with smtplib.SMTP("127.0.0.1", port, timeout=1) as smtp:
         smtp.login("me", "x")
-
-
-def _run(call: Callable[[], Awaitable[object]]) -> object:
-    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would take the loop of the async tests away
-    try:
-        return loop.run_until_complete(call())
-    finally:
-        loop.close()
-
-
-def failure(call: Callable[[], object]) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        call()
-    return raised.value
 
 
 @pytest.mark.parametrize("send", [send, send_async], ids=["smtplib", "aiosmtplib"])
@@ -198,7 +184,7 @@ def test_grpclib() -> None:
         server.close()
         await server.wait_closed()
 
-    _run(run)
+    wait_for(run)
     assert seen == expected
 
 
@@ -211,7 +197,7 @@ def test_grpclib_refused() -> None:
             channel.close()
 
     with refusing_port() as port:
-        assert classify(failure(lambda: _run(lambda: call(port)))) is K.NOT_SENT
+        assert classify(failure(lambda: wait_for(lambda: call(port)))) is K.NOT_SENT
 
 
 @pytest.mark.parametrize("what", ["late", "reset"])
@@ -240,7 +226,7 @@ def test_grpclib_gets_no_answer(what: str) -> None:
             channel.close()
 
     with speaking(talk) as port:
-        error = failure(lambda: _run(lambda: call(port)))
+        error = failure(lambda: wait_for(lambda: call(port)))
         over.set()
     assert taken
     assert classify(error) is K.AMBIGUOUS

@@ -1,4 +1,4 @@
-"""pymysql and oracledb, against servers that speak enough of MySQL's and Oracle's protocols, and count the effects."""
+"""Clients of MySQL and Oracle, against servers that speak enough of their protocols, and count the effects."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any, cast
 
+import mysql.connector
 import oracledb
 import pymysql  # type: ignore[import-untyped, unused-ignore]
-import pymysql.constants.CLIENT  # type: ignore[import-untyped, unused-ignore]
 import pytest
+from pymysql.constants import CLIENT  # type: ignore[import-untyped, unused-ignore]
 
 from temporal_saga.classification import Profile, classify
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure
 from tests.libraries.servers import CERTIFICATE, refusing_port, reset, speaking
 
 K = FailureKind
@@ -28,12 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 ONE = Profile(client_retries=False)
 Outcome = int | str
 """An error's number, or `ok`; or `stall`, `reset` or `close` after the effect."""
-
-
-def failure(call: Callable[..., object], *arguments: Any, **options: Any) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        call(*arguments, **options)
-    return raised.value
 
 
 class Database:
@@ -84,8 +80,11 @@ _HELLO = (
 )
 
 
+_SQLSTATES = {1045: b"28000", 1062: b"23000", 1213: b"40001", 1644: b"45000"}
+
+
 @contextmanager
-def mysql(*told: Outcome) -> Iterator[Database]:
+def mysql_server(*told: Outcome) -> Iterator[Database]:
     database = Database(told)
 
     def talk(handler: Any) -> None:
@@ -112,17 +111,18 @@ def mysql(*told: Outcome) -> Iterator[Database]:
             text = packet[1:].decode(errors="replace") if packet[0] == 3 else ""
             if packet[0] == 1:  # quit
                 return
-            if text.startswith("SET AUTOCOMMIT"):
-                mode = 2 if text.endswith("1") else 0
+            if text.startswith("SET") and "autocommit" in text.lower():
+                mode = 2 if text.endswith(("1", "ON")) else 0
             statements = [each for each in text.split(";") if each] if re.match("(?i)insert|call", text) else []
             for left, _ in reversed(list(enumerate(reversed(statements)))):
                 outcome = database.act()
                 if isinstance(outcome, int):
-                    say(b"\xff" + struct.pack("<H", outcome) + b"#HY000no")
+                    say(b"\xff" + struct.pack("<H", outcome) + b"#" + _SQLSTATES[outcome] + b"no")
                     break
                 if database.ends(handler, outcome):
                     return
-                say(b"\0\1\0" + struct.pack("<HH", mode | (8 if left else 0), 0))
+                in_transaction = not mode
+                say(b"\0\1\0" + struct.pack("<HH", mode | in_transaction | (8 if left else 0), 0))
             else:
                 if not statements:
                     say(b"\0\0\0" + struct.pack("<HH", mode, 0))
@@ -131,74 +131,98 @@ def mysql(*told: Outcome) -> Iterator[Database]:
         yield database
 
 
-def connected_to_mysql(port: int, **options: Any) -> Any:
-    return closing(pymysql.connect(host="127.0.0.1", port=port, user="x", read_timeout=1, **options))
+@contextmanager
+def by_pymysql(port: int, **options: Any) -> Iterator[Any]:
+    multi = CLIENT.MULTI_STATEMENTS
+    with closing(
+        pymysql.connect(host="127.0.0.1", port=port, user="x", read_timeout=1, client_flag=multi, **options)
+    ) as db:
+        yield db
 
 
+@contextmanager
+def by_connector(port: int, **options: Any) -> Iterator[Any]:
+    # It would ask the server for the mode, and try TLS.
+    options |= {"use_pure": True, "sql_mode": "ANSI", "ssl_disabled": True}
+    with closing(mysql.connector.connect(host="127.0.0.1", port=port, user="x", connection_timeout=1, **options)) as db:
+        yield db
+
+
+Connect = Callable[..., AbstractContextManager[Any]]
 INSERT = "INSERT INTO t VALUES (%s)"
 
 
-def mysql_one(port: int, **options: Any) -> None:
-    with connected_to_mysql(port, **options) as db:
+@pytest.fixture(params=[by_pymysql, by_connector], ids=["pymysql", "connector"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    return cast("Connect", request.param)
+
+
+def mysql_one(connect: Connect, port: int, **options: Any) -> None:
+    with connect(port, **options) as db:
         db.cursor().execute(INSERT, (1,))
         db.commit()
 
 
-def mysql_many(port: int, **options: Any) -> None:
-    """A bulk insert is split by its length, and each part commits by itself."""
-    with connected_to_mysql(port, **options) as db:
+def mysql_many(connect: Connect, port: int, **options: Any) -> None:
+    """Several statements, each of which commits by itself."""
+    with connect(port, **options) as db:
         cursor = db.cursor()
-        cursor.max_stmt_length = 30
-        cursor.executemany(INSERT, [("x" * 20,), ("y" * 20,)])
+        if connect is by_pymysql:  # a bulk insert is split by its length
+            cursor.max_stmt_length = 30
+            cursor.executemany(INSERT, [("x" * 20,), ("y" * 20,)])
+        else:  # only a plain INSERT becomes one statement
+            cursor.executemany(INSERT.replace("INSERT", "INSERT DELAYED"), [("x",), ("y",)])
         db.commit()
 
 
-def mysql_script(port: int, **options: Any) -> None:
-    with connected_to_mysql(port, client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS, **options) as db:
+def mysql_script(connect: Connect, port: int, **options: Any) -> None:
+    with connect(port, **options) as db:
         cursor = db.cursor()
         cursor.execute(f"{INSERT};{INSERT}", (1, 2))
         cursor.nextset()
         db.commit()
 
 
-def mysql_call(port: int, **options: Any) -> None:
-    with connected_to_mysql(port, **options) as db:
+def mysql_call(connect: Connect, port: int, **options: Any) -> None:
+    with connect(port, **options) as db:
         db.cursor().callproc("pay", ())
 
 
-def mysql_call_statement(port: int, **options: Any) -> None:
-    with connected_to_mysql(port, **options) as db:
+def mysql_call_statement(connect: Connect, port: int, **options: Any) -> None:
+    with connect(port, **options) as db:
         db.cursor().execute("CALL pay()")
 
 
-def test_mysql_refused() -> None:
+def test_mysql_refused(connect: Connect) -> None:
     with refusing_port() as port:
-        assert classify(failure(mysql_one, port)) is K.NOT_SENT
+        assert classify(failure(mysql_one, connect, port)) is K.NOT_SENT
 
 
 @pytest.mark.parametrize("outcome", ["stall", "reset", "close"])
-def test_mysql_gives_no_answer(outcome: str) -> None:
-    with mysql(outcome) as server:
-        error = failure(mysql_one, server.port)
+def test_mysql_gives_no_answer(connect: Connect, outcome: str) -> None:
+    with mysql_server(outcome) as server:
+        error = failure(mysql_one, connect, server.port)
     assert server.effects == 1
     assert classify(error) is K.AMBIGUOUS
 
 
 @pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
-def test_mysql_errors(autocommit: bool) -> None:
+def test_mysql_errors(connect: Connect, autocommit: bool) -> None:
     """Each of one statement; the numbers are in test_other_databases.py."""
     for number, expected in {1062: K.REJECTED, 1213: K.CONFLICT, 1045: K.AUTH, 1644: K.REJECTED}.items():
-        with mysql(number) as server:
-            error = failure(mysql_one, server.port, autocommit=autocommit)
+        with mysql_server(number) as server:
+            error = failure(mysql_one, connect, server.port, autocommit=autocommit)
         assert server.effects == 0
         assert classify(error) is expected
 
 
 @pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
 @pytest.mark.parametrize("call", [mysql_many, mysql_script])
-def test_mysql_the_first_of_two_statements_stands(call: Callable[..., None], autocommit: bool) -> None:
-    with mysql("ok", 1062) as server:
-        error = failure(call, server.port, autocommit=autocommit)
+def test_mysql_the_first_of_two_statements_stands(
+    connect: Connect, call: Callable[..., None], autocommit: bool
+) -> None:
+    with mysql_server("ok", 1062) as server:
+        error = failure(call, connect, server.port, autocommit=autocommit)
     assert server.effects == 1  # of a transaction, it is rolled back
     for profile in (None, ONE):
         assert classify(error, profile=profile).effect == ("unknown" if autocommit else "none")
@@ -206,10 +230,10 @@ def test_mysql_the_first_of_two_statements_stands(call: Callable[..., None], aut
 
 @pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
 @pytest.mark.parametrize("call", [mysql_call, mysql_call_statement])
-def test_mysql_a_procedure_may_have_committed(call: Callable[..., None], autocommit: bool) -> None:
+def test_mysql_a_procedure_may_have_committed(connect: Connect, call: Callable[..., None], autocommit: bool) -> None:
     """Also in a transaction of its caller's."""
-    with mysql(1062) as server:
-        error = failure(call, server.port, autocommit=autocommit)
+    with mysql_server(1062) as server:
+        error = failure(call, connect, server.port, autocommit=autocommit)
     assert classify(error).effect == classify(error, profile=ONE).effect == "unknown"
 
 

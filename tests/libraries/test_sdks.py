@@ -24,6 +24,7 @@ import requests
 
 from temporal_saga.classification import Profile, classify
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure
 from tests.libraries.servers import refusing_port
 
 K = FailureKind
@@ -376,19 +377,13 @@ SHOWS = ("openai", "anthropic", "opensearch")
 both = pytest.mark.parametrize("name", CLIENTS)
 
 
-def failure(name: str, url: str, *, again: bool) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        CLIENTS[name](url, again)
-    return raised.value
-
-
 ONE = Profile(client_retries=False)
 
 
 @both
 def test_a_refused_connection(name: str) -> None:
     with refusing_port() as port:
-        error = failure(name, f"http://127.0.0.1:{port}/{uuid4().hex}", again=False)
+        error = failure(CLIENTS[name], f"http://127.0.0.1:{port}/{uuid4().hex}", False)
     assert classify(error, profile=ONE) in (K.NOT_SENT, K.AMBIGUOUS)
     if name in ("openai", "anthropic", "azure", "azure_core", "braintree", "google", "twilio"):
         assert classify(error, profile=ONE) is K.NOT_SENT
@@ -402,7 +397,7 @@ def test_a_request_that_gets_no_answer(
     if outcome == "stall":
         monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
     url = server.tell(outcome)
-    error = failure(name, url, again=False)
+    error = failure(CLIENTS[name], url, False)
     assert server.effects_of(url) == 1  # the switch works
     assert classify(error, profile=ONE) is K.AMBIGUOUS
 
@@ -416,7 +411,7 @@ NONE_OF_THEIRS = {"braintree": {400}, "google": {401}}
 def test_statuses(name: str, server: Server) -> None:
     """Of the one request that a call makes, as the user says or as the error shows."""
     expected = {status: kind for status, kind in STATUSES.items() if status not in NONE_OF_THEIRS.get(name, ())}
-    errors = {status: failure(name, server.tell(status), again=False) for status in expected}
+    errors = {status: failure(CLIENTS[name], server.tell(status), False) for status in expected}
     assert {status: classify(error, profile=ONE) for status, error in errors.items()} == expected
     told_nothing = {status: classify(error) for status, error in errors.items()}
     if name in SHOWS or name == "twilio":
@@ -434,7 +429,7 @@ def test_the_answer_to_a_second_request_proves_nothing_of_the_first(
 ) -> None:
     """The first had its effect."""
     url = server.tell(first, then)
-    error = failure(name, url, again=True)
+    error = failure(CLIENTS[name], url, True)
     assert server.effects_of(url) == 1
     assert not isinstance(error, ConnectionError), error
     assert classify(error).effect == "unknown"
@@ -444,7 +439,7 @@ def test_the_answer_to_a_second_request_proves_nothing_of_the_first(
 def test_a_second_request_that_is_refused_proves_nothing_of_the_first(name: str) -> None:
     """Square's library hands on httpx's error of the second, which says nothing of the first."""
     with answering_once() as url:
-        error = failure(name, url, again=True)
+        error = failure(CLIENTS[name], url, True)
     assert classify(error).effect == "unknown"
 
 
@@ -454,7 +449,7 @@ def test_every_client_here_is_made_to_send_a_second_request() -> None:
 
 def test_a_conflict_by_the_class_that_names_the_provider(server: Server) -> None:
     """Without a profile: the same request is under way, and a retry finds what became of it."""
-    seen = {name: classify(failure(name, server.tell(409), again=False)) for name in CLIENTS}
+    seen = {name: classify(failure(CLIENTS[name], server.tell(409), False)) for name in CLIENTS}
     providers = ("openai", "anthropic", "stripe", "square")
     assert {name: seen[name] for name in providers} == dict.fromkeys(providers, K.IN_PROGRESS)
 
@@ -477,11 +472,11 @@ def _refresh(url: str) -> None:
 def test_google_auth(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("google.oauth2")
     with refusing_port() as port:
-        refused = failure_of(_refresh, f"http://127.0.0.1:{port}")
-    refusals = [failure_of(_refresh, server.tell(status)) for status in (400, 401)]
-    reset = failure_of(_refresh, server.tell("reset"))
+        refused = failure(_refresh, f"http://127.0.0.1:{port}")
+    refusals = [failure(_refresh, server.tell(status)) for status in (400, 401)]
+    reset = failure(_refresh, server.tell("reset"))
     monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
-    late = failure_of(_refresh, server.tell("stall"))
+    late = failure(_refresh, server.tell("stall"))
     for error in (refused, reset, late):
         assert classify(error) is classify(error, profile=ONE) is K.AMBIGUOUS
     for error in refusals:
@@ -497,12 +492,6 @@ def test_google_auth_that_fails_after_a_request_that_had_its_effect(server: Serv
         with transport.AuthorizedSession(_credentials(server.tell(400))) as session:
             session.post(url, timeout=WAIT)
 
-    error = failure_of(pay, server.tell("401 after its effect"))
+    error = failure(pay, server.tell("401 after its effect"))
     assert type(error).__name__ == "RefreshError"
     assert classify(error).effect == "unknown"
-
-
-def failure_of(call: Callable[[str], object], url: str) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        call(url)
-    return raised.value

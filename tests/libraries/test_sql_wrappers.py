@@ -20,6 +20,7 @@ from django.db.utils import ConnectionHandler
 
 from temporal_saga.classification import Profile, Rule, classify
 from temporal_saga.errors import FailureKind
+from tests.libraries.calls import failure
 from tests.libraries.servers import Servers, listening_once, refusing_port, serve
 
 K = FailureKind
@@ -30,12 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 def servers() -> Iterator[Servers]:
     with serve() as servers:
         yield servers
-
-
-def failure(call: Any, *arguments: Any, **options: Any) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what the tables know
-        call(*arguments, **options)
-    return raised.value
 
 
 # --- Django ---
