@@ -24,7 +24,7 @@ from pathlib import Path
 CORE_LIMIT = 3009  # lower it with each line that goes; the aim is 1,700
 CLASS_LIMIT = 300
 
-APART = {"__main__", "classification", "cli", "errors", "fence", "presets", "testing"}
+APART = {"__main__", "_picture", "classification", "cli", "errors", "fence", "presets", "testing"}
 """Rooms next to the core, modules or packages."""
 
 SURFACE = "_surface.py"

@@ -6,21 +6,20 @@ from collections.abc import Iterable
 from datetime import datetime
 from html import escape
 
+from temporal_saga._picture import COLORS, Drawing, legend_of, picture
+
 from ._history import Call
-from ._picture import LEGEND, picture, symbol
+from ._lanes import drawing_of
 from ._story import Story
 from ._text import moments, title
 from ._words import became, duration, effect, undoing, verdict
 
 __all__ = ["page"]
 
-_STYLE = """
-:root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --quiet: #5b6470; --line: #d4d8de; --panel: #f5f6f8;
-  --applied: #1f7a3d; --undone: #0b5fb0; --failed: #b3261e; --cancelled: #7a5200; --running: #7a5200; --closed: #5b6470;
-  --note: #5b6470; }
-@media (prefers-color-scheme: dark) { :root { --back: #15181c; --text: #e6e9ed; --quiet: #9aa4b0; --line: #363c44;
-  --panel: #1d2126; --applied: #58c77c; --undone: #6db3f2; --failed: #ff8a80; --cancelled: #e0b050; --running: #e0b050;
-  --closed: #9aa4b0; --note: #9aa4b0; } }
+_STYLE = (
+    COLORS
+    + """
+:root { --panel: #f5f6f8; } @media (prefers-color-scheme: dark) { :root { --panel: #1d2126; } }
 body { margin: 0 auto; padding: 24px; max-width: 1100px; background: var(--back); color: var(--text);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 20px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 16px; margin: 28px 0 8px; }
@@ -36,6 +35,7 @@ code { font: 13px/1.5 ui-monospace, monospace; white-space: nowrap; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; }
 .legend span { display: inline-flex; align-items: center; gap: 6px; color: var(--quiet); font-size: 13px; }
 """
+)
 
 
 def page(story: Story, now: datetime) -> str:
@@ -63,8 +63,9 @@ def _section(story: Story, now: datetime, *, is_child: bool) -> str:
         f'<div class="verdict">{lines}</div>',
     ]
     if story.steps:
+        drawing = drawing_of(story, now)
         parts += [
-            f'<div class="scroll">{picture(story, now)}</div>{"" if is_child else _legend()}',
+            f'<div class="scroll">{picture(drawing)}</div>{_legend(drawing)}',
             "<h2>Steps</h2>",
             _table(("step", "effect", "undo", "key"), _steps(story, now)),
             "<h2>Timeline</h2>",
@@ -74,8 +75,8 @@ def _section(story: Story, now: datetime, *, is_child: bool) -> str:
     return "".join(parts)
 
 
-def _legend() -> str:
-    shapes = "".join(f"<span>{symbol(shape)}{escape(meaning)}</span>" for shape, meaning in LEGEND.items())
+def _legend(drawing: Drawing) -> str:
+    shapes = "".join(f"<span>{shape}{escape(meaning)}</span>" for shape, meaning in legend_of(drawing))
     return f'<div class="legend">{shapes}</div>'
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from temporal_saga._picture import SHAPES, Drawing, Mark, legend_of, picture, symbol
 from temporal_saga.testing import (
     ActivityFault,
     Exploration,
@@ -26,7 +27,6 @@ from temporal_saga.testing import (
 )
 from temporal_saga.testing.explorer import index_of, page_of
 from temporal_saga.testing.explorer._lanes import drawing_of
-from temporal_saga.testing.explorer._picture import SHAPES, Drawing, Mark, legend_of, picture, symbol
 from tests.testing.bank import Bank, Transfer, UnfencedBank
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -14,7 +14,7 @@ Imports inside point down this list, and to the simulator:
     _checks                  what must hold after every run
     _bar _exploration        what people see
     _page                    the same as HTML
-    _lanes _picture          a run as a picture
+    _lanes                   a run as a picture
     _coverage _plans         data and small tools
 """
 

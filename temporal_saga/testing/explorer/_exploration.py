@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from temporal_saga._picture import Drawing
 from temporal_saga.testing.simulator import Fault
 
 from ._coverage import Coverage, count_of
 from ._page import Chapter, Finding
 from ._page import page_of as page_of_chapters
-from ._picture import Drawing
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from temporal_saga._picture import Bar, Drawing, Mark, Shape
 from temporal_saga.testing.simulator import ActivityFault, Fault, Row, Simulation, TraceEvent, rows_of
-
-from ._picture import Bar, Drawing, Mark, Shape
 
 _SHAPES: Mapping[str, Shape] = {
     "failed": "failed",

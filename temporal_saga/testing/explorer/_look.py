@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
+from temporal_saga._picture import Drawing
 from temporal_saga.testing.simulator import Simulation, UnusedFaultsError, inputs_of
 
 from ._checks import Known, Objection, end_of
 from ._lanes import drawing_of
-from ._picture import Drawing
 from ._plans import Plan, Points, Rests, depth_of, points_of
 from ._rest import number_of, rests_of, story_of
 from ._runner import PlanError, Runner

@@ -10,29 +10,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ._coverage import WORKFLOW, Coverage, Tally, count_of
-from ._picture import Drawing, Mark, legend_of, picture, symbol
+from temporal_saga._picture import COLORS, Drawing, Mark, legend_of, picture, symbol
 
-_COLORS = """
+from ._coverage import WORKFLOW, Coverage, Tally, count_of
+
+_TONES = """
 :root {
-  color-scheme: light dark;
-  --back: #ffffff; --soft: #f3f5f7; --text: #1b1f24; --quiet: #5b6470; --line: #d4d8de; --link: #0b5fb0;
-  --applied: #1f7a3d; --undone: #0b5fb0; --late: #b3261e; --cancelled: #7a5200; --failed: #b3261e; --done: #5b6470;
-  --note: #5b6470; --fault: #a1359c; --closed-well: #1f7a3d; --closed-badly: #b3261e;
-  --held-back: #e3f3e8; --violated-back: #fbe3e1; --untried-back: #fdf1d3;
+  --soft: #f3f5f7; --link: #0b5fb0; --held-back: #e3f3e8; --violated-back: #fbe3e1; --untried-back: #fdf1d3;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --back: #14171b; --soft: #1f242a; --text: #e6e9ed; --quiet: #9aa4b0; --line: #3a424c; --link: #7db7f2;
-    --applied: #5fc985; --undone: #6cb2f5; --late: #ff8a80; --cancelled: #e0b050; --failed: #ff8a80; --done: #9aa4b0;
-    --note: #9aa4b0; --fault: #e58ae0; --closed-well: #5fc985; --closed-badly: #ff8a80;
-    --held-back: #17331f; --violated-back: #4a1f1d; --untried-back: #3f330f;
+    --soft: #1f242a; --link: #7db7f2; --held-back: #17331f; --violated-back: #4a1f1d; --untried-back: #3f330f;
   }
 }
 """
 
 _STYLE = (
-    _COLORS
+    COLORS
+    + _TONES
     + """* { box-sizing: border-box; }
 body {
   margin: 0 auto; padding: 1.25rem 1rem 4rem; max-width: 62rem; background: var(--back); color: var(--text);
@@ -100,7 +95,7 @@ def page(title: str, body: Iterable[str]) -> str:
 
 def picture_file(drawing: Drawing) -> str:
     """Return a picture as a file of its own, light and dark."""
-    return f"{picture(drawing, _COLORS)}\n"
+    return f"{picture(drawing, COLORS)}\n"
 
 
 def figure(drawing: Drawing) -> str:

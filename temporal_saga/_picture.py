@@ -16,7 +16,17 @@ from html import escape
 from typing import Literal
 
 Shape = Literal[
-    "applied", "undone", "late", "cancelled", "failed", "done", "note", "fault", "closed well", "closed badly"
+    "applied",
+    "undone",
+    "failed",
+    "late",
+    "cancelled",
+    "running",
+    "fault",
+    "closed well",
+    "closed badly",
+    "done",
+    "note",
 ]
 
 SHAPES: dict[Shape, str] = {
@@ -25,6 +35,7 @@ SHAPES: dict[Shape, str] = {
     "failed": "failed or timed out",
     "late": "ran late",
     "cancelled": "cancelled",
+    "running": "not ended",
     "fault": "a fault strikes",
     "closed well": "the run completed",
     "closed badly": "the run ended badly",
@@ -69,12 +80,37 @@ class Bar:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a picture shows: the names of lanes, the marks in their order, and the bars."""
+    """What a picture shows.
+
+    Attributes:
+        lanes: The names of the lanes.
+        marks: What happened, in its order.
+        bars: What was under way.
+        is_numbered: Whether the columns have numbers, for a list beside the picture.
+    """
 
     lanes: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
     bars: tuple[Bar, ...] = ()
+    is_numbered: bool = True
 
+
+COLORS = """
+:root {
+  color-scheme: light dark;
+  --back: #ffffff; --text: #1b1f24; --quiet: #5b6470; --line: #d4d8de;
+  --applied: #1f7a3d; --undone: #0b5fb0; --late: #b3261e; --cancelled: #7a5200; --running: #7a5200; --failed: #b3261e;
+  --done: #5b6470; --note: #5b6470; --fault: #a1359c; --closed-well: #1f7a3d; --closed-badly: #b3261e;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --back: #14171b; --text: #e6e9ed; --quiet: #9aa4b0; --line: #3a424c;
+    --applied: #5fc985; --undone: #6cb2f5; --late: #ff8a80; --cancelled: #e0b050; --running: #e0b050; --failed: #ff8a80;
+    --done: #9aa4b0; --note: #9aa4b0; --fault: #e58ae0; --closed-well: #5fc985; --closed-badly: #ff8a80;
+  }
+}
+"""
+"""The colors of a page, light and dark, as CSS."""
 
 _LEFT, _TOP, _LANE, _R = 22, 26, 48, 8
 _NARROW, _WIDE, _WIDTH = 34, 64, 720  # a column, and what all of them may take before columns get narrow
@@ -84,6 +120,7 @@ _COLORS = {
     "undone": "#0b5fb0",
     "late": "#b3261e",
     "cancelled": "#7a5200",
+    "running": "#7a5200",
     "failed": "#b3261e",
     "done": "#5b6470",
     "note": "#5b6470",
@@ -124,8 +161,8 @@ def picture(drawing: Drawing, style: str = "") -> str:
         *_times(drawing.marks, height, x),
         *(_lane(number, name, width) for number, name in enumerate(drawing.lanes)),
         *(_bar(bar, x) for bar in drawing.bars),
-        *(_mark(number, mark, x(number)) for number, mark in enumerate(drawing.marks)),
-        *_numbers(columns, height, x),
+        *(_mark(number, mark, x(number), is_numbered=drawing.is_numbered) for number, mark in enumerate(drawing.marks)),
+        *(_numbers(columns, height, x) if drawing.is_numbered else ()),
         "</svg>",
     ]
     return "".join(parts)
@@ -196,12 +233,13 @@ def _bar(bar: Bar, x_of: Callable[[float], float]) -> str:
     )
 
 
-def _mark(number: int, mark: Mark, x: float) -> str:
-    said = " ".join(part for part in (f"{number + 1}.", mark.when, mark.name, mark.said) if part)
+def _mark(number: int, mark: Mark, x: float, *, is_numbered: bool) -> str:
+    place = f"{number + 1}." if is_numbered else ""
+    said = " ".join(part for part in (place, mark.when, mark.name, mark.said) if part)
     ran = _RAN if mark.ran else ""
     struck = f'<g transform="translate(-13 -12) scale(.85)">{_shape("fault")}</g>' if mark.is_struck else ""
-    place = f'transform="translate({x:g} {_y(mark.lane)})"'
-    return f"<g {place}><title>{escape(said)}</title>{_shape(mark.shape)}{ran}{struck}</g>"
+    at = f'transform="translate({x:g} {_y(mark.lane)})"'
+    return f"<g {at}><title>{escape(said)}</title>{_shape(mark.shape)}{ran}{struck}</g>"
 
 
 def _color(shape: Shape) -> str:
@@ -221,6 +259,8 @@ def _shape(shape: Shape) -> str:
         return f'<path d="M0 -9L10 8H-10Z" fill="{color}"/><path d="M0 -3V2M0 5.4V5.5" {line}/>'
     if shape == "cancelled":
         return f'<circle r="{_R}" {stroke}/><path d="M-5.4 5.4L5.4 -5.4" {stroke}/>'
+    if shape == "running":
+        return f'<circle r="{_R}" {stroke} stroke-dasharray="3 4"/>'
     if shape == "failed":
         return f'<rect x="-8" y="-8" width="16" height="16" rx="3" {stroke}/><path d="M-4 -4L4 4M4 -4L-4 4" {stroke}/>'
     if shape == "fault":
