@@ -33,6 +33,7 @@ from temporalio.worker import Replayer
 from examples.order.activities import Shop
 from examples.order.models import (
     STATUS,
+    Booking,
     Line,
     Message,
     Order,
@@ -250,6 +251,26 @@ async def test_no_carrier_takes_it(client: Client, store: Store, task_queue: str
     assert messages(store, "warehouse") == []
     store.add_carrier("swift", pickups=10, labels=10)
     store.add_carrier("post", pickups=10, labels=10)
+    assert_untouched(store)
+
+
+class BrokenPrinter(Shop):
+    """Prints no label."""
+
+    @activity.defn
+    def print_label(self, booking: Booking) -> str:
+        raise ApplicationError("out of paper", non_retryable=True)
+
+
+async def test_a_fault_for_good_fails_once_all_is_undone(client: Client, store: Store, task_queue: str) -> None:
+    """A fault is not a no: the order does not try the second carrier."""
+    async with working(client, BrokenPrinter(store), task_queue):
+        handle = await place_order(client, new_order(), task_queue)
+        with pytest.raises(WorkflowFailureError) as error:
+            await handle.result()
+        await replay(handle)
+    assert isinstance(error.value.cause, ActivityError)
+    assert await scheduled(handle, "undo") == ["void_label", "cancel_pickup", "release", "refund"]
     assert_untouched(store)
 
 
