@@ -97,7 +97,7 @@ def explored(run: Any, own: list[Any], faults: int) -> Exploration:
 
 def assert_all_was_tried(tried: Exploration, faults: int) -> None:
     assert (tried.untried, tried.without_compensation) == (0, ["send_tickets"]), str(tried)
-    assert tried.tried > {1: 80, 2: 1_200}[faults]
+    assert tried.tried > {1: 80, 2: 800}[faults]
 
 
 @pytest.mark.slow
