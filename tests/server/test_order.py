@@ -33,6 +33,7 @@ from temporalio.worker import Replayer
 from examples.order.activities import Shop
 from examples.order.models import (
     STATUS,
+    Booking,
     Line,
     Message,
     Order,
@@ -237,6 +238,27 @@ async def test_the_second_carrier_takes_it(client: Client, store: Store, task_qu
     assert await scheduled(handle, "undo") == ["cancel_pickup"]
     assert store.rows("SELECT * FROM carriers ORDER BY name") == [("post", 9, 9), ("swift", 10, 0)]
     assert messages(store, "warehouse") == [f"pack {order.id}, label post/{order.id}"]
+
+
+class BrokenPrinter(Shop):
+    """Prints no label of the first carrier."""
+
+    @activity.defn
+    def print_label(self, booking: Booking) -> str:
+        if booking.carrier == "swift":
+            raise ApplicationError("out of paper", non_retryable=True)
+        return super().print_label(booking)
+
+
+async def test_a_fault_of_a_carrier_counts_as_a_no(client: Client, store: Store, task_queue: str) -> None:
+    order = new_order()
+    async with working(client, BrokenPrinter(store), task_queue):
+        handle = await place_order(client, order, task_queue)
+        await handle.signal(OrderWorkflow.shipment_ready, "T1")
+        state = await ended(handle, order, store)
+    assert state.status is OrderStatus.SHIPPED
+    assert await scheduled(handle, "undo") == ["void_label", "cancel_pickup"]
+    assert store.rows("SELECT * FROM carriers ORDER BY name") == [("post", 9, 9), ("swift", 10, 10)]
 
 
 async def test_no_carrier_takes_it(client: Client, store: Store, task_queue: str) -> None:
