@@ -143,6 +143,11 @@ def readme(name: str) -> str:
     return (HERE / name / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_index_has_every_example() -> None:
+    index = (HERE / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\((\w+)/README.md\)", index)) == EXAMPLES
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_each_end_that_a_readme_names_has_a_test_on_a_real_server(name: str) -> None:
     """Whoever adds an end adds its test."""
