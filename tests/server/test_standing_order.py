@@ -185,7 +185,8 @@ async def test_how_a_payment_ends_badly(client: Client, way: str, end: str) -> N
 
             assert (await eventually(handled)).why == "credit failed"
             await handle.signal(PayForever.stop)
-            assert (await handle.result()).not_paid == 1
+            state: Any = await handle.result()
+            assert state.not_paid == 1
         else:
             with pytest.raises(WorkflowFailureError) as error:
                 await handle.result()
