@@ -8,7 +8,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from .fakes import think
 
 
-def _answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+async def _answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     parts = [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
     thought = think({part.tool_call_id: str(part.content) for part in parts})
     if isinstance(thought, str):

@@ -30,7 +30,13 @@ class SlowBank(Bank):
         self.go = threading.Event()
         self.go.set()
         self.reached = threading.Event()
-        self.is_broken = False
+        self.is_broken = self.cannot_recall = False
+
+    @activity.defn
+    def recall(self, order: Order) -> None:
+        if self.cannot_recall:
+            raise ApplicationError("the money is spent", non_retryable=True)
+        super().recall(order)
 
     @activity.defn
     def pay_out(self, order: Order) -> None:
@@ -90,13 +96,15 @@ async def test_two_orders_at_once_cannot_spend_the_same_money(client: Client, ba
     bank.go.clear()
     first = asyncio.create_task(handle.execute_update(Account.pay_out, Order("2", "4242", 60_00)))
     await asyncio.to_thread(bank.reached.wait, 20)
-    for refused in (Order("3", "4242", 60_00), Order("4", "4242", 0)):
+    for refused in (Order("3", "4242", 60_00), Order("4", "4242", 0), Order("5", "4242", -1)):
         with pytest.raises(WorkflowUpdateFailedError):
             await handle.execute_update(Account.pay_out, refused)
+    await handle.signal(Account.close)
+    with pytest.raises(WorkflowUpdateFailedError):
+        await handle.execute_update(Account.bring_in, Order("6", "4242", 1))
     bank.go.set()
     assert await first == "done"
-    assert money(bank) == (460_00, 40_00)
-    await handle.terminate()
+    assert (money(bank), await handle.result()) == ((460_00, 40_00), 40_00)
 
 
 async def test_a_fault_undoes_the_order_and_the_account_goes_on(client: Client, bank: SlowBank) -> None:
@@ -109,6 +117,19 @@ async def test_a_fault_undoes_the_order_and_the_account_goes_on(client: Client, 
     bank.is_broken = False
     assert await handle.execute_update(Account.pay_out, Order("2", "4242", 60_00)) == "done"
     assert money(bank) == (460_00, 40_00)
+    await handle.terminate()
+
+
+async def test_an_undo_that_fails_for_good_fails_its_order_alone(client: Client, bank: SlowBank) -> None:
+    """What was paid out stays there, and the rest of the order is undone. The account goes on."""
+    handle = await opened(client)
+    bank.is_broken = bank.cannot_recall = True
+    with pytest.raises(WorkflowUpdateFailedError) as error:
+        await handle.execute_update(Account.pay_out, Order("2", "4242", 60_00))
+    assert any("CompensationError" in each for each in causes(error.value)), causes(error.value)
+    assert (money(bank), await handle.query(Account.balance)) == ((460_00, 100_00), 100_00)
+    bank.is_broken = False
+    assert await handle.execute_update(Account.pay_out, Order("3", "4242", 10_00)) == "done"
     await handle.terminate()
 
 

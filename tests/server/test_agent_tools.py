@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
 from temporalio import activity
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
@@ -80,15 +82,19 @@ async def test_a_trip_is_booked_by_an_agent_and_approved(office: Office) -> None
     assert log(office, traveler) == ["booked flight Rome", "booked hotel Astoria", "tickets"]
 
 
-async def test_a_cancel_cancels_what_was_booked_newest_first(office: Office) -> None:
-    """What happens when the person rejects is in the program's story, and explored."""
+@pytest.mark.parametrize("end", ["rejected", "cancelled"])
+async def test_what_was_booked_is_canceled_newest_first(office: Office, end: str) -> None:
     traveler = f"bob-{uuid4()}"
     handle = await start(office.client, Trip(traveler, "Rome"), office.framework)
     await planned(office, traveler, handle)
-    await handle.cancel()
-    with pytest.raises(WorkflowFailureError) as error:
-        await handle.result()
-    assert causes(error.value.cause) == ["CancelledError"]
+    if end == "rejected":
+        await review(handle, False)
+        assert (await handle.result()).state is State.REJECTED
+    else:
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as error:
+            await handle.result()
+        assert causes(error.value.cause) == ["CancelledError"]
     booked, canceled = log(office, traveler)[:2], log(office, traveler)[2:]
     assert booked == ["booked flight Rome", "booked hotel Astoria"]
     assert canceled == ["canceled hotel Astoria", "canceled flight Rome"]
@@ -102,3 +108,62 @@ async def test_a_tool_that_fails_for_good_ends_the_trip(office: Office) -> None:
         await handle.result()
     assert "ApplicationError" in causes(error.value.cause)
     assert log(office, traveler) in (["booked flight Rome", "canceled flight Rome"], [])
+
+
+async def test_a_model_that_fails_for_good_ends_the_trip(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails once the flight and the hotel are booked."""
+
+    def think(results: dict[str, str]) -> Any:
+        if results:
+            raise ApplicationError("the model is gone", non_retryable=True)
+        return [("call-1", "flight", "Rome"), ("call-2", "hotel", "Astoria")]
+
+    monkeypatch.setattr(f"{_module(office)[1]}.think", think)
+    traveler = f"dan-{uuid4()}"
+    handle = await start(office.client, Trip(traveler, "Rome"), office.framework)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    booked, canceled = log(office, traveler)[:2], log(office, traveler)[2:]
+    assert set(booked) == {"booked flight Rome", "booked hotel Astoria"}
+    assert canceled == [line.replace("booked", "canceled") for line in reversed(booked)]
+
+
+async def test_a_bug_in_a_tool_waits_for_fixed_code(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is booked and nothing is undone meanwhile. With the fixed code the trip goes on."""
+
+    def bug(*args: object) -> None:
+        raise TypeError("a bug")
+
+    module, traveler = _module(office)[0], f"eve-{uuid4()}"
+    with monkeypatch.context() as broken:
+        broken.setattr(f"{module}.Booking", bug)
+        handle = await start(office.client, Trip(traveler, "Rome"), office.framework)
+
+        async def task_failed() -> bool:
+            events = (await handle.fetch_history()).events
+            return any(event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED for event in events)
+
+        await eventually(task_failed)
+        assert log(office, traveler) == []
+    await planned(office, traveler, handle)
+    assert log(office, traveler) == ["booked flight Rome", "booked hotel Astoria"]
+    await handle.terminate()
+
+
+def _module(office: Office) -> tuple[str, str]:
+    """Where the workflow and the fake model of the framework are."""
+    name = office.framework.replace("-", "_")
+    return f"examples.agent_tools.with_{name}", f"examples.agent_tools.fake_{name}"
+
+
+async def test_no_answer_for_a_day_is_a_no(time_skipping_env: WorkflowEnvironment) -> None:
+    agency, client = FragileAgency(), with_plugins(time_skipping_env.client, "pydantic-ai")
+    runner = passing([workflow_of("pydantic-ai")])
+    async with working(client, agency, "pydantic-ai", workflow_runner=runner):
+        handle = await start(client, Trip("fay", "Rome"), "pydantic-ai")
+        assert (await handle.result()).state is State.REJECTED
+        described = await handle.describe()
+        assert described.close_time is not None
+        assert timedelta(days=1) <= described.close_time - described.start_time < timedelta(days=1, hours=1)
+    assert agency.log()[-2:] == ["canceled hotel Astoria for fay", "canceled flight Rome for fay"]
+    agency.close()

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from examples.approval.__main__ import decide, post, serving, start, working
@@ -25,10 +26,22 @@ YES: dict[str, object] = {"approved": True, "by": "eve"}
 NO: dict[str, object] = {"approved": False, "by": "eve"}
 
 
+class FragileDesk(Desk):
+    """Opens no ticket for a purchase of that amount."""
+
+    no_ticket_for = 7
+
+    @activity.defn
+    def open_ticket(self, purchase: Purchase) -> str:
+        if purchase.amount == self.no_ticket_for:
+            raise ApplicationError("the system of finance is gone", non_retryable=True)
+        return super().open_ticket(purchase)
+
+
 @pytest.fixture(scope="module")
 async def office(client: Client) -> AsyncIterator[tuple[Desk, str]]:
     """The desk, and the address of its webhook."""
-    desk = Desk()
+    desk = FragileDesk()
     async with working(client, desk), serving(client, desk) as address:
         yield desk, address
     desk.close()
@@ -102,6 +115,17 @@ async def test_a_cancel_does_not_wait_for_the_answer(client: Client, office: tup
     assert causes(error.value.cause) == ["CancelledError"]
     assert state(desk, mine) == (before, 0, ["withdrawn"])
     assert (await asyncio.to_thread(post, f"{address}/tickets/{id}", YES))[0] == 410
+
+
+async def test_a_fault_for_good_fails_once_all_is_undone(client: Client, office: tuple[Desk, str]) -> None:
+    desk, _ = office
+    mine, before = purchase(FragileDesk.no_ticket_for), state(desk, purchase())[0]
+    handle = await start(client, mine)
+    await decide(handle, Answer(True, "ann"))
+    with pytest.raises(WorkflowFailureError) as error:
+        await handle.result()
+    assert causes(error.value.cause)[0] == "ActivityError"
+    assert state(desk, mine) == (before, 0, [])
 
 
 class SlowDesk(Desk):

@@ -78,6 +78,12 @@ async def test_what_fails_is_a_line_in_the_summary(client: Client, bank: Bank) -
     assert len(leaf.events) <= 8 * 9 + 20  # as the README counts
 
 
+async def test_if_all_are_paid_nobody_is_told(client: Client, bank: Bank) -> None:
+    summary = await (await start(client, payout(bank, 5, at_once=4))).result()
+    assert (summary.paid, summary.failed, summary.named, messages(bank)) == (5, 0, [], [])
+    assert balances(bank) == (0, 5_00)
+
+
 async def test_all_are_paid_or_none(client: Client, bank: Bank) -> None:
     handle = await start(client, payout(bank, 6, at_once=4, closed_every=6), all_or_nothing=True)
     summary = await handle.result()

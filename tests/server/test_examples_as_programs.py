@@ -40,6 +40,10 @@ MODULES = {
 }
 
 
+def test_no_example_is_left_out() -> None:
+    assert sorted([*PROGRAMS, *MODULES]) == sorted(path.parent.name for path in HERE.glob("*/README.md"))
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_has_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [f"python -m examples.{name}", "--help"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from uuid import uuid4
@@ -24,6 +25,20 @@ class FullDisk(Exporter):
     async def write_pages(self, export: Export) -> str:
         await super().write_pages(Export(export.name, export.pages // 2, 0))
         raise ApplicationError("no space left", non_retryable=True)
+
+
+class SlowPublisher(Exporter):
+    """Publishes when a test says so."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    @activity.defn
+    async def publish(self, export: Export, folder: str) -> None:
+        self.begun.set()
+        await self.go.wait()
+        await super().publish(export, folder)
 
 
 def numbers(lines: list[str]) -> list[int]:
@@ -54,6 +69,19 @@ async def test_a_cancel_half_way_removes_the_half(client: Client, tmp_path: Path
             await handle.result()
     assert causes(error.value.cause) == ["CancelledError"]
     assert (exporter.pages(), exporter.log()[-1]) == (0, "sales: removed")
+
+
+async def test_a_cancel_after_the_last_page_publishes(client: Client, tmp_path: Path) -> None:
+    exporter, queue = SlowPublisher(tmp_path), f"x-{uuid4()}"
+    async with working(client, exporter, queue):
+        handle = await start(client, Export("sales", 3, 0), queue)
+        await asyncio.wait_for(exporter.begun.wait(), 20)
+        await handle.cancel()
+        exporter.go.set()
+        with pytest.raises(WorkflowFailureError) as error:
+            await handle.result()
+    assert causes(error.value.cause) == ["CancelledError"]
+    assert (exporter.pages(), exporter.log()[-1]) == (3, "sales: published")
 
 
 async def test_a_failure_half_way_removes_the_half(client: Client, tmp_path: Path) -> None:

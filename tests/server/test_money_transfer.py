@@ -101,6 +101,14 @@ class ForgetfulBank(Bank):
         return entry
 
 
+class BrokenBank(Bank):
+    """A bank that cannot write a receipt."""
+
+    @activity.defn
+    def record(self, transfer: Transfer) -> int:
+        raise ApplicationError("out of paper", non_retryable=True)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty one."""
@@ -357,6 +365,19 @@ async def test_a_cancel_during_the_deposit_undoes_it_first(
         assert world.balances() == UNTOUCHED
         undos = ["reverse_deposit", "return_withdrawal"]
         assert await history(handle) == ["check", "withdraw", "deposit", *undos]
+
+
+async def test_a_fault_for_good_fails_once_all_is_undone(
+    client: Client, bank: Bank, threads: ThreadPoolExecutor
+) -> None:
+    async with world_on(client, BrokenBank(bank.ledger), threads) as world:
+        handle = await world.start(250_00)
+        with pytest.raises(WorkflowFailureError) as caught:
+            await handle.result()
+        assert "out of paper" in root_cause(caught.value)
+        assert world.balances() == UNTOUCHED
+        undos = ["void_record", "reverse_deposit", "return_withdrawal"]
+        assert await history(handle) == ["check", "withdraw", "deposit", "record", *undos]
 
 
 async def test_a_deposit_whose_reply_is_lost_happens_once(

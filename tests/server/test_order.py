@@ -33,12 +33,14 @@ from temporalio.worker import Replayer
 from examples.order.activities import Shop
 from examples.order.models import (
     STATUS,
+    Booking,
     Line,
     Message,
     Order,
     OrderState,
     OrderStatus,
     Payment,
+    PickOrder,
     Report,
     Review,
     Shipment,
@@ -238,6 +240,27 @@ async def test_the_second_carrier_takes_it(client: Client, store: Store, task_qu
     assert messages(store, "warehouse") == [f"pack {order.id}, label post/{order.id}"]
 
 
+class BrokenPrinter(Shop):
+    """Prints no label of the first carrier."""
+
+    @activity.defn
+    def print_label(self, booking: Booking) -> str:
+        if booking.carrier == "swift":
+            raise ApplicationError("out of paper", non_retryable=True)
+        return super().print_label(booking)
+
+
+async def test_a_fault_of_a_carrier_counts_as_a_no(client: Client, store: Store, task_queue: str) -> None:
+    order = new_order()
+    async with working(client, BrokenPrinter(store), task_queue):
+        handle = await place_order(client, order, task_queue)
+        await handle.signal(OrderWorkflow.shipment_ready, "T1")
+        state = await ended(handle, order, store)
+    assert state.status is OrderStatus.SHIPPED
+    assert await scheduled(handle, "undo") == ["void_label", "cancel_pickup"]
+    assert store.rows("SELECT * FROM carriers ORDER BY name") == [("post", 9, 9), ("swift", 10, 10)]
+
+
 async def test_no_carrier_takes_it(client: Client, store: Store, task_queue: str) -> None:
     store.add_carrier("swift", pickups=10, labels=0)
     store.add_carrier("post", pickups=0, labels=10)
@@ -250,6 +273,26 @@ async def test_no_carrier_takes_it(client: Client, store: Store, task_queue: str
     assert messages(store, "warehouse") == []
     store.add_carrier("swift", pickups=10, labels=10)
     store.add_carrier("post", pickups=10, labels=10)
+    assert_untouched(store)
+
+
+class BrokenWarehouse(Shop):
+    """Nobody knows whether the pick order arrived."""
+
+    @activity.defn
+    def notify_warehouse(self, pick: PickOrder) -> None:
+        super().notify_warehouse(pick)
+        raise ApplicationError("no answer", non_retryable=True)
+
+
+async def test_a_fault_for_good_fails_once_all_is_undone(client: Client, store: Store, task_queue: str) -> None:
+    async with working(client, BrokenWarehouse(store), task_queue):
+        handle = await place_order(client, new_order(), task_queue)
+        with pytest.raises(WorkflowFailureError) as error:
+            await handle.result()
+        await replay(handle)
+    assert isinstance(error.value.cause, ActivityError)
+    assert await scheduled(handle, "undo") == UNDO_ALL
     assert_untouched(store)
 
 

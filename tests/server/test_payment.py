@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.testing import WorkflowEnvironment
@@ -16,14 +21,36 @@ from examples.payment.activities import Cashier
 from examples.payment.models import Finding, Order, Refund, State, Status
 from examples.payment.provider import Provider
 from examples.payment.workflows import Payment
+from temporal_saga import Parked
 from tests.server.support import causes, eventually
 
 Handle = WorkflowHandle[Payment, Status]
 
 
+class WatchedCashier(Cashier):
+    """One whose settlement waits if a test wants that, and which notes when somebody is paged."""
+
+    def __init__(self) -> None:
+        super().__init__(Provider())
+        self.go, self.reached = threading.Event(), threading.Event()
+        self.go.set()
+        self.pages: list[datetime] = []
+
+    @activity.defn
+    def settle(self, authorization: str) -> None:
+        self.reached.set()
+        assert self.go.wait(20)
+        super().settle(authorization)
+
+    @activity.defn
+    def page_somebody(self, parked: Parked) -> None:
+        super().page_somebody(parked)
+        self.pages.append(activity.info().scheduled_time)
+
+
 @pytest.fixture
-async def cashier(client: Client) -> AsyncIterator[Cashier]:
-    cashier = Cashier(Provider())
+async def cashier(client: Client) -> AsyncIterator[WatchedCashier]:
+    cashier = WatchedCashier()
     async with working(client, cashier):
         yield cashier
     cashier.close()
@@ -110,6 +137,38 @@ async def test_a_cancel_while_a_capture_waits_takes_everything_back(client: Clie
     assert await failure(handle) == ["CancelledError"]
     assert balance(cashier) == 500_00
     assert {state for (state,) in cashier.provider.rows("SELECT state FROM operations")} == {"cancelled"}
+
+
+async def test_a_cancel_after_the_pivot_settles_and_refunds_nothing(client: Client, cashier: WatchedCashier) -> None:
+    cashier.go.clear()
+    handle = await start(client, order())
+    assert await asyncio.to_thread(cashier.reached.wait, 20)
+    await handle.cancel()
+
+    async def is_cancelled() -> bool:
+        wanted = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+        return any(event.event_type == wanted for event in (await handle.fetch_history()).events)
+
+    await eventually(is_cancelled)
+    with pytest.raises(WorkflowUpdateFailedError):
+        await handle.execute_update(Payment.refund, Refund("r1", 10_00))
+    cashier.go.set()
+    assert await failure(handle) == ["CancelledError"]
+    assert (balance(cashier), cashier.booked()) == (450_00, [])
+
+
+async def test_a_person_is_reminded_every_four_hours(time_skipping_env: WorkflowEnvironment) -> None:
+    cashier, client = WatchedCashier(), time_skipping_env.client
+    cashier.provider.lost_replies = 3
+    async with working(client, cashier):
+        handle = await start(client, order())
+        await eventually(lambda: len(cashier.pages) >= 3)
+        await handle.cancel()
+        assert await failure(handle) == ["CancelledError"]
+        first, second, third = cashier.pages[:3]
+        assert second - first >= timedelta(hours=4) <= third - second
+        assert third - first < timedelta(hours=9)
+    cashier.close()
 
 
 async def test_nothing_is_refunded_after_thirty_days(time_skipping_env: WorkflowEnvironment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -9,7 +11,14 @@ from uuid import uuid4
 
 import pytest
 from temporalio import activity
-from temporalio.client import Client, ScheduleHandle, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleHandle,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
@@ -24,10 +33,23 @@ from tests.server.support import causes, eventually
 class FragileBank(Bank):
     """One whose credits fail for good while it is broken."""
 
-    is_broken = False
+    is_broken = cannot_return = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.reached = threading.Event(), threading.Event()
+        self.go.set()
+
+    @activity.defn
+    def return_debit(self, payment: Payment) -> None:
+        if self.cannot_return:
+            raise ApplicationError("the debtor's bank is gone", non_retryable=True)
+        super().return_debit(payment)
 
     @activity.defn
     def credit(self, payment: Payment) -> None:
+        self.reached.set()
+        assert self.go.wait(20)
         if self.is_broken:
             raise ApplicationError("no route to the creditor's bank", non_retryable=True)
         super().credit(payment)
@@ -108,6 +130,76 @@ async def test_a_period_that_failed_is_undone_and_can_be_made_up_for(client: Cli
     await ran(handle, 2)
     assert (paid(bank, order), is_balanced(bank)) == ([10], True)
     await handle.delete()
+
+
+async def run_of(client: Client, handle: ScheduleHandle) -> WorkflowHandle[Any, Outcome]:
+    """The payment that a schedule has begun last."""
+
+    async def begun() -> Any:
+        return (await handle.describe()).info.recent_actions[-1:]
+
+    (latest,) = await eventually(begun)
+    assert isinstance(latest.action, ScheduleActionExecutionStartWorkflow)
+    return client.get_workflow_handle(
+        latest.action.workflow_id, run_id=latest.action.first_execution_run_id, result_type=Outcome
+    )
+
+
+async def test_a_payment_that_the_bank_declines_is_undone_and_says_why(client: Client, bank: FragileBank) -> None:
+    order = rent(1_000_000)
+    handle = await schedule.create(client, order, QUEUE)
+    await handle.trigger()
+    outcome = await (await run_of(client, handle)).result()
+    await handle.delete()
+    assert (outcome.paid, outcome.why) == (False, "ann has no 1000000")
+    assert (paid(bank, order), is_balanced(bank)) == ([], True)
+
+
+@pytest.mark.parametrize("way", ["schedule", "loop"])
+@pytest.mark.parametrize("end", ["cancelled", "fault", "undo fails"])
+async def test_how_a_payment_ends_badly(client: Client, way: str, end: str) -> None:
+    """A cancel and a fault undo the payment under way. An undo that fails for good fails the workflow, the loop too."""
+    bank, order, queue = FragileBank(), rent(), f"{QUEUE}-{uuid4()}"
+    bank.is_broken, bank.cannot_return = end != "cancelled", end == "undo fails"
+    if end == "cancelled":
+        bank.go.clear()
+    async with working(client, bank, queue):
+        handle: WorkflowHandle[Any, Any]
+        if way == "schedule":
+            schedules = await schedule.create(client, order, queue)
+            await schedules.trigger()
+            handle = await run_of(client, schedules)
+            await schedules.delete()
+        else:
+            today = int(datetime.now(timezone.utc).timestamp()) // DAY
+            handle = await start_loop(client, LoopState(order, next_period=today), queue)
+        if end == "cancelled":
+            assert await asyncio.to_thread(bank.reached.wait, 20)
+            await handle.cancel()
+            await eventually(lambda: cancel_is_known(handle))
+            bank.go.set()
+        if (way, end) == ("loop", "fault"):  # it goes on
+
+            async def handled() -> Any:
+                return (await handle.query(PayForever.status)).latest
+
+            assert (await eventually(handled)).why == "credit failed"
+            await handle.signal(PayForever.stop)
+            state: Any = await handle.result()
+            assert state.not_paid == 1
+        else:
+            with pytest.raises(WorkflowFailureError) as error:
+                await handle.result()
+            expected = {"cancelled": "CancelledError", "fault": "ActivityError", "undo fails": "CompensationError"}
+            assert expected[end] in causes(error.value.cause)[0], causes(error.value.cause)
+    assert paid(bank, order) == []
+    assert is_balanced(bank) == (end != "undo fails")
+    bank.close()
+
+
+async def cancel_is_known(handle: WorkflowHandle[Any, Any]) -> bool:
+    events = (await handle.fetch_history()).events
+    return any(event.HasField("activity_task_cancel_requested_event_attributes") for event in events)
 
 
 async def test_a_schedule_ticks_and_ends_after_its_last_payment(client: Client, bank: FragileBank) -> None:

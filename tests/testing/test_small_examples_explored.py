@@ -248,12 +248,13 @@ def all_are_paid_or_none(ledger: Payout, simulation: Simulation[Any]) -> None:
     [
         pytest.param(PayAll, Payout, 2, the_summary_is_right, marks=pytest.mark.deep),
         (PayAll, TwoOfWhichOneIsClosed, 1, the_summary_is_right),
+        pytest.param(PayAll, TwoOfWhichOneIsClosed, 2, the_summary_is_right, marks=pytest.mark.deep),
         pytest.param(PayAllOrNothing, Payout, 2, all_are_paid_or_none, marks=pytest.mark.deep),
         (PayAllOrNothing, TwoOfWhichOneIsClosed, 1, all_are_paid_or_none),
+        pytest.param(PayAllOrNothing, TwoOfWhichOneIsClosed, 2, all_are_paid_or_none, marks=pytest.mark.deep),
     ],
 )
 def test_a_payout_loses_nothing(pay: Any, world: type[Payout], faults: int, check: Any) -> None:
-    """Two transfers at once make many plans: these to one fault."""
     batch = Batch("p", 0, world.count)
     tried = explore(pay.run, batch, workflows=[PayOne], setup=world, check=check, faults=faults)
     # Its undos are those of the saga that it hands over. With two faults some plan undoes one of them.
