@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal
 
 from ._trace import Attempt, Call, CallState, TraceEvent, step_of
+
+
+@lru_cache
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 class Journal:
@@ -24,7 +30,7 @@ class Journal:
         self._uses: dict[str, int] = {}
 
     def _now(self) -> timedelta:
-        return timedelta(seconds=self._clock())
+        return _duration(self._clock())
 
     def _next_order(self) -> int:
         self._order += 1

@@ -155,7 +155,7 @@ class WorkflowTasks:
         for callback in begun:
             callback()
         self._on_end()
-        if state.is_main and state.is_open:
+        if state.is_main and state.is_open and self._world.faults.are_in_front:
             # Behind the begin of what has been scheduled, before any of it runs.
             self._world.loop.call_soon(self._inject_if_due)
 
