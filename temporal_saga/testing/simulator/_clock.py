@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
@@ -71,6 +72,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, _Handle]] = []
         self._count = self._jumps = 0
         self._now = 0.0
+        self.elapsed: timedelta = timedelta(0)
+        """What `time` returns, as a duration."""
         self._running = False
         self._thread = threading.get_ident()
         self._threads = threading.active_count()
@@ -121,6 +124,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             when, _, handle = heapq.heappop(self._timers)
             if not handle.cancelled():
                 self._now = max(self._now, when)
+                self.elapsed = timedelta(seconds=self._now)
                 self._jumps += 1
                 if self._jumps > MAX_JUMPS:
                     raise SimulationError(

@@ -109,6 +109,9 @@ class CallFaults:
         self._pending = pending
         self._faults = faults
 
+    def __bool__(self) -> bool:
+        return bool(self._faults)
+
     def has(self, kind: str) -> bool:
         """Whether a fault of that kind lies on the call."""
         return any(fault.kind == kind for fault in self._faults)
