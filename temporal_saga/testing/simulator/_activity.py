@@ -129,7 +129,7 @@ class ActivityTask:
         if self.total:
             self._set_timer("total", self.total)
         if self._is_served:
-            self._world.loop.call_soon(self._dispatch)
+            self._world.loop.soon(self._dispatch)
 
     def run_by_hand(self) -> None:
         """A person does what the activity has not done."""

@@ -95,7 +95,7 @@ class AttemptRun:
         world = self._world
         world.journal.record("attempt", self._task.call.label, "", attempt=self.record.number)
         # Behind the faults that come in front of the next activation: they find it started.
-        world.loop.call_soon(self._begin)
+        world.loop.soon(self._begin)
 
     def _begin(self) -> None:
         if not self._faults or not self._is_struck():

@@ -67,7 +67,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs what is ready in order of arrival; with nothing ready, moves its clock to the next timer."""
 
     def __init__(self) -> None:
-        self._ready: deque[_Handle] = deque()
+        self._ready: deque[Callable[[], object]] = deque()
         # The count keeps timers that are due together in the order in which they were set.
         self._timers: list[tuple[float, int, _Handle]] = []
         self._count = self._jumps = 0
@@ -97,7 +97,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             with running_loop(self):
                 while self._running:
                     if ready:
-                        ready.popleft().run()
+                        ready.popleft()()
                     elif not on_idle() and not self._jump():
                         return
         finally:
@@ -131,9 +131,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                         f"the clock has moved {MAX_JUMPS:,} times and there is no end: "
                         "does an activity, or the client's function, wait in a loop for what never happens?"
                     )
-                self._ready.append(handle)
+                self._ready.append(handle.run)
                 return True
         return False
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call back in its turn, as `call_soon` does. What the server does is in no function's context."""
+        self._ready.append(callback)
 
     @property
     def has_timers(self) -> bool:
@@ -163,7 +167,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
         handle = _Handle(callback, args, context)
-        self._ready.append(handle)
+        self._ready.append(handle.run)
         return handle
 
     def call_soon_threadsafe(

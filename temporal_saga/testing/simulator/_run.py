@@ -231,7 +231,7 @@ class Run:
         self.messages.close()
         self._children.close()
         if final:
-            self._world.loop.call_soon(self._chain.closed)
+            self._world.loop.soon(self._chain.closed)
 
     # --- looking ---
 

@@ -66,7 +66,7 @@ class WorkflowTasks:
         """Make a workflow task soon: a job has come."""
         if self._began and not self._pumping:
             self._pumping = True
-            self._world.loop.call_soon(self._pump)
+            self._world.loop.soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -124,9 +124,8 @@ class WorkflowTasks:
 
     def _deliver(self, jobs: list[Job]) -> None:
         state = self._state
-        jobs = [*self._failing, *jobs]
         if self._failing:
-            self._failing = []
+            jobs, self._failing = [*self._failing, *jobs], []
             self._restart()
         state.task += 1
         for job in jobs:
@@ -158,7 +157,7 @@ class WorkflowTasks:
         self._on_end()
         if state.is_open and self._faults.are_in_front:
             # Behind the begin of what has been scheduled, before any of it runs.
-            self._world.loop.call_soon(self._inject_if_due)
+            self._world.loop.soon(self._inject_if_due)
 
     def _activate(self, jobs: Sequence[Job], length: int) -> Failure | None:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
@@ -197,7 +196,7 @@ class WorkflowTasks:
             job.kind, job.events = "", 0
         # The next deployment fixes a bug; else the server tries again, forever: here once.
         if is_bug or len(self._failures) == 1:
-            self._world.loop.call_soon(self._try_again)
+            self._world.loop.soon(self._try_again)
 
     def _try_again(self) -> None:
         if self._failing and self._state.is_open:
