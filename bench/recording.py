@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
-from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowRunner
+from temporalio.worker import Plugin, UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowRunner
 
 from tests.driver import Run, _activate, _evict, completed
 
@@ -24,13 +24,20 @@ class Recording:
         workflow: The workflow class.
         args: Its arguments.
         runner: How to run its code; unsandboxed unless given.
+        plugins: The worker's.
         at_once: Whether activities that are pending together end in one activation.
     """
 
     def __init__(
-        self, workflow: type[Any], *args: object, runner: WorkflowRunner | None = None, at_once: bool = False
+        self,
+        workflow: type[Any],
+        *args: object,
+        runner: WorkflowRunner | None = None,
+        plugins: Sequence[Plugin] = (),
+        at_once: bool = False,
     ) -> None:
-        self._run = run = Run(workflow, *args, run_id=RUN_ID, runner=runner or UnsandboxedWorkflowRunner())
+        runner = runner or UnsandboxedWorkflowRunner()
+        self._run = run = Run(workflow, *args, run_id=RUN_ID, runner=runner, plugins=plugins)
         results = {"work": 1}
         run.start()
         while run.activities:
@@ -71,13 +78,22 @@ class Recording:
         Args:
             warm: What to trace first, if a smaller run takes the same paths.
         """
-        # CPython 3.12 instruments a function when it is first traced, and counts it from its next call on.
-        executed((warm or self).again)
-        return executed(self.again)
+        return executed(self.again, warm=(warm or self).again)
 
 
-def executed(function: Callable[[], object]) -> int:
-    """Call a function, and return how many bytecodes were executed."""
+def executed(function: Callable[[], object], *, warm: Callable[[], object] | None = None) -> int:
+    """Call a function, and return how many bytecodes were executed.
+
+    Args:
+        function: The function.
+        warm: What to trace first, if another function takes the same paths.
+    """
+    # CPython 3.12 instruments a function when it is first traced, and counts it from its next call on.
+    _traced(warm or function)
+    return _traced(function)
+
+
+def _traced(function: Callable[[], object]) -> int:
     count = 0
 
     def on_event(frame: FrameType, event: str, arg: object) -> Any:

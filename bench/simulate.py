@@ -55,10 +55,19 @@ class Simulated:
         return time.perf_counter() - began
 
 
+def recorded() -> Recording:
+    """Return the floor: the workflow, with the plugin that `simulate` gives its worker."""
+    return Recording(WithSaga, STEPS, False, plugins=[SagaPlugin()])
+
+
+def bytecodes() -> tuple[int, int]:
+    """Return how many bytecodes the floor takes, and how many a simulated run takes."""
+    return recorded().bytecodes(), executed(Simulated().again)
+
+
 def beside_the_floor(seconds: float) -> None:
-    recording, simulation = Recording(WithSaga, STEPS, False), Simulated()
-    floor, simulated = least_seconds(recording, simulation, budget=seconds)
-    fed, ran = recording.bytecodes(), executed(simulation.again)
+    floor, simulated = least_seconds(recorded(), Simulated(), budget=seconds)
+    fed, ran = bytecodes()
     print(f"{'':>25} {'runs a second':>14} {'bytecodes':>10}")
     for name, least, count in (("recorded activations", floor, fed), ("simulated", simulated, ran)):
         print(f"{name:>25} {1 / least:>14.0f} {count:>10}")

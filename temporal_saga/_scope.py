@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, cast
@@ -249,9 +249,8 @@ class Scope:
         """Return what people see of the whole saga."""
         if self.parent is not None:
             return self.parent.report()
-        steps = [step.report() for step in self.shared.steps]
-        if self.state is State.COMPLETED:  # the effects of what is still armed are kept
-            steps = [replace(step, undo_state=None) if step.undo_state == "PENDING" else step for step in steps]
+        are_kept = self.state is State.COMPLETED  # the effects of what is still armed
+        steps = [step.report(is_kept=are_kept) for step in self.shared.steps]
         parked = not self.has_ended and any(step.ticket is not None for step in self.shared.steps)
         return SagaReport(self.shared.name, cast(Any, "PARKED" if parked else self.state.value), steps)
 

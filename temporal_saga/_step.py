@@ -164,11 +164,12 @@ class Step:
             return getattr(self.compensation_from, "__name__", None)
         return undo.name if isinstance(undo, (Call, Callback)) else registered_name(undo)
 
-    def report(self) -> StepReport:
-        """Return the step as people see it."""
+    def report(self, *, is_kept: bool = False) -> StepReport:
+        """Return the step as people see it. If its effect is kept, what is still armed never runs."""
         state = self.outcome.value if self.outcome else "RUNNING" if self.ticket is None else "PARKED"
         who, why = (None, None) if self.resolution is None else (self.resolution.who, self.resolution.why)
-        return StepReport(self.name, self.key, state, self.undo_name, self.undo_state, who, why)
+        undo_state = None if is_kept and self.undo_state == "PENDING" else self.undo_state
+        return StepReport(self.name, self.key, state, self.undo_name, undo_state, who, why)
 
 
 class ParkingStep(Step):

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -66,6 +66,44 @@ async def in_a_thread_of_its_own(text: str) -> str:
 
 
 WHERE: ContextVar[str] = ContextVar("where", default="outside")
+
+
+@activity.defn
+async def by_callbacks(text: str) -> str:
+    """Tell which callbacks of a loop run, in which order, and what each finds in its context."""
+    loop, told, other = asyncio.get_running_loop(), [text], copy_context()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(name: str) -> None:
+        told.append(f"{name} {WHERE.get()}")
+
+    other.run(WHERE.set, "elsewhere")
+    WHERE.set("here")
+    handles = [
+        loop.call_later(0.02, tell, "last"),
+        loop.call_at(loop.time() + 0.01, tell, "timer"),
+        loop.call_soon(tell, "next"),
+        loop.call_soon(tell, "cancelled"),
+        loop.call_later(0.01, tell, "cancelled"),
+        loop.call_later(0.01, tell, "given", context=other),
+    ]
+    WHERE.set("here, later")
+    for handle in handles[3:5]:
+        handle.cancel()
+    loop.call_later(0.03, done.set_result, None)
+    await done
+    in_order = handles[0].when() > handles[1].when()  # type: ignore[attr-defined]
+    return f"{told} {[handle.cancelled() for handle in handles]} {in_order}"
+
+
+@activity.defn
+async def fails_in_a_callback(text: str) -> str:
+    def fail() -> None:
+        raise ArithmeticError(text)
+
+    asyncio.get_running_loop().call_soon(fail)
+    await asyncio.sleep(3600)
+    return text
 
 
 @workflow.defn
@@ -204,6 +242,14 @@ def test_c12_a_plugin_that_cannot_begin() -> None:
         simulate(Speak.run, "hi", activities=[shout], plugins=[SimplePlugin("broken", run_context=broken)])
     with pytest.raises(SimulationError, match="without running the worker"):
         simulate(Speak.run, "hi", activities=[shout], plugins=[RunsNothing("nothing")])
+
+
+def test_callbacks_are_as_on_a_real_loop() -> None:
+    """Their order, their contexts and what is cancelled; an error in one, which asyncio logs, ends the simulation."""
+    simulation = simulate(Speak.run, "hi", "by_callbacks", activities=[by_callbacks])
+    assert simulation.result() == copy_context().run(asyncio.run, by_callbacks("hi"))
+    with pytest.raises(ArithmeticError, match="hi"):
+        simulate(Speak.run, "hi", "fails_in_a_callback", activities=[fails_in_a_callback])
 
 
 def test_c12_threads_of_anyio_run_at_once() -> None:

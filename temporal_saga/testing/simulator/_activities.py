@@ -9,7 +9,7 @@ from typing import Any
 
 from temporalio.api.common.v1 import Payload
 from temporalio.bridge.proto.activity_result import ActivityResolution
-from temporalio.bridge.proto.workflow_activation import ResolveActivity, WorkflowActivationJob
+from temporalio.bridge.proto.workflow_activation import WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import ActivityCancellationType
 
 from ._activity import ActivityEnd, ActivityTask
@@ -107,8 +107,7 @@ class Activities:
         self._run.record("cancelled", task.call.label, "never sent" if not task.sent else "not waited for")
         resolution = ActivityResolution()
         resolution.cancelled.failure.CopyFrom(task.failure_of_core())
-        resolve = ResolveActivity(seq=task.command.seq, result=resolution)
-        self._run.at_once.append(Job(WorkflowActivationJob(resolve_activity=resolve), events=0))
+        self._run.at_once.append(Job(_resolve(task.command.seq, resolution), events=0))
 
     def _ended(self, task: ActivityTask, end: ActivityEnd) -> None:
         """An activity has ended on the server."""
@@ -125,13 +124,12 @@ class Activities:
         if end.state != "timed out":  # a timeout was recorded when it happened
             number = task.call.attempts[-1].number if task.call.attempts else None
             self._run.record(end.state, label, _reason(end.resolution), attempt=number)
-        proto = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=end.resolution))
+        proto = _resolve(seq, end.resolution)
         journal = self._run.world.journal
         job = Job(proto, events=end.events, delivered=lambda: journal.note_resolved(task.call))
         job.of_reminder = task.call.phase is None and self._is_reminder(task.command.arguments)
         if end.is_bug:
-            bug = WorkflowActivationJob(resolve_activity=ResolveActivity(seq=seq, result=bug_resolution()))
-            job = dataclasses.replace(job, proto=bug, instead=proto)
+            job = dataclasses.replace(job, proto=_resolve(seq, bug_resolution()), instead=proto)
             job.delivered = functools.partial(self._bug_delivered, task)
             self._bugs[seq] = job, task
         self._run.enqueue(job)
@@ -152,6 +150,14 @@ class Activities:
         """The run has closed: the server forgets its activities."""
         for task in (*self._pending.values(), *self._left):
             task.drop()
+
+
+def _resolve(seq: int, resolution: ActivityResolution) -> WorkflowActivationJob:
+    """Return the job that tells a workflow how an activity ended."""
+    job = WorkflowActivationJob()
+    job.resolve_activity.seq = seq
+    job.resolve_activity.result.CopyFrom(resolution)
+    return job
 
 
 def _reason(resolution: ActivityResolution) -> str:

@@ -6,11 +6,9 @@ The rules were read in the server's source, version 1.31 (`timer_queue_active_ta
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from temporalio import activity
 from temporalio.api.common.v1 import Payload
@@ -36,12 +34,17 @@ MAX_ATTEMPTS_OF_BUG = 10
 _BUGS = frozenset(
     {"TypeError", "AttributeError", "NameError", "UnboundLocalError", "ImportError", "NotImplementedError"}
 )
+_TIMEOUTS = {
+    "to start": TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
+    "to close": TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
+    "total": TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
+    "heartbeat": TimeoutType.TIMEOUT_TYPE_HEARTBEAT,
+}
 # What the server says of an activity that it cancels while no worker has it in hand.
 _NOT_STARTED = DefaultPayloadConverter().to_payloads_wrapper(["ACTIVITY_ID_NOT_STARTED"])
 
 
-@dataclasses.dataclass(frozen=True)
-class ActivityEnd:
+class ActivityEnd(NamedTuple):
     """How an activity ended on the server."""
 
     state: CallState
@@ -80,14 +83,14 @@ class ActivityTask:
         self._gave_up = False
         self._last_failure: Failure | None = None
         self._timers = _Timers(world)
-        self._first_scheduled = self._scheduled = self._world.time()
-        definition = self._world.parts.activity(command.activity_type)
-        self._is_served = command.task_queue not in self._world.unserved
+        self._first_scheduled = self._scheduled = world.time()
+        definition = world.parts.activity(command.activity_type)
+        self._is_served = command.task_queue not in world.unserved
         if definition is None and self._is_served:
-            self._world.fail(
+            world.fail(
                 SimulationError(
                     f"activity {command.activity_type!r} is not registered; registered: "
-                    f"{', '.join(sorted(map(str, self._world.parts.activities))) or 'none'}. "
+                    f"{', '.join(sorted(map(str, world.parts.activities))) or 'none'}. "
                     "Give it with activities=[...] "
                     "(a real worker would fail each attempt, and the server would retry forever)"
                 )
@@ -122,11 +125,11 @@ class ActivityTask:
         """Put the activity on its task queue."""
         # Equal timeouts: the one set first comes first, as on the server.
         if self._to_start:
-            self._set_timer("to start", self._to_start, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
+            self._set_timer("to start", self._to_start)
         if self.total:
-            self._set_timer("total", self.total, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
+            self._set_timer("total", self.total)
         if self._is_served:
-            self._world.loop.call_soon(self._dispatch)
+            self._world.loop.soon(self._dispatch)
 
     def run_by_hand(self) -> None:
         """A person does what the activity has not done."""
@@ -153,7 +156,7 @@ class ActivityTask:
             return activity.ActivityCancellationDetails(not_found=True)
         self._heartbeat = details
         if self.heartbeat_timeout:
-            self._set_timer("heartbeat", self.heartbeat_timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
+            self._set_timer("heartbeat", self.heartbeat_timeout)
         return activity.ActivityCancellationDetails(cancel_requested=True) if self.cancel_requested else None
 
     def report(self, attempt: AttemptRun, kind: str, result: Payload | Failure | None) -> None:
@@ -185,9 +188,9 @@ class ActivityTask:
         self._timers.cancel("to start")
         attempt = self._running = self._last = AttemptRun(self._world, self, self._attempt)
         if self.to_close:
-            self._set_timer("to close", self.to_close, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+            self._set_timer("to close", self.to_close)
         if self.heartbeat_timeout:
-            self._set_timer("heartbeat", self.heartbeat_timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
+            self._set_timer("heartbeat", self.heartbeat_timeout)
         attempt.start()
 
     def time_out(self, timeout: TimeoutType.ValueType) -> None:
@@ -253,7 +256,7 @@ class ActivityTask:
     def _again(self) -> None:
         self._scheduled = self._world.time()
         if self._to_start:
-            self._set_timer("to start", self._to_start, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
+            self._set_timer("to start", self._to_start)
         self._dispatch()
 
     def _close(self, state: CallState, result: Any, *, events: int = 2, is_bug: bool = False) -> None:
@@ -299,8 +302,8 @@ class ActivityTask:
         failure.activity_failure_info.scheduled_event_id = 0
         return failure
 
-    def _set_timer(self, name: str, delay: float, timeout: TimeoutType.ValueType) -> None:
-        self._timers.set(name, delay, functools.partial(self.time_out, timeout))
+    def _set_timer(self, name: str, delay: float) -> None:
+        self._timers.set(name, delay, self.time_out, _TIMEOUTS[name])
 
     def stop_timers(self) -> None:
         """Let no timeout come any more."""
@@ -347,9 +350,9 @@ class _Timers:
         self._loop = world.loop
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    def set(self, name: str, delay: float, callback: Callable[[], None]) -> None:
+    def set(self, name: str, delay: float, callback: Callable[..., None], *args: Any) -> None:
         self.cancel(name)
-        self._timers[name] = self._loop.call_later(delay, callback)
+        self._timers[name] = self._loop.call_later(delay, callback, *args)
 
     def cancel(self, name: str) -> None:
         timer = self._timers.pop(name, None)

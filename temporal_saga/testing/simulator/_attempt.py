@@ -95,9 +95,14 @@ class AttemptRun:
         world = self._world
         world.journal.record("attempt", self._task.call.label, "", attempt=self.record.number)
         # Behind the faults that come in front of the next activation: they find it started.
-        world.loop.call_soon(self._begin)
+        world.loop.soon(self._begin)
 
     def _begin(self) -> None:
+        if not self._faults or not self._is_struck():
+            self._go()
+
+    def _is_struck(self) -> bool:
+        """Let the faults come that lie on the begin; whether one keeps the function from running now."""
         task, faults, world = self._task, self._faults, self._world
         lasting = faults.use("fails_before")
         is_down = not lasting and faults.in_outage(world.time())
@@ -105,17 +110,17 @@ class AttemptRun:
             what = "an outage" if is_down else "simulated failure, its function did not run"
             error = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=lasting)
             self._report("failed", world.parts.converter.to_failure(error))
-            return
+            return True
         if self.applies_late and faults.use("applies_late"):
             if not (task.command.start_to_close_timeout.ByteSize() or task.total):
                 world.loop.call_soon(task.time_out, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
-            return
+            return True
         if self.record.number == 1 and faults.use("slow"):
             limits = [limit for limit in (task.to_close, task.heartbeat_timeout, task.total) if limit]
             self._is_slow = True
             world.loop.call_later(max(min(limits, default=10.0) - SLOW_MARGIN, 0.0), self._go_slowly)
-            return
-        self._go()
+            return True
+        return False
 
     def _go_slowly(self) -> None:
         # A function that waits by itself may take as long as it needs: only its start had to be late.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation, WorkflowActivationJob
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
@@ -28,7 +29,7 @@ class CachedRun:
         return Instance(self._parts, self._start)
 
     def activate(
-        self, jobs: Iterable[WorkflowActivationJob], *, task: int, events: int, size: int, nanoseconds: int
+        self, jobs: Iterable[WorkflowActivationJob], *, task: int, events: int, size: int, time: Timestamp
     ) -> WorkflowActivationCompletion:
         """Deliver an activation; return what the workflow answers, as it travels."""
         request = WorkflowActivation(
@@ -38,8 +39,8 @@ class CachedRun:
             continue_as_new_suggested=events >= _SUGGESTED_EVENTS or size >= _SUGGESTED_BYTES,
             jobs=jobs,
             available_internal_flags=sorted(self._flags),
+            timestamp=time,
         )
-        request.timestamp.FromNanoseconds(nanoseconds)
         completion, travels = self.instance.activate(request)
         self.activations.append(Activation(request, completion, task))
         if not completion.HasField("failed"):

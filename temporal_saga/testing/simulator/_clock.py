@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
@@ -31,29 +32,49 @@ MAX_JUMPS = 1_000_000
 _logger = logging.getLogger("asyncio")
 
 
-class _Handle(asyncio.Handle):
+class _Handle:
+    """A callback that waits for its turn. It has what a handle of asyncio has outside of asyncio's debug mode."""
+
+    __slots__ = ("_args", "_callback", "_context", "_when")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None, when: float = 0.0
+    ) -> None:
+        self._callback: Callable[..., object] | None = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._when = when
+
     def run(self) -> None:
         """Call back."""
-        self._run()
+        if self._callback is not None:
+            self._context.run(self._callback, *self._args)
 
+    def cancel(self) -> None:
+        self._callback, self._args = None, ()
 
-class _TimerHandle(asyncio.TimerHandle):
-    def run(self) -> None:
-        """Call back."""
-        self._run()
+    def cancelled(self) -> bool:
+        return self._callback is None
+
+    def when(self) -> float:
+        return self._when
+
+    def get_context(self) -> Context:
+        return self._context
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs what is ready in order of arrival; with nothing ready, moves its clock to the next timer."""
 
     def __init__(self) -> None:
-        self._ready: deque[_Handle | _TimerHandle] = deque()
+        self._ready: deque[Callable[[], object]] = deque()
         # The count keeps timers that are due together in the order in which they were set.
-        self._timers: list[tuple[float, int, _TimerHandle]] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._count = self._jumps = 0
         self._now = 0.0
+        self.elapsed: timedelta = timedelta(0)
+        """What `time` returns, as a duration."""
         self._running = False
-        self._failure: BaseException | None = None
         self._thread = threading.get_ident()
         self._threads = threading.active_count()
         self._called_back = threading.Event()  # by a thread
@@ -76,12 +97,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             with running_loop(self):
                 while self._running:
                     if ready:
-                        handle = ready.popleft()
-                        if not handle.cancelled():
-                            handle.run()
-                            if self._failure is not None:
-                                failure, self._failure = self._failure, None
-                                raise failure
+                        ready.popleft()()
                     elif not on_idle() and not self._jump():
                         return
         finally:
@@ -108,15 +124,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             when, _, handle = heapq.heappop(self._timers)
             if not handle.cancelled():
                 self._now = max(self._now, when)
+                self.elapsed = timedelta(seconds=self._now)
                 self._jumps += 1
                 if self._jumps > MAX_JUMPS:
                     raise SimulationError(
                         f"the clock has moved {MAX_JUMPS:,} times and there is no end: "
                         "does an activity, or the client's function, wait in a loop for what never happens?"
                     )
-                self._ready.append(handle)
+                self._ready.append(handle.run)
                 return True
         return False
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call back in its turn, as `call_soon` does. What the server does is in no function's context."""
+        self._ready.append(callback)
 
     @property
     def has_timers(self) -> bool:
@@ -144,15 +165,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.Handle:
-        arguments: Any = args
-        handle = _Handle(callback, arguments, self, context)
-        self._ready.append(handle)
+    ) -> Any:
+        handle = _Handle(callback, args, context)
+        self._ready.append(handle.run)
         return handle
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Any:
         if threading.get_ident() != self._thread:
             self.refused = self.refused or UnsupportedError(
                 "a thread has called back into the simulation, where no virtual time passes for a thread: "
@@ -166,14 +186,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        arguments: Any = args
-        handle = _TimerHandle(when, callback, arguments, self, context)
+    ) -> Any:
+        handle = _Handle(callback, args, context, when)
         self._count += 1
         heapq.heappush(self._timers, (when, self._count, handle))
         return handle
@@ -210,9 +229,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if "handle" in context:
-            self._failure = context["exception"]
-            return
         _logger.error(context.get("message"), exc_info=context.get("exception"))
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
@@ -223,9 +239,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def get_task_factory(self) -> None:
         return None
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Nothing to do: a cancelled timer is passed over."""
 
 
 def _without(name: str) -> Callable[..., Any]:

@@ -72,6 +72,8 @@ class Inbox:
         if not self._jobs:
             return []
         first = self._jobs.popleft()
+        if not self._jobs:
+            return [first]
         # A message is never lost: one that arrives before a workflow task begins is in that task.
         messages = [job for job in self._jobs if job.is_message]
         self._jobs = deque(job for job in self._jobs if not job.is_message)

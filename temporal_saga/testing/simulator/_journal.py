@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
+import itertools
 from typing import Literal
 
+from ._clock import VirtualLoop
 from ._trace import Attempt, Call, CallState, TraceEvent, step_of
 
 
 class Journal:
     """Events and calls in order, each with its time and the activation in which it was."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, loop: VirtualLoop) -> None:
         self.trace: list[TraceEvent] = []
         self.calls: list[Call] = []
         self.task_failures: list[str] = []
         self.differences: list[str] = []
         self.activation = 0
         """How many activations the main workflow has had, its further runs included."""
-        self._clock = clock
-        self._order = 0
+        self._loop = loop
+        self._orders = itertools.count(1)
         self._uses: dict[str, int] = {}
-
-    def _now(self) -> timedelta:
-        return timedelta(seconds=self._clock())
-
-    def _next_order(self) -> int:
-        self._order += 1
-        return self._order
 
     def record(self, kind: str, label: str, detail: str = "", *, attempt: int | None = None) -> None:
         """Note an event."""
-        self.trace.append(TraceEvent(self._now(), kind, label, attempt, detail, self.activation))
+        self.trace.append(TraceEvent(self._loop.elapsed, kind, label, attempt, detail, self.activation))
 
     # --- calls ---
 
@@ -79,15 +72,15 @@ class Journal:
 
     def begin_attempt(self, call: Call, number: int, *, late: bool = False) -> Attempt:
         """Note that an attempt of a call begins."""
-        attempt = Attempt(number, self._now(), late=late, began_order=self._next_order())
+        attempt = Attempt(number, self._loop.elapsed, late=late, began_order=next(self._orders))
         call.attempts.append(attempt)
         return attempt
 
     def note_ran(self, attempt: Attempt) -> None:
         """Note that the function of an attempt has returned."""
-        attempt.ran, attempt.ran_order = True, self._next_order()
+        attempt.ran, attempt.ran_order = True, next(self._orders)
 
     def end_attempt(self, attempt: Attempt, outcome: str) -> None:
         """Note that an attempt has ended for the server; only the first end counts."""
         if attempt.ended is None:
-            attempt.ended, attempt.outcome, attempt.ended_order = self._now(), outcome, self._next_order()
+            attempt.ended, attempt.outcome, attempt.ended_order = self._loop.elapsed, outcome, next(self._orders)

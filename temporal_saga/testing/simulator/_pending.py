@@ -49,9 +49,14 @@ class PendingFaults:
         """Return what a person decides about a call that is parked."""
         return [fault for fault in self._of_calls if fault.kind == "decision" and fault.names(call)]
 
+    @property
+    def are_in_front(self) -> bool:
+        """Whether faults are still to come in front of activations."""
+        return bool(self._in_front)
+
     def due(self, activation: int) -> bool:
         """Whether faults that have not come yet are to come in front of an activation."""
-        return bool(self._in_front) and min(self._in_front) <= activation
+        return self.are_in_front and min(self._in_front) <= activation
 
     def take(self, activation: int, *, inside: bool = False) -> list[ActivationFault]:
         """Return the faults that are due in front of an activation, or inside it; they have come now.
@@ -103,6 +108,9 @@ class CallFaults:
     def __init__(self, pending: PendingFaults, faults: Sequence[ActivityFault]) -> None:
         self._pending = pending
         self._faults = faults
+
+    def __bool__(self) -> bool:
+        return bool(self._faults)
 
     def has(self, kind: str) -> bool:
         """Whether a fault of that kind lies on the call."""

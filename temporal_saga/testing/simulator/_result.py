@@ -66,7 +66,7 @@ class Simulation(Generic[R]):
         self.calls: list[Call] = journal.calls
         self.run_ids: list[str] = [run.start.run_id for run in main.runs]
         self.activations: int = journal.activation
-        self.duration: timedelta = timedelta(seconds=world.time())
+        self.duration: timedelta = world.loop.elapsed
         self._ended_at = world.date(world.time())
         self.reports: list[SagaReport] = [
             report

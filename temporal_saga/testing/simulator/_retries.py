@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from temporalio import common
 from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import RetryState, TimeoutType
@@ -20,9 +20,9 @@ TIMEOUT_NAMES = {
 }
 
 
-def seconds(duration: Any) -> float:
+def seconds(duration: Duration) -> float:
     """Return a protobuf duration in seconds."""
-    return float(duration.seconds + duration.nanos / 1e9)
+    return duration.seconds + duration.nanos / 1e9
 
 
 def effective(policy: RetryPolicy) -> common.RetryPolicy:

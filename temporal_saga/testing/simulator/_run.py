@@ -126,11 +126,10 @@ class Run:
 
     def _take(self, command: WorkflowCommand) -> None:
         kind = command.WhichOneof("variant") or ""
-        if kind in _UNSUPPORTED:
-            self._world.fail(UnsupportedError(f"{_UNSUPPORTED[kind]} cannot be simulated: run it on a real server"))
         take = self._take_command.get(kind)
         if take is None:
-            self._world.fail(UnsupportedError(f"the command {kind!r} cannot be simulated"))
+            what = _UNSUPPORTED.get(kind, f"the command {kind!r}")
+            self._world.fail(UnsupportedError(f"{what} cannot be simulated: run it on a real server"))
         take(getattr(command, kind))
 
     def _upsert_search_attributes(self, command: Any) -> None:
@@ -219,7 +218,7 @@ class Run:
 
     def _close(self, status: Status, *, final: bool = True) -> None:
         state = self.state
-        state.status = status
+        state.close(status)
         state.events += 1
         self.closed_at = self._world.time()
         if self._timeout:
@@ -232,7 +231,7 @@ class Run:
         self.messages.close()
         self._children.close()
         if final:
-            self._world.loop.call_soon(self._chain.closed)
+            self._world.loop.soon(self._chain.closed)
 
     # --- looking ---
 

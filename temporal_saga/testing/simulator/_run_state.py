@@ -19,7 +19,8 @@ class RunState:
         world: The world in which it runs.
         start: What it started with.
         is_main: Whether it is one of the main workflow's.
-        status: Whether it is open, or how it has ended.
+        status: How it has ended; "running" if it has not.
+        is_open: Whether it has not ended.
         task: How many workflow tasks it has had.
         events: How many events its history has.
         size: How many bytes the payloads in it have, roughly.
@@ -33,6 +34,7 @@ class RunState:
         self.start = start
         self.is_main = is_main
         self.status: Status = "running"
+        self.is_open: bool = True
         self.task = 0
         self.events = 1  # the start
         self.size = 0
@@ -41,10 +43,9 @@ class RunState:
         self.reminds: bool = False
         self._on_job = on_job
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the run has not ended."""
-        return self.status == "running"
+    def close(self, status: Status) -> None:
+        """Note how the run has ended."""
+        self.status, self.is_open = status, False
 
     def enqueue(self, job: Job) -> None:
         """Take a job; it is delivered in its turn."""

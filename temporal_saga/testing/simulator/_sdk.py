@@ -14,6 +14,7 @@ import functools
 import inspect
 import logging
 import threading
+import types
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -628,35 +629,30 @@ class _Innermost(worker.ActivityInboundInterceptor):
     async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
         call = type(input.fn).__call__
         if inspect.iscoroutinefunction(input.fn) or inspect.iscoroutinefunction(call):
-            result = await _Watched(input.fn(*input.args), self._on_wait)
+            result = await _watched(input.fn(*input.args), self._on_wait)
         else:
             result = call_as_in_a_thread(input.fn, *input.args)
         self._on_return()
         return result
 
 
-class _Watched:
-    """Awaits a function, and asks each time that it waits for something whether to wait for something else instead."""
-
-    def __init__(self, function: Any, on_wait: Callable[[object], Awaitable[object] | None]) -> None:
-        self._function = function
-        self._on_wait = on_wait
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        function, error = self._function.__await__(), None
-        while True:
-            try:
-                waits_for = function.send(None) if error is None else function.throw(error)
-            except StopIteration as end:
-                return end.value
-            instead = self._on_wait(function)
-            if instead is not None:
-                yield from instead.__await__()
-            try:
-                yield waits_for
-                error = None
-            except BaseException as caught:
-                error = caught
+@types.coroutine
+def _watched(function: Any, on_wait: Callable[[object], Awaitable[object] | None]) -> Generator[Any, Any, Any]:
+    """Await a function, and ask each time that it waits for something whether to wait for something else instead."""
+    steps, error = function.__await__(), None
+    while True:
+        try:
+            waits_for = steps.send(None) if error is None else steps.throw(error)
+        except StopIteration as end:
+            return end.value
+        instead = on_wait(steps)
+        if instead is not None:
+            yield from instead.__await__()
+        try:
+            yield waits_for
+            error = None
+        except BaseException as caught:
+            error = caught
 
 
 class Once:

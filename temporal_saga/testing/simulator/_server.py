@@ -103,7 +103,7 @@ class Execution:
         if delay:
             self._world.loop.call_later(delay, run.begin)
         else:
-            self._world.loop.call_soon(run.begin)
+            self._world.loop.soon(run.begin)
 
     def continue_with(self, start: RunStart, delay: float = 0.0) -> None:
         """Begin the next run."""

@@ -16,6 +16,7 @@ from ._cached import CachedRun
 from ._faults import ActivationFault
 from ._jobs import Job
 from ._messages import Messages
+from ._pending import PendingFaults
 from ._run_state import RunState
 
 _IN = re.compile(r", in (\w+)")
@@ -37,6 +38,8 @@ class WorkflowTasks:
         self.on_begin: list[Callable[[], None]] = []
         """Called once the next workflow task is over."""
         self._state = state
+        # Faults lie on the activations of the main workflow alone.
+        self._faults: PendingFaults = state.world.faults if state.is_main else PendingFaults(())
         self._world = state.world
         self._cached = cached
         self._messages = messages
@@ -63,7 +66,7 @@ class WorkflowTasks:
         """Make a workflow task soon: a job has come."""
         if self._began and not self._pumping:
             self._pumping = True
-            self._world.loop.call_soon(self._pump)
+            self._world.loop.soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -83,10 +86,10 @@ class WorkflowTasks:
     def _is_held(self) -> bool:
         """Tell whether a slow worker has not come to what there is."""
         state, world = self._state, self._world
-        if not state.is_main or not state.inbox or not self._cached.activations:
+        if not state.inbox or not self._cached.activations:
             return False
         if self._slow is None:
-            self._slow = world.faults.take_slow(world.journal.activation + 1)
+            self._slow = self._faults.take_slow(world.journal.activation + 1)
             if self._slow is None:
                 return False
             state.record("slow_worker", "worker")
@@ -96,18 +99,16 @@ class WorkflowTasks:
     def _hold_no_longer(self) -> None:
         """Nothing else is to come: the fault has changed nothing."""
         if self._slow is not None and not self._state.inbox.has_several:
-            self._world.faults.put_back(self._slow)
+            self._faults.put_back(self._slow)
             self._slow = None
             self.wake()
 
     def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:
-        if not self._state.is_main:
-            return []
-        return self._world.faults.take(self._world.journal.activation + 1, inside=inside)
+        return self._faults.take(self._world.journal.activation + 1, inside=inside)
 
     def _inject_if_due(self) -> None:
         """Let the faults come that are due in front of the next activation."""
-        if not self._state.is_open or not self._world.faults.due(self._world.journal.activation + 1):
+        if not self._state.is_open or not self._faults.due(self._world.journal.activation + 1):
             return
         faults = self._take_faults()
         if any(fault.kind == "restart" for fault in faults):
@@ -123,9 +124,8 @@ class WorkflowTasks:
 
     def _deliver(self, jobs: list[Job]) -> None:
         state = self._state
-        jobs = [*self._failing, *jobs]
         if self._failing:
-            self._failing = []
+            jobs, self._failing = [*self._failing, *jobs], []
             self._restart()
         state.task += 1
         for job in jobs:
@@ -155,9 +155,9 @@ class WorkflowTasks:
         for callback in begun:
             callback()
         self._on_end()
-        if state.is_main and state.is_open:
+        if state.is_open and self._faults.are_in_front:
             # Behind the begin of what has been scheduled, before any of it runs.
-            self._world.loop.call_soon(self._inject_if_due)
+            self._world.loop.soon(self._inject_if_due)
 
     def _activate(self, jobs: Sequence[Job], length: int) -> Failure | None:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
@@ -170,7 +170,7 @@ class WorkflowTasks:
             task=state.task,
             events=length,
             size=state.size + length * _BYTES_OF_EVENT,
-            nanoseconds=world.nanoseconds(),
+            time=world.timestamp(),
         )
         if completion.HasField("failed"):
             return completion.failed.failure
@@ -196,7 +196,7 @@ class WorkflowTasks:
             job.kind, job.events = "", 0
         # The next deployment fixes a bug; else the server tries again, forever: here once.
         if is_bug or len(self._failures) == 1:
-            self._world.loop.call_soon(self._try_again)
+            self._world.loop.soon(self._try_again)
 
     def _try_again(self) -> None:
         if self._failing and self._state.is_open:

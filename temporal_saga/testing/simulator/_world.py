@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import copy_context
 from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ._around import AroundWorker
 from ._clock import VirtualLoop
@@ -17,7 +18,7 @@ from ._pending import PendingFaults
 from ._sagas import run_id_and_seed
 from ._sdk import WorkerParts
 
-_MICROSECOND = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
 
 
 class World:
@@ -38,7 +39,7 @@ class World:
         self.loop = loop
         self.faults = faults
         self.unserved = unserved
-        self.journal: Journal = Journal(loop.time)
+        self.journal: Journal = Journal(loop)
         self.late: list[Callable[[], None]] = []
         """These run when nothing else is left to happen."""
         self.held: list[Callable[[], None]] = []
@@ -71,9 +72,10 @@ class World:
         """Return the date at so many seconds since the start."""
         return self._start_time + timedelta(seconds=time)
 
-    def nanoseconds(self) -> int:
-        """Return the time in nanoseconds since 1970."""
-        return (self._since_1970 + timedelta(seconds=self.loop.time())) // _MICROSECOND * 1_000
+    def timestamp(self) -> Timestamp:
+        """Return the time as it travels."""
+        seconds, rest = divmod(self._since_1970 + self.loop.elapsed, _SECOND)
+        return Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
 
     # --- reminders of what is parked ---
 
@@ -124,7 +126,7 @@ class World:
         """Run a function beside all else; the function deals with its own errors."""
         # As on a worker, each function has its own context: no function sees what another has set there.
         context = self._context.copy()
-        task: asyncio.Task[Any] = context.run(functools.partial(self.loop.create_task, function, name=name))
+        task: asyncio.Task[Any] = context.run(self.loop.create_task, function, name=name)
         self._functions.add(task)
         task.add_done_callback(self._function_ended)
         return task
