@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 import tracemalloc
 from contextvars import ContextVar
@@ -572,6 +573,67 @@ def test_a_worker_dies_while_a_function_waits() -> None:
         (False, "StartToClose timeout"),
         (True, "completed"),
     ]
+
+
+class Background:
+    """One activity that leaves work to tasks and timers, as a decorator that sends heartbeats does."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int]] = []
+        self.activities = [self.work]
+
+    def note(self, what: str) -> None:
+        self.done.append((what, activity.info().attempt))
+
+    async def beat(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            activity.heartbeat()
+            self.note("beat")
+
+    async def charge_later(self) -> None:
+        await asyncio.sleep(3)
+        self.note("charge later")
+
+    @activity.defn
+    async def work(self) -> None:
+        token = ATTEMPT.set(activity.info().attempt)
+        beating, charging = asyncio.create_task(self.beat()), asyncio.create_task(self.charge_later())
+        asyncio.get_running_loop().call_later(3, self.note, "called later")
+        try:
+            await charging
+        finally:
+            beating.cancel()
+            ATTEMPT.reset(token)  # in any other context, an error
+
+
+ATTEMPT: ContextVar[int] = ContextVar("attempt")
+
+
+@workflow.defn
+class WorksInBackground:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity_method(
+            Background.work, start_to_close_timeout=timedelta(seconds=60), heartbeat_timeout=timedelta(seconds=5)
+        )
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_function_has_started_dies_with_its_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its tasks and its timers. Nothing is said about them when they are forgotten."""
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    world = Background()
+    simulation = simulate(WorksInBackground.run, activities=world.activities, faults=[worker_lost_inside("work")])
+    assert [attempt.outcome for attempt in simulation.calls[0].attempts] == ["Heartbeat timeout", "completed"]
+    assert world.done == [("beat", 2), ("beat", 2), ("called later", 2), ("charge later", 2)]
+    del simulation
+    gc.collect()
+    assert not unraisable
+    assert not caplog.records
 
 
 def test_a_function_that_never_waits_has_no_inside() -> None:

@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 
+from ._clock import worker
 from ._errors import SimulationError
 from ._pending import CallFaults
 from ._provider import provider
@@ -167,6 +168,7 @@ class AttemptRun:
         )
         if not record.late:
             provider.set(self._provider_fails)
+            worker.set(self)
         try:
             try:
                 args = activity_args(self._converter, task.definition, task.command.arguments)
@@ -213,10 +215,11 @@ class AttemptRun:
         if record.late or record.number > 1 or not self._faults.use("worker_lost_inside"):
             return None
         self._done = True
-        self._world.dead.append(function)  # else its `finally` would run, once nothing refers to it
+        self._world.loop.lose(self, function)
         return self._for_ever()
 
     async def _for_ever(self) -> None:
+        worker.set(None)  # this task goes on, to end with the simulation
         while not self._world.is_stopping:
             with suppress(asyncio.CancelledError):  # no cancel reaches a worker that is dead
                 await self._world.loop.create_future()

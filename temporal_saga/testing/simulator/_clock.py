@@ -14,10 +14,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Generator
-from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextlib import contextmanager, suppress
+from contextvars import Context, ContextVar, copy_context
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -30,6 +30,9 @@ Ts = TypeVarTuple("Ts")
 MAX_JUMPS = 1_000_000
 
 _logger = logging.getLogger("asyncio")
+
+worker: ContextVar[object] = ContextVar("temporal_saga_testing_worker", default=None)
+"""The worker of the current code. Tasks and callbacks that the code starts have the same one."""
 
 
 class _Handle:
@@ -49,6 +52,12 @@ class _Handle:
         """Call back."""
         if self._callback is not None:
             self._context.run(self._callback, *self._args)
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task that goes on with this callback; None of any other callback."""
+        owner = getattr(self._callback, "__self__", None)
+        return cast("asyncio.Task[Any]", owner) if isinstance(owner, asyncio.Task) else None
 
     def cancel(self) -> None:
         self._callback, self._args = None, ()
@@ -79,6 +88,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._threads = threading.active_count()
         self._called_back = threading.Event()  # by a thread
         self._patience = 5
+        self._lost: list[object] = []
+        self._left: list[tuple[Any, Context]] = []  # coroutines of dead workers, each with its context
         self.refused: UnsupportedError | None = None
         """The first use of something that does not work here: a library may catch that error and go on."""
 
@@ -97,11 +108,45 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             with running_loop(self):
                 while self._running:
                     if ready:
-                        ready.popleft()()
+                        callback = ready.popleft()
+                        if not self._lost or not self._is_lost(callback):
+                            callback()
                     elif not on_idle() and not self._jump():
                         return
         finally:
             self._running = False
+
+    def lose(self, lost: object, function: Any) -> None:
+        """Let nothing run any more whose `worker` is this one: it has died.
+
+        Args:
+            lost: The worker.
+            function: Its function, in whose task this is called.
+        """
+        self._lost.append(lost)
+        context = copy_context()
+        if sys.version_info >= (3, 12) and (task := asyncio.current_task()) is not None:
+            context = task.get_context()
+        self._left.append((function, context))
+
+    def _is_lost(self, callback: Callable[[], object]) -> bool:
+        """Tell whether a callback is of a worker that has died. If so, keep what its task waits in."""
+        handle = getattr(callback, "__self__", None)
+        if not isinstance(handle, _Handle) or handle.get_context().get(worker) not in self._lost:
+            return False
+        if handle.task is not None:
+            self._left.append((handle.task.get_coro(), handle.get_context()))
+        return True
+
+    def forget(self) -> None:
+        """End what dead workers have left, when nobody looks at the simulation any more.
+
+        Python would end it in an order and a context that nobody chooses, and show the errors.
+        """
+        left, self._left = self._left, []
+        for coroutine, context in left:
+            with suppress(BaseException):
+                context.run(coroutine.close)
 
     def _stop_with(self, _done: asyncio.Future[Any]) -> None:
         self.stop()
@@ -229,6 +274,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
+        task = context.get("task")
+        if self._lost and task is not None and not task.done():
+            return  # "Task was destroyed but it is pending!": so are the tasks of a worker that has died
         _logger.error(context.get("message"), exc_info=context.get("exception"))
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:

@@ -123,7 +123,10 @@ def worker_lost(label: str, *, nth: int = 1) -> ActivityFault:
 
 
 def worker_lost_inside(label: str, *, nth: int = 1) -> ActivityFault:
-    """The worker dies in the first attempt, at the first `await` in the function that waits. Then comes a timeout."""
+    """The worker dies in the first attempt, at the first `await` in the function that waits. Then comes a timeout.
+
+    The tasks and timers that the function has started die too.
+    """
     return ActivityFault("worker_lost_inside", label, nth)
 
 

@@ -89,6 +89,9 @@ class Simulation(Generic[R]):
         self._in_world: list[Simulation[R]] = []
         self._commands: list[Command] | None = None
 
+    def __del__(self) -> None:
+        self._server.world.loop.forget()
+
     @property
     def runs(self) -> list[Simulation[R]]:
         """The simulations of one world, in order, this one among them: several with `explore(..., runs=2)`."""

@@ -175,7 +175,10 @@ def simulate(
             f"{plan.unused} found nothing to strike: "
             f"the run has {simulation.activations} activations, and calls of {labels or 'no activity'}; it {end}"
         )
-    return simulation
+    try:
+        return simulation
+    finally:
+        del simulation  # an error that the run has kept holds this frame, and so would hold the simulation
 
 
 def replayer(

@@ -44,8 +44,6 @@ class World:
         """These run when nothing else is left to happen."""
         self.held: list[Callable[[], None]] = []
         """These run when nothing else is left to happen, before `late`: they let go what was held."""
-        self.dead: list[object] = []
-        """Functions whose worker has died."""
         self.completed_by_client: list[Any] = []
         """Attempts that a client is to complete."""
         self.error: BaseException | None = None
