@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -56,8 +56,8 @@ class _Handle:
     @property
     def task(self) -> asyncio.Task[Any] | None:
         """The task that goes on with this callback; None of any other callback."""
-        owner = getattr(self._callback, "__self__", None)
-        return cast("asyncio.Task[Any]", owner) if isinstance(owner, asyncio.Task) else None
+        owner: Any = getattr(self._callback, "__self__", None)
+        return owner if isinstance(owner, asyncio.Task) else None
 
     def cancel(self) -> None:
         self._callback, self._args = None, ()
