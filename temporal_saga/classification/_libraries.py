@@ -170,7 +170,9 @@ _MYSQL_CURSORS = (
 )
 
 _SCRIPTS = "EVAL EVALSHA FCALL"  # what a script has written stands when the script fails
-_TEMPORAL_CLIENTS = "temporalio.client temporalio.client._client temporalio.client._activity temporalio.client._workflow"
+_TEMPORAL_CLIENTS = (
+    "temporalio.client temporalio.client._client temporalio.client._activity temporalio.client._workflow"
+)
 _GOOGLE_FUTURES = (
     "google.api_core.extended_operation google.api_core.future.async_future google.api_core.future.polling "
     "google.api_core.operation google.api_core.operation_async"
@@ -294,9 +296,7 @@ LIBRARIES: Sequence[Library] = (
         "grpclib",
         Repeats.NO,
         [(Reader.GRPC_CODE, "GRPCError"), (AMBIGUOUS, "ProtocolError StreamTerminatedError")],
-        many=[
-            Frame("grpclib.client", "__call__", of="StreamStreamMethod StreamUnaryMethod UnaryStreamMethod"),
-        ],
+        many=[Frame("grpclib.client", "__call__", of="StreamStreamMethod StreamUnaryMethod UnaryStreamMethod")],
     ),
     Library(
         "temporalio",
@@ -305,8 +305,10 @@ LIBRARIES: Sequence[Library] = (
         why="calls of its client",
         switch="`Client.connect(..., retry_config=RetryConfig(max_retries=1))`: one try",
         # They start, and then ask for the result.
-        many=[Frame(_TEMPORAL_CLIENTS, "execute_activity execute_update execute_update_with_start_workflow"),
-              Frame(_TEMPORAL_CLIENTS, "execute_workflow result")],
+        many=[
+            Frame(_TEMPORAL_CLIENTS, "execute_activity execute_update execute_update_with_start_workflow"),
+            Frame(_TEMPORAL_CLIENTS, "execute_workflow result"),
+        ],
         sends="temporalio.client temporalio.service",
     ),
     Library(
