@@ -172,7 +172,9 @@ def _is_in_autocommit(holder: object) -> bool | None:
         if package in ("pymysql", "MySQLdb"):
             return bool(connection.get_autocommit())
         mode: object = connection.autocommit if package in _DRIVERS else None
-    except Exception:  # a closed connection, or another kind of object
+    except AttributeError:  # another kind of object
+        return None
+    except Exception:  # a closed connection does not show it any more
         return True if package in _DRIVERS else None
     return mode if isinstance(mode, bool) else None
 

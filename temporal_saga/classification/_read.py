@@ -294,7 +294,7 @@ class _Row(NamedTuple):
     Attributes:
         library: The library that has a row for the class, or for its nearest base.
         found: What the row says.
-        is_own: Whether the class is the library's, or the user's. Another library that derives one may send more requests.
+        is_own: Whether the class is the library's or the user's own. Another library's may stand for several requests.
     """
 
     library: Library

@@ -28,6 +28,7 @@ import pytest
 import redis
 import requests
 import tenacity
+import urllib3
 import valkey
 
 from temporal_saga.classification import Profile, classify
@@ -482,7 +483,7 @@ def test_a_stream_of_grpc_has_several_messages() -> None:
 
 def test_an_answer_that_was_pickled_does_not_show_its_retries(servers: Servers) -> None:
     adapter = requests.adapters.HTTPAdapter(
-        max_retries=requests.adapters.Retry(1, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+        max_retries=urllib3.Retry(1, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
     )
     with requests.Session() as session:
         session.mount("http://", adapter)
