@@ -60,8 +60,11 @@ def may_be_done_in_part(exception: BaseException, library: Library, frames: Sequ
     batches = library.batches
     if batches is None:
         return False
-    if _is_from_a_server(exception) and not any(_calls_a_database(each) for each in frames):
+    mark = getattr(exception, batches.mark, None) if batches.mark else None
+    if mark is not None and mark != "SQLITE_CANTOPEN" and not any(_calls_a_database(each) for each in frames):
         return True  # the traceback was cut off, or lost between processes
+    if not frames:
+        return False
     is_batch = is_procedure = False
     statements: list[object] = [getattr(getattr(exception, "cursor", None), "query", None)]  # psycopg2
     for module, function, frame in frames:
@@ -115,13 +118,6 @@ def _constants(frames: Sequence[Passed]) -> Iterator[str]:
     for module, _, frame in frames:
         if not _is_of_a_database(module):
             yield from (each for each in frame.f_code.co_consts if isinstance(each, str))
-
-
-def _is_from_a_server(exception: BaseException) -> bool:
-    """Tell whether a database has raised an error; False for one that was made by hand, and for other drivers."""
-    marks = {getattr(exception, name, None) for name in ("pgcode", "severity", "sqlite_errorname")}
-    is_marked = not marks <= {None, "SQLITE_CANTOPEN"}  # which comes from connecting
-    return is_marked or getattr(getattr(exception, "diag", None), "sqlstate", None) is not None
 
 
 def _calls_a_database(passed: Passed) -> bool:

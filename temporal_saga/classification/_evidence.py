@@ -27,7 +27,7 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
         client_retries: Whether the client sends requests again, as the user says; None if the user does not say.
     """
     frames = list(_frames(exception))
-    if _was_redirected(exception) or _is_of_another_call(frames):
+    if _was_redirected(exception) or (frames and _is_of_another_call(frames)):
         return False
     if not _is_one(exception, frames, library, client_retries):
         return False

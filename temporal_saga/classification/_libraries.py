@@ -84,6 +84,7 @@ class Batches:
         procedures: Functions that call a procedure.
         procedures_commit: Whether a procedure may commit although its caller is in a transaction.
         begins_by_itself: Whether the driver begins a transaction only before some statements.
+        mark: The attribute that an error of the database has, and one that was made by hand does not have.
     """
 
     several: Sequence[Frame] = ()
@@ -91,6 +92,7 @@ class Batches:
     procedures: Sequence[Frame] = ()
     procedures_commit: bool = False
     begins_by_itself: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -398,22 +400,26 @@ LIBRARIES: Sequence[Library] = (
             Frame("psycopg._pipeline psycopg._pipeline_async", "__aexit__ __exit__ sync"),
             Frame("psycopg.cursor psycopg.cursor_async", "_fetch_pipeline"),
         ],
-        batches=Batches([Frame("psycopg.cursor psycopg.cursor_async", "executemany")]),
+        batches=Batches([Frame("psycopg.cursor psycopg.cursor_async", "executemany")], mark="_info"),
     ),
     Library(
         "psycopg2",
         Repeats.NO,
         [(Reader.POSTGRES, "Error")],
-        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"})),
+        batches=Batches(
+            [Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"}), mark="pgcode"
+        ),
     ),
     Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
     # Its `executemany` is one transaction, also in autocommit mode.
-    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")], batches=Batches()),
+    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")], batches=Batches(mark="severity")),
     Library(
         "sqlite3",
         Repeats.NO,
         [(Reader.SQLITE, "Error")],
-        batches=Batches(named=frozenset({"executemany", "executescript"}), begins_by_itself=True),
+        batches=Batches(
+            named=frozenset({"executemany", "executescript"}), begins_by_itself=True, mark="sqlite_errorname"
+        ),
     ),
     # A second statement of one query fails in `nextset`.
     Library(
