@@ -147,6 +147,9 @@ AROUND: Sequence[Frame] = (
     # They call several times. An agent calls its tools between two requests to its model.
     Frame("django.core.mail.backends.smtp", "send_messages", "email_messages", first=1),
     Frame("sqlalchemy.orm.session", "commit", "self._connections", first=2),  # two keys for each connection
+    Frame(
+        "google.genai.models", "generate_content generate_content_stream", "automatic_function_calling_history"
+    ),  # the model's own calls of functions
     Frame("agents.run", "*"),
     Frame("pydantic_ai._agent_graph", "*"),
     # They call the user's code, perhaps after a commit or an answer.
@@ -350,7 +353,6 @@ LIBRARIES: Sequence[Library] = (
         [(Reader.STATUS, "APIError")],
         why="calls with `HttpRetryOptions`, redirects",
         switch="no `HttpRetryOptions`, and a client that follows no redirects",
-        many=[Frame("google.genai.models", "generate_content generate_content_stream")],  # they call functions between
         provider="google",
     ),
     Library(
@@ -385,7 +387,7 @@ LIBRARIES: Sequence[Library] = (
             Frame(_AZURE_POLLING, "*"),
             Frame(
                 "azure.storage.blob._upload_helpers azure.storage.blob.aio._upload_helpers",
-                "upload_append_blob upload_block_blob upload_page_blob",
+                "upload_append_blob upload_page_blob",
             ),
         ],
     ),
