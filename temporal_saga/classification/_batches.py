@@ -27,10 +27,24 @@ _PROCEDURE = re.compile(
     r"(?:^|[;{])\s*(?:call|do|exec|execute)\b|^;?\s*(?:begin|declare)\b.*;", re.IGNORECASE | re.DOTALL
 )
 _COMMIT = re.compile(r"\bcommit\b", re.IGNORECASE)
+# PostgreSQL's END is a COMMIT, but for the END of a body in dollar quotes.
+_END = re.compile(r"(?:^|;)\s*(?:end|prepare\s+transaction)\b", re.IGNORECASE)
+_DOLLARS = re.compile(r"\$\w*\$")
+# On MySQL these commit what came before, in any transaction.
+_COMMITS_BEFORE = re.compile(
+    r"(?:^|;)\s*(?:alter|analyze|begin|create|drop|flush|grant|install|load|lock|optimize|rename|repair|reset|revoke|set"
+    r"|start|truncate|unlock|xa)\b",
+    re.IGNORECASE,
+)
+# SQLite then keeps the rows that came before the one that fails.
+_OR_FAIL = re.compile(r"\bor\s+fail\b", re.IGNORECASE)
 _COMMENT = re.compile(r"/\*(?:.*?\*/|.*)|--[^\n]*", re.DOTALL)
 # sqlite3 begins a transaction by itself before these, and only before these.
 _BEGINS_BY_ITSELF = re.compile(r"\s*(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
+_CALLS = {"callproc", "commit", "copy_expert", "copy_from", "execute", "executemany", "executescript"}
+_CALLS |= {"execute_batch", "execute_values"}
+_SET_THE_MODE = {"autocommit", "set_autocommit", "set_isolation_level", "set_session"}
 _HOLDERS = ("self", "connection", "cursor", "cur")
 _STATEMENTS = ("query", "statement", "operation", "sql", "command")
 
@@ -44,7 +58,12 @@ def may_be_done_in_part(exception: BaseException, library: Library, frames: Sequ
         frames: The functions that the exception has come through.
     """
     batches = library.batches
-    if batches is None or not frames:
+    if batches is None:
+        return False
+    mark = getattr(exception, batches.mark, None) if batches.mark else None
+    if mark is not None and mark != "SQLITE_CANTOPEN" and not any(_calls_a_database(each) for each in frames):
+        return True  # the traceback was cut off, or lost between processes
+    if not frames:
         return False
     is_batch = is_procedure = False
     statements: list[object] = [getattr(getattr(exception, "cursor", None), "query", None)]  # psycopg2
@@ -59,8 +78,13 @@ def may_be_done_in_part(exception: BaseException, library: Library, frames: Sequ
         is_procedure = is_procedure or (module, function) in _PROCEDURES
         statements += _statements_in(frame, module)
     texts = [_COMMENT.sub(" ", _text_of(each)).strip() for each in statements if _is_text(each)]
-    if any(";" in text.rstrip("; \n") and _COMMIT.search(text) for text in texts):
+    scripts = [text for text in texts if ";" in text.rstrip("; \n")]
+    if any(_COMMIT.search(text) or _END.search("".join(_DOLLARS.split(text)[::2])) for text in scripts):
         return True
+    if batches.procedures_commit and any(_COMMITS_BEFORE.search(text) for text in scripts):
+        return True
+    if batches.begins_by_itself:
+        is_batch = is_batch or any(_OR_FAIL.search(text) for text in (*texts, *_constants(frames)))
     is_procedure = is_procedure or any(_PROCEDURE.search(text) for text in texts)
     if is_procedure and batches.procedures_commit:
         return True
@@ -85,6 +109,20 @@ def _statements_in(frame: FrameType, module: str) -> Iterator[object]:
             yield frame.f_locals.get(name)
     if module == "asyncpg.prepared_stmt":
         yield getattr(frame.f_locals.get("self"), "_query", None)
+    if frame.f_code.co_name in ("nextset", "_nextset"):
+        yield getattr(frame.f_locals.get("self"), "_executed", None)
+
+
+def _constants(frames: Sequence[Passed]) -> Iterator[str]:
+    """Yield the texts in the functions that call sqlite3, which is not written in Python."""
+    for module, _, frame in frames:
+        if not _is_of_a_database(module):
+            yield from (each for each in frame.f_code.co_consts if isinstance(each, str))
+
+
+def _calls_a_database(passed: Passed) -> bool:
+    module, _, frame = passed
+    return _is_of_a_database(module) or not _CALLS.isdisjoint(frame.f_code.co_names)
 
 
 def _modes(exception: BaseException, frames: Sequence[Passed]) -> Iterator[bool]:
@@ -93,7 +131,7 @@ def _modes(exception: BaseException, frames: Sequence[Passed]) -> Iterator[bool]
     for module, _, frame in frames:
         if _is_of_a_database(module):
             holders += (frame.f_locals.get(name) for name in _HOLDERS)
-        elif "autocommit" in frame.f_code.co_names or "set_isolation_level" in frame.f_code.co_names:
+        elif not _SET_THE_MODE.isdisjoint(frame.f_code.co_names):
             yield True  # perhaps only for this call: afterwards it does not show
     for holder in holders:
         mode = None if holder is None else _is_in_autocommit(holder)
@@ -130,8 +168,10 @@ def _is_in_autocommit(holder: object) -> bool | None:
         if package in ("pymysql", "MySQLdb"):
             return bool(connection.get_autocommit())
         mode: object = connection.autocommit if package in _DRIVERS else None
-    except Exception:  # a closed connection, or another kind of object
+    except AttributeError:  # another kind of object
         return None
+    except Exception:  # a closed connection does not show it any more
+        return True if package in _DRIVERS else None
     return mode if isinstance(mode, bool) else None
 
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, cast
 
 from ._batches import Passed, may_be_done_in_part
-from ._libraries import AROUND, LIBRARIES, UNKNOWN, Evidence, Frame, Library, Repeats
+from ._libraries import AROUND, HOOKS, LIBRARIES, UNKNOWN, Evidence, Frame, Library, Repeats
 
 __all__ = ["is_proof"]
 
@@ -27,7 +27,9 @@ def is_proof(exception: BaseException, library: Library, *, client_retries: bool
         client_retries: Whether the client sends requests again, as the user says; None if the user does not say.
     """
     frames = list(_frames(exception))
-    if _was_redirected(exception) or not _is_one(exception, frames, library, client_retries):
+    if _was_redirected(exception) or (frames and _is_of_another_call(frames)):
+        return False
+    if not _is_one(exception, frames, library, client_retries):
         return False
     if may_be_done_in_part(exception, library, frames):
         return False
@@ -42,9 +44,11 @@ def _is_one(exception: BaseException, frames: Sequence[Passed], library: Library
         shown.append(_read_traceback(frames, library))
     if False in shown:
         return False
-    if True in shown or type(exception).__name__ in library.before.split():
+    if type(exception).__name__ in library.before.split():
         return True
-    return library.repeats is not Repeats.YES if client_retries is None else not client_retries
+    if client_retries is not None:
+        return not client_retries  # the user knows what the exception does not show
+    return True in shown or library.repeats is not Repeats.YES
 
 
 def _passed(frames: Sequence[Passed]) -> list[Library]:
@@ -78,7 +82,8 @@ def _by_response(exception: BaseException) -> bool | None:
     response = _get(exception, "response")
     if response is None:
         return None
-    return not _get(_get(_get(response, "raw"), "retries"), "history")
+    raw = _get(response, "raw")
+    return None if raw is None else not _get(_get(raw, "retries"), "history")  # None if it was pickled
 
 
 def _by_stainless(exception: BaseException) -> bool | None:
@@ -99,12 +104,15 @@ def _by_aiohttp(exception: BaseException) -> bool | None:
     # aiohttp sends PUT and DELETE again by itself when their connection is lost. The error of a connection does not say
     # which method it was, but the function that sends does.
     method = _get(_get(exception, "request_info"), "method")
+    middlewares: object = None
     for module, function, frame in _frames(exception):
         if (module, function) == ("aiohttp.client", "_request"):
             method = frame.f_locals.get("method")
+            middlewares = frame.f_locals.get("effective_middlewares")
             if _number(frame, "history") != 0:
                 return False
-    return None if not isinstance(method, str) or method.upper() in ("PUT", "DELETE") else True
+    may_repeat = middlewares or not isinstance(method, str) or method.upper() in ("PUT", "DELETE")
+    return None if may_repeat else True
 
 
 def _by_method(exception: BaseException) -> bool | None:
@@ -123,6 +131,25 @@ _READERS: Mapping[Evidence, Callable[[BaseException], bool | None]] = {
 # --- tracebacks ---
 
 _Seen = Mapping[tuple[str, str], Frame]
+
+
+def _is_of_another_call(frames: Sequence[Passed]) -> bool:
+    """Tell whether the call that failed is not the first one, or not the one that has the effect."""
+    for index, (module, function, frame) in enumerate(frames):
+        around = _AROUND.get((module, function)) or _AROUND.get((module, "*"))
+        if around is not None and (not around.counter or (_number(frame, around.counter) or 0) > around.first):
+            return True
+        hook = _HOOKS.get((module, function))
+        if hook is not None and _is_called_back(frame.f_locals.get(hook.counter), module, frames[index + 1 :]):
+            return True
+    return False
+
+
+def _is_called_back(answer: object, module: str, frames: Sequence[Passed]) -> bool:
+    if not frames or frames[0][0] == module:
+        return False
+    _, function, last = frames[-1]
+    return function != "raise_for_status" or last.f_locals.get("self") is not answer
 
 
 def _frames(exception: BaseException) -> Iterator[Passed]:
@@ -144,11 +171,10 @@ def _read_traceback(frames: Sequence[Passed], library: Library) -> bool | None:
     calls: Counter[str] = Counter()
     is_first = is_unclear = False
     for module, function, frame in frames:
-        if (module, function) in many or (module, "*") in many:
+        several = many.get((module, function)) or many.get((module, "*"))
+        if several is not None and _is_meant(several, frame):
             return False
-        around, expected = _AROUND.get((module, function)), counting.get((module, function))
-        if around is not None and (_number(frame, around.counter) or 0) > around.first:
-            return False
+        expected = counting.get((module, function))
         if expected is not None and expected.counter:
             number = _number(frame, expected.counter)
             if number is None or number > expected.first:
@@ -161,6 +187,15 @@ def _read_traceback(frames: Sequence[Passed], library: Library) -> bool | None:
     if any(count > 1 for count in calls.values()):
         return False
     return True if (is_first or calls) and not is_unclear else None
+
+
+def _is_meant(several: Frame, frame: FrameType) -> bool:
+    if several.of:
+        return type(frame.f_locals.get("self")).__name__ in several.of.split()
+    if several.commands:
+        command: object = next(iter(frame.f_locals.get("args") or ()), None)
+        return isinstance(command, str) and command.upper() in several.commands.split()
+    return True
 
 
 def _number(frame: FrameType, path: str) -> int | None:
@@ -194,6 +229,7 @@ def _owners() -> Mapping[str, Sequence[tuple[Library, str]]]:
 
 _OWNERS = _owners()
 _AROUND = _seen(AROUND)
+_HOOKS = _seen(HOOKS)
 _FRAMES: Mapping[str, tuple[_Seen, _Seen]] = {
     library.packages: (_seen(library.evidence), _seen(library.many)) for library in (*LIBRARIES, UNKNOWN)
 }

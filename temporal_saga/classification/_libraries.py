@@ -29,7 +29,7 @@ from ._tables import (
     Reader,
 )
 
-__all__ = ["AROUND", "LIBRARIES", "UNKNOWN", "Batches", "Evidence", "Frame", "Library", "Repeats"]
+__all__ = ["AROUND", "HOOKS", "LIBRARIES", "UNKNOWN", "Batches", "Evidence", "Frame", "Library", "Repeats"]
 
 
 class Repeats(Enum):
@@ -61,6 +61,8 @@ class Frame:
             the function calls itself for each further request.
         first: The highest value of the counter in the first request.
         is_certain: Whether a higher counter shows further requests. redis-py counts the last failure in some cases.
+        of: The classes of the function's `self`, in one string, if other classes have a function of that name.
+        commands: The first of its arguments (`args`), in one string, if other commands are no matter.
     """
 
     modules: str
@@ -68,6 +70,8 @@ class Frame:
     counter: str = ""
     first: int = 0
     is_certain: bool = True
+    of: str = ""
+    commands: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Batches:
         procedures: Functions that call a procedure.
         procedures_commit: Whether a procedure may commit although its caller is in a transaction.
         begins_by_itself: Whether the driver begins a transaction only before some statements.
+        mark: The attribute that an error of the database has, and one that was made by hand does not have.
     """
 
     several: Sequence[Frame] = ()
@@ -87,6 +92,7 @@ class Batches:
     procedures: Sequence[Frame] = ()
     procedures_commit: bool = False
     begins_by_itself: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,14 +132,39 @@ class Library:
 UNKNOWN = Library("any other", Repeats.YES, why="not known", evidence=[Evidence.STAINLESS])
 """A library that has no row."""
 
-_TENACITY = Frame("tenacity tenacity.asyncio", "__call__ __iter__ __anext__", "retry_state.attempt_number", first=1)
+_TENACITY = (
+    Frame("tenacity tenacity.asyncio", "__call__ __iter__", "retry_state.attempt_number", first=1),
+    Frame("tenacity.asyncio", "__anext__", "self._retry_state.attempt_number", first=1),
+)
 
 AROUND: Sequence[Frame] = (
-    _TENACITY,
+    # They call again.
+    *_TENACITY,
     Frame("stamina._core", "__call__ sync_inner async_inner", "attempt.num", first=1),
     Frame("backoff._sync backoff._async", "retry", "tries", first=1),
+    Frame("aiohttp_retry.client", "_do_request", "current_attempt", first=1),
+    Frame("xmlrpc.client", "request", "i"),  # after a lost connection
+    # They call several times. An agent calls its tools between two requests to its model.
+    Frame("django.core.mail.backends.smtp", "send_messages", "email_messages", first=1),
+    Frame("sqlalchemy.orm.session", "commit", "self._connections", first=2),  # two keys for each connection
+    Frame(
+        "google.genai.models", "generate_content generate_content_stream", "automatic_function_calling_history"
+    ),  # the model's own calls of functions
+    Frame("agents.run", "*"),
+    Frame("pydantic_ai._agent_graph", "*"),
+    # They call the user's code, perhaps after a commit or an answer.
+    Frame("django.db.backends.base.base", "on_commit run_and_clear_commit_hooks"),
+    Frame("django.dispatch.dispatcher", "asend send"),
+    Frame("sqlalchemy.event.attr", "__call__"),
+    Frame("aiohttp.client_middlewares aiohttp.tracing", "*"),
 )
-"""Libraries that retry calls of any other library."""
+"""Functions around the calls of any library. If a counter is empty, an exception that came through proves nothing."""
+
+HOOKS: Sequence[Frame] = (
+    Frame("httpx._client httpx2._client", "_send_handling_redirects", "response"),
+    Frame("requests.hooks niquests.hooks", "dispatch_hook async_dispatch_hook", "hook_data"),
+)
+"""Functions that call the user's code, a function of another module, for the answer in the local variable `counter`."""
 
 _FOLLOWS = "redirects"
 _REQUESTS_SENDS = Frame("requests.sessions niquests.sessions niquests.async_session", "send")
@@ -141,6 +172,19 @@ _URLLIB3_SENDS = Frame("urllib3.connectionpool", "urlopen")
 
 _MYSQL_CURSORS = (
     "pymysql.cursors MySQLdb.cursors mysql.connector.cursor mysql.connector.cursor_cext mysql.connector.aio.cursor"
+)
+
+_SCRIPTS = "EVAL EVALSHA FCALL"  # what a script has written stands when the script fails
+_TEMPORAL_CLIENTS = (
+    "temporalio.client temporalio.client._client temporalio.client._activity temporalio.client._workflow"
+)
+_GOOGLE_FUTURES = (
+    "google.api_core.extended_operation google.api_core.future.async_future google.api_core.future.polling "
+    "google.api_core.operation google.api_core.operation_async"
+)
+_AZURE_POLLING = (
+    "azure.core.polling._async_poller azure.core.polling._poller azure.core.polling.async_base_polling "
+    "azure.core.polling.base_polling"
 )
 
 _STAINLESS_CLASSES: Sequence[tuple[FailureKind | Reader, str]] = (
@@ -181,6 +225,7 @@ LIBRARIES: Sequence[Library] = (
             (REJECTED, "SMTPNotSupported SMTPNotSupportedError"),
             (Reader.SMTP, "SMTPDataError SMTPRecipientRefused SMTPRecipientsRefused SMTPSenderRefused"),
         ],
+        many=[Frame("smtplib", "sendmail", of="LMTP")],  # one answer for each recipient, and it reads only the first
     ),
     # httpx2 is the same library under another name. It retries only connecting.
     Library(
@@ -192,7 +237,7 @@ LIBRARIES: Sequence[Library] = (
             (BUG, "LocalProtocolError TooManyRedirects UnsupportedProtocol"),
             (Reader.STATUS, "HTTPStatusError"),
         ],
-        why="redirects, digest auth",
+        why="redirects, digest auth, a transport that retries",
         switch="the default: `follow_redirects=False`",
         evidence=[Frame("httpx._client httpx2._client", "_send_handling_redirects", "history")],
     ),
@@ -235,7 +280,7 @@ LIBRARIES: Sequence[Library] = (
             (BUG, "InvalidURL NonHttpUrlClientError"),
             (Reader.STATUS, "ClientResponseError"),
         ],
-        why="PUT and DELETE after a lost connection, redirects",
+        why="PUT and DELETE after a lost connection, redirects; what a middleware or aiohttp-retry sends",
         switch="`allow_redirects=False`; PUT and DELETE have none",
         evidence=[Evidence.AIOHTTP],
     ),
@@ -243,11 +288,20 @@ LIBRARIES: Sequence[Library] = (
         "grpc",
         Repeats.OPT_IN,
         [(AMBIGUOUS, "FutureTimeoutError"), (CANCELLED, "FutureCancelledError"), (Reader.GRPC_CODE, "RpcError")],
-        why="a `retryPolicy` in the service config",
+        why="a `retryPolicy` in the service config, an interceptor that retries",
         switch="the default; or the channel option `grpc.enable_retries` 0",
+        # A server may act on each message of a stream.
+        many=[
+            Frame("grpc._channel", "__call__", of="_StreamUnaryMultiCallable"),
+            Frame("grpc._channel", "_next"),
+            Frame("grpc.aio._call", "*", of="StreamStreamCall StreamUnaryCall UnaryStreamCall"),
+        ],
     ),
     Library(
-        "grpclib", Repeats.NO, [(Reader.GRPC_CODE, "GRPCError"), (AMBIGUOUS, "ProtocolError StreamTerminatedError")]
+        "grpclib",
+        Repeats.NO,
+        [(Reader.GRPC_CODE, "GRPCError"), (AMBIGUOUS, "ProtocolError StreamTerminatedError")],
+        many=[Frame("grpclib.client", "__call__", of="StreamStreamMethod StreamUnaryMethod UnaryStreamMethod")],
     ),
     Library(
         "temporalio",
@@ -255,6 +309,11 @@ LIBRARIES: Sequence[Library] = (
         [(CANCELLED, "CancelledError"), (Reader.GRPC_CODE, "RPCError")],
         why="calls of its client",
         switch="`Client.connect(..., retry_config=RetryConfig(max_retries=1))`: one try",
+        # They start, and then ask for the result.
+        many=[
+            Frame(_TEMPORAL_CLIENTS, "execute_activity execute_update execute_update_with_start_workflow"),
+            Frame(_TEMPORAL_CLIENTS, "execute_workflow result"),
+        ],
         sends="temporalio.client temporalio.service",
     ),
     Library(
@@ -270,6 +329,12 @@ LIBRARIES: Sequence[Library] = (
                 "error_list",
                 first=1,
             )
+        ],
+        many=[
+            Frame("google.cloud.storage.batch", "__exit__ finish"),
+            Frame("google.cloud.storage.bucket", "copy_blob delete delete_blobs make_private make_public rename_blob"),
+            Frame("google.cloud.storage.blob", "rewrite update_storage_class"),
+            Frame(_GOOGLE_FUTURES, "*"),
         ],
         status="code",
         provider="google",
@@ -305,7 +370,7 @@ LIBRARIES: Sequence[Library] = (
         switch='`Config(retries={"total_max_attempts": 1})`',
         evidence=[Evidence.BOTOCORE],
         before="NoCredentialsError ParamValidationError PartialCredentialsError ProfileNotFound",
-        many=[Frame("boto3.dynamodb.table", "_flush")],
+        many=[Frame("boto3.dynamodb.table", "_flush"), Frame("boto3.resources.collection", "batch_action")],
     ),
     # The error of a request that was not sent. But over aiohttp, a lost connection raises it too.
     Library(
@@ -318,6 +383,13 @@ LIBRARIES: Sequence[Library] = (
         ],
         why="calls, redirects",
         switch="`retry_total=0` and `permit_redirects=False` for the client",
+        many=[
+            Frame(_AZURE_POLLING, "*"),
+            Frame(
+                "azure.storage.blob._upload_helpers azure.storage.blob.aio._upload_helpers",
+                "upload_append_blob upload_page_blob",
+            ),
+        ],
     ),
     # PostgreSQL, SQLite, MySQL, Oracle. A duplicate key is REJECTED: nothing here shows whether the existing row is the
     # activity's own.
@@ -325,22 +397,31 @@ LIBRARIES: Sequence[Library] = (
         "psycopg",
         Repeats.NO,
         [(NOT_SENT, "ConnectionTimeout"), (Reader.POSTGRES, "Error")],
-        batches=Batches([Frame("psycopg.cursor psycopg.cursor_async", "executemany")]),
+        # A pipeline may commit several times, and the error of one statement shows in the call of another.
+        many=[
+            Frame("psycopg._pipeline psycopg._pipeline_async", "__aexit__ __exit__ sync"),
+            Frame("psycopg.cursor psycopg.cursor_async", "_fetch_pipeline"),
+        ],
+        batches=Batches([Frame("psycopg.cursor psycopg.cursor_async", "executemany")], mark="_info"),
     ),
     Library(
         "psycopg2",
         Repeats.NO,
         [(Reader.POSTGRES, "Error")],
-        batches=Batches([Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"})),
+        batches=Batches(
+            [Frame("psycopg2.extras", "execute_batch execute_values")], named=frozenset({"executemany"}), mark="pgcode"
+        ),
     ),
     Library("psycopg_pool", Repeats.NO, [(NOT_SENT, "PoolTimeout TooManyRequests"), (BUG, "PoolClosed")]),
     # Its `executemany` is one transaction, also in autocommit mode.
-    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")], batches=Batches()),
+    Library("asyncpg", Repeats.NO, [(Reader.POSTGRES, "PostgresError")], batches=Batches(mark="severity")),
     Library(
         "sqlite3",
         Repeats.NO,
         [(Reader.SQLITE, "Error")],
-        batches=Batches(named=frozenset({"executemany", "executescript"}), begins_by_itself=True),
+        batches=Batches(
+            named=frozenset({"executemany", "executescript"}), begins_by_itself=True, mark="sqlite_errorname"
+        ),
     ),
     # A second statement of one query fails in `nextset`.
     Library(
@@ -377,7 +458,8 @@ LIBRARIES: Sequence[Library] = (
             [
                 Frame("sqlalchemy.engine.base", "_exec_insertmany_context"),
                 Frame("sqlalchemy.engine.default sqlalchemy.dialects.postgresql.psycopg2", "do_executemany"),
-                Frame("sqlalchemy.orm.session", "_flush"),
+                Frame("sqlalchemy.orm.bulk_persistence", "_bulk_insert _bulk_update"),
+                Frame("sqlalchemy.orm.session", "_bulk_save_mappings _flush"),
             ]
         ),
     ),
@@ -412,6 +494,7 @@ LIBRARIES: Sequence[Library] = (
             ),
             Frame("pymongo.synchronous.database pymongo.asynchronous.database", "command"),
             Frame("pymongo.synchronous.mongo_client pymongo.asynchronous.mongo_client", "bulk_write"),
+            Frame("gridfs.synchronous.grid_file gridfs.asynchronous.grid_file", "*"),
         ],
     ),
     Library(
@@ -430,7 +513,8 @@ LIBRARIES: Sequence[Library] = (
         evidence=[Frame("redis.retry redis.asyncio.retry", "call_with_retry", "failures", is_certain=False)],
         before="MaxConnectionsError",
         many=[
-            Frame("redis.client redis.asyncio.client", "_execute_pipeline"),
+            Frame("redis.client redis.asyncio.client", "_execute_pipeline raise_first_error"),
+            Frame("redis.client redis.asyncio.client", "execute_command", commands=_SCRIPTS),
             Frame("redis.cluster redis.asyncio.cluster redis.multidb.client redis.asyncio.multidb.client", "*"),
         ],
     ),
@@ -451,7 +535,8 @@ LIBRARIES: Sequence[Library] = (
         evidence=[Frame("valkey.retry valkey.asyncio.retry", "call_with_retry", "failures", is_certain=False)],
         before="MaxConnectionsError",
         many=[
-            Frame("valkey.client valkey.asyncio.client", "_execute_pipeline"),
+            Frame("valkey.client valkey.asyncio.client", "_execute_pipeline raise_first_error"),
+            Frame("valkey.client valkey.asyncio.client", "execute_command", commands=_SCRIPTS),
             Frame("valkey.cluster valkey.asyncio.cluster", "*"),
         ],
     ),
@@ -547,6 +632,15 @@ LIBRARIES: Sequence[Library] = (
         why="calls, redirects",
         switch="`max_retries=0`",
         evidence=[Evidence.STAINLESS],
+        # Each creates, and then asks, or creates more.
+        many=[
+            Frame("openai.resources.beta.threads.threads", "create_and_run_poll"),
+            Frame("openai.resources.beta.threads.runs.runs", "create_and_poll submit_tool_outputs_and_poll"),
+            Frame("openai.resources.uploads.uploads", "upload_file_chunked"),
+            Frame("openai.resources.vector_stores.file_batches", "create_and_poll upload_and_poll"),
+            Frame("openai.resources.vector_stores.files", "create_and_poll upload_and_poll"),
+            Frame("openai.resources.videos", "create_and_poll"),
+        ],
         provider="openai",
     ),
     Library(
@@ -556,6 +650,7 @@ LIBRARIES: Sequence[Library] = (
         why="calls, redirects",
         switch="`max_retries=0`",
         evidence=[Evidence.STAINLESS],
+        many=[Frame("anthropic.lib.tools._beta_runner anthropic.lib.tools._beta_session_runner", "*")],
         provider="anthropic",
     ),
     Library(
@@ -652,6 +747,6 @@ LIBRARIES: Sequence[Library] = (
         [(AMBIGUOUS, "RetryError")],
         why="what it is told to",
         switch="none: leave it out",
-        evidence=[_TENACITY],
+        evidence=_TENACITY,
     ),
 )

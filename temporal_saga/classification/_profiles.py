@@ -61,9 +61,9 @@ class Profile:
         statuses: HTTP statuses.
         retry_header: A response header whose value, `true` or `false`, says whether to retry with the same key.
         client_retries: Whether the client may send another request in the same call: a retry, a redirect. Write False
-            if the client does this by default and you have switched it off, and True if you have switched it on. With
-            None, the library's own table decides: `python -m temporal_saga.classification`. An error of a call that
-            sent several requests proves nothing.
+            if the client does this by default and you have switched it off, and True if you have switched it on: then
+            its errors prove nothing. With None, the library's own table decides:
+            `python -m temporal_saga.classification`. An error of a call that sent several requests proves nothing.
 
     Raises:
         TypeError: If a rule is not a `Rule`, a kind is not a `FailureKind`, a code is not a string, a status is not an

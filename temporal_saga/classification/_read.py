@@ -6,6 +6,7 @@ No library is imported: exceptions are read by attribute. `_tables` says what co
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -47,6 +48,7 @@ __all__ = [
     "kind_of",
     "library_of",
     "match_rule",
+    "reading_as",
     "reading_of",
     "retry_hint",
     "status_of",
@@ -140,6 +142,13 @@ def reading_of(
     except Exception:
         # If an attribute of a foreign class raises, or refers to itself, the activity's own error still goes on.
         return Reading(_BUG if rule is None else rule.kind)
+
+
+def reading_as(kind: FailureKind, exception: BaseException, client_retries: bool | None) -> Reading:
+    """Return what an exception means if something else says its kind, such as the code in the answer."""
+    row = _row_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
+    library = row.library if row is not None and row.is_own else UNKNOWN
+    return Reading(kind, _is_proof(kind, exception, library, client_retries))
 
 
 def _is_proof(kind: FailureKind, exception: BaseException, library: Library, client_retries: bool | None) -> bool:
@@ -261,9 +270,10 @@ class _Users(NamedTuple):
     def reading_of(self, exception: BaseException) -> Reading:
         row = _row_of(type(exception))  # type: ignore[arg-type]  # a class is hashable
         if row is not None:
-            library, found = row
+            library, found, is_own = row
             read = found if isinstance(found, FailureKind) else found(exception, self)
-            return self._of_call(read, exception, library)
+            read = self._of_call(read, exception, library)
+            return read if is_own else self._of_call(read, exception, UNKNOWN)
         if status_of(exception) is not None:
             kind = _by_status(exception, self)
         else:
@@ -278,13 +288,33 @@ class _Users(NamedTuple):
         return Reading(kind, is_proof and _is_proof(kind, exception, library, self.client_retries))
 
 
+class _Row(NamedTuple):
+    """What is known of a class.
+
+    Attributes:
+        library: The library that has a row for the class, or for its nearest base.
+        found: What the row says.
+        is_own: Whether the class is the library's or the user's own. Another library's may stand for several requests.
+    """
+
+    library: Library
+    found: FailureKind | _Read
+    is_own: bool
+
+
 @lru_cache(maxsize=512)
-def _row_of(of: type[BaseException]) -> tuple[Library, FailureKind | _Read] | None:
+def _row_of(of: type[BaseException]) -> _Row | None:
     for each in of.__mro__:
         for module, library, found in _INDEX.get(each.__name__, ()):
             if _within(each.__module__, module):
-                return library, found
+                is_own = any(_within(of.__module__, package) for package in library.packages.split())
+                return _Row(library, found, is_own or not _is_installed(str(of.__module__)))
     return None
+
+
+def _is_installed(module: str) -> bool:
+    path = str(_get(sys.modules.get(module), "__file__"))
+    return "site-packages" in path or "dist-packages" in path
 
 
 def _within(module: object, package: str) -> bool:
@@ -499,9 +529,11 @@ def _by_postgres(exception: BaseException, users: _Users) -> FailureKind:
     return _BUG  # psycopg raised it before it sent anything: a wrong type, a closed cursor
 
 
-def _by_sqlite(exception: BaseException, users: _Users) -> FailureKind:
+def _by_sqlite(exception: BaseException, users: _Users) -> FailureKind | Reading:
     del users
     name = _get(exception, "sqlite_errorname")
+    if name == "SQLITE_CONSTRAINT_TRIGGER":
+        return Reading(_REJECTED, is_proof=False)  # RAISE(FAIL) does not undo what came before
     if isinstance(name, str):
         return SQLITE_NAMES.get(name.split("_")[1], _BUG)
     if _has_base(exception, "IntegrityError") or _has_base(exception, "DataError"):

@@ -36,6 +36,7 @@ from ._read import (
     hides_code,
     library_of,
     match_rule,
+    reading_as,
     reading_of,
     retry_hint,
     status_of,
@@ -106,7 +107,7 @@ def _read(exception: BaseException, profile: Profile) -> Reading:
     coded = _coded(exception, profile)
     # A code that refuses is not a proof if the answer as a whole proves nothing, as a 500 does.
     if coded is not None and (coded.effect == "unknown" or read.kind is not FailureKind.AMBIGUOUS):
-        read = Reading(coded, read.is_proof)
+        read = Reading(coded, read.is_proof and reading_as(coded, exception, profile.client_retries).is_proof)
     if read.kind is not FailureKind.REJECTED:
         return read
     # The provider's header says more than its status, but not that nothing took effect.

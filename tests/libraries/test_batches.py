@@ -5,18 +5,25 @@ Each test looks at what stands in the real database. An error may say "no effect
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 import aiosqlite
 import asyncpg
+import django
 import django.conf
+import django.db
+import django.db.models
+import django.db.transaction
+import httpx
 import psycopg
 import psycopg2
 import psycopg2.extras
@@ -107,6 +114,39 @@ def test_sqlite3(call: Callable[[Any], None], options: dict[str, Any], path: Pat
     assert proves(error) is (call is one)  # what sqlite3 calls is not seen, nor is its connection
 
 
+FAIL = "CREATE TRIGGER g BEFORE INSERT ON t WHEN NEW.x = 3 BEGIN SELECT RAISE(FAIL, 'no'); END"
+
+
+def or_fail(db: Any) -> None:
+    db.execute("INSERT OR FAIL INTO t VALUES (1), (2), (1)")
+
+
+def by_a_trigger(db: Any) -> None:
+    db.execute("INSERT INTO t VALUES (1), (2), (3)")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not show which constraint refuses")
+@pytest.mark.parametrize("call", [or_fail, by_a_trigger])
+def test_sqlites_fail_keeps_the_rows_before(call: Callable[[Any], None], path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(FAIL)
+        error = failure(call, db)
+    assert rows(path) == 2
+    assert not proves(error)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not mark its own errors")
+def test_a_traceback_of_sqlite3_that_was_lost(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        error = failure(many, db).with_traceback(None)
+
+    def raise_again() -> None:
+        raise error
+
+    assert rows(path) == 2
+    assert not proves(failure(raise_again))
+
+
 @pytest.mark.parametrize("call", ["executemany", "executescript"])
 def test_aiosqlite(call: str, path: Path) -> None:
     async def write() -> None:
@@ -143,6 +183,18 @@ def insert_pages(engine: sqlalchemy.Engine) -> None:
     statement = sqlalchemy.insert(Thing).returning(Thing.x)
     with engine.connect().execution_options(insertmanyvalues_page_size=1) as connection, connection.begin():
         connection.execute(statement, [{"x": x} for (x,) in ROWS])
+
+
+class Deferred(Base):
+    __tablename__ = "u"
+    x: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+
+def save_in_bulk(engine: sqlalchemy.Engine) -> None:
+    """An INSERT for each kind of thing."""
+    with orm.Session(engine) as session:
+        session.bulk_save_objects([Thing(x=1), Deferred(x=1), Thing(x=1)])
+        session.commit()
 
 
 def insert_one(engine: sqlalchemy.Engine) -> None:
@@ -189,6 +241,25 @@ def test_sqlalchemy_gives_a_connection_back_in_its_old_mode(where: str, path: Pa
     engine.dispose()
     assert rows(path) == 2
     assert not proves(error)
+
+
+def test_sqlalchemy_over_a_connection_that_is_closed_when_its_error_is_read(path: Path) -> None:
+    """The mode is the driver's. SQLAlchemy does not know it, and a closed connection does not show it."""
+    options: Any = {"connect_args": {"isolation_level": None}, "poolclass": sqlalchemy.NullPool}
+    error = failure(insert_many, sqlalchemy.create_engine(f"sqlite:///{path}", **options))
+    assert rows(path) == 2
+    assert not proves(error)
+
+
+def test_sqlalchemy_saves_in_bulk(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE u (x INTEGER PRIMARY KEY)")
+    for level in (None, "AUTOCOMMIT"):
+        engine = sqlalchemy.create_engine(f"sqlite:///{path}", **({"isolation_level": level} if level else {}))
+        error = failure(save_in_bulk, engine)
+        assert bool(rows(path)) is (level is not None)
+        assert proves(error) is (level is None)
+        engine.dispose()
 
 
 # --- Django ---
@@ -248,6 +319,7 @@ STATEMENTS = {
     "procedure": ("CALL q()", (False, False), (False, True)),
     "that commits": ("/* pays */ call p() -- now", (True, False), (False, False)),  # it may not, in a transaction
     "block": ("DO $$ BEGIN INSERT INTO t VALUES (1), (1); END $$", (False, False), (False, True)),
+    "ends": ("INSERT INTO t VALUES (1); END; INSERT INTO t VALUES (1)", (True, True), (False, False)),  # a COMMIT
     "commits": ("INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (1)", (True, True), (False, False)),
 }
 
@@ -417,6 +489,174 @@ def test_sqlalchemy_over_postgresql(
     standing = count()
     assert not (standing and proves(error))
     assert proves(error) is (level is None or call is insert_one)
+
+
+async def _set_asynchronously(url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url) as db:
+        await db.set_autocommit(True)
+        try:
+            await db.execute("CALL p()")
+        finally:
+            await db.set_autocommit(False)
+
+
+def _set_the_session(url: str) -> None:
+    with closing(psycopg2.connect(url)) as db:
+        db.set_session(autocommit=True)
+        try:
+            db.cursor().execute("CALL p()")
+        finally:
+            db.set_session(autocommit=False)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda url: wait_for(lambda: _set_asynchronously(url)), _set_the_session],
+    ids=["set_autocommit", "set_session"],
+)
+def test_other_ways_to_set_the_mode_for_a_call(call: Any, url: str, count: Callable[[], int]) -> None:
+    error = failure(call, url)
+    assert count() == 1
+    assert not proves(error)
+
+
+@pytest.mark.parametrize("commit", ["sync", "transactions"])
+@pytest.mark.parametrize("fetch", [False, True], ids=["", "fetch"])
+def test_a_pipeline_of_psycopg_may_have_committed_before(
+    commit: str, fetch: bool, url: str, count: Callable[[], int]
+) -> None:
+    """The error of one statement shows in the call of another, or at the end of the pipeline."""
+
+    def write() -> None:
+        with psycopg.connect(url, autocommit=True) as db, db.pipeline() as pipeline:
+            for _ in range(2):
+                if commit == "transactions":
+                    with db.transaction():
+                        cursor = db.execute("INSERT INTO t VALUES (1) RETURNING x")
+                else:
+                    cursor = db.execute("INSERT INTO t VALUES (1) RETURNING x")
+                if commit == "sync":
+                    pipeline.sync()
+                if fetch:
+                    cursor.fetchall()
+
+    error = failure(write)
+    assert count() == 1
+    assert not proves(error)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize(
+    "cut",
+    [lambda error: error.with_traceback(None), lambda error: pickle.loads(pickle.dumps(error))],
+    ids=["cut", "pickled"],
+)
+def test_a_traceback_that_was_lost_shows_no_call(cut: Any, driver: str, url: str, count: Callable[[], int]) -> None:
+    """The call may have been one that commits by itself. Between two processes, an error has no traceback."""
+    error = cut(failure(_EXECUTE[driver], url, True, "CALL p()"))
+    assert count() == 1
+    assert not proves(error)
+
+    def raise_again() -> None:
+        raise error
+
+    assert not proves(failure(raise_again))
+
+
+def test_an_error_that_was_made_by_hand_says_what_its_class_says() -> None:
+    """As in a fake of the database."""
+    for error in (psycopg.errors.UniqueViolation("x"), sqlite3.IntegrityError()):
+
+        def raise_it(error: Exception = error) -> None:
+            raise error
+
+        assert proves(failure(raise_it))
+
+
+# --- the user's code after a commit ---
+
+
+def _refused(*_: Any, **__: Any) -> None:
+    httpx.post("http://127.0.0.1:1/", trust_env=False)
+
+
+@pytest.mark.parametrize("hook", ["on_commit", "post_save"])
+@pytest.mark.parametrize("writes", [False, True], ids=["client", "database"])
+def test_djangos_hooks_after_a_commit(hook: str, writes: bool, path: Path) -> None:
+    """The hook's error comes out of the call that has committed."""
+    if not django.conf.settings.configured:
+        django.conf.settings.configure()
+    django.setup()
+    model = _model()
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
+    with closing(ConnectionHandler({"default": database})["default"]) as connection:
+        connection.alias = "hooks"
+        django.db.connections["hooks"] = connection
+
+        def act(*_: Any, **__: Any) -> None:
+            if not writes:
+                _refused()
+            with connection.cursor() as cursor:
+                cursor.execute("INSERT INTO t VALUES (1)")
+
+        def write() -> None:
+            if hook == "post_save":
+                model(x=1).save(using="hooks", force_insert=True)
+                return
+            with django.db.transaction.atomic(using="hooks"):
+                model(x=1).save(using="hooks", force_insert=True)
+                django.db.transaction.on_commit(act, using="hooks")
+
+        if hook == "post_save":
+            django.db.models.signals.post_save.connect(act, sender=model)
+        try:
+            error = failure(write)
+        finally:
+            django.db.models.signals.post_save.disconnect(act, sender=model)
+            del django.db.connections["hooks"]
+    assert rows(path) == 1
+    assert not proves(error)
+
+
+@cache
+def _model() -> Any:
+    meta = type("Meta", (), {"app_label": "tests", "db_table": "t"})
+    of = {"__module__": __name__, "Meta": meta, "x": django.db.models.IntegerField(primary_key=True)}
+    return type("Row", (django.db.models.Model,), of)
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["client", "database"])
+def test_sqlalchemys_hooks_after_a_commit(writes: bool, path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    with orm.Session(engine) as session:
+        sqlalchemy.event.listen(session, "after_commit", lambda _: insert_one(engine) if writes else _refused())
+        session.add(Thing(x=1))
+        error = failure(session.commit)
+    engine.dispose()
+    assert rows(path) == 1
+    assert not proves(error)
+
+
+def test_a_session_of_two_databases_commits_one_after_the_other(url: str, count: Callable[[], int]) -> None:
+    """In no fixed order: so this one is repeated until the first commit is the one that stands."""
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS u (x int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    engines = [sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url)) for _ in "12"]
+
+    def write() -> None:
+        with orm.Session(binds={Thing: engines[0], Deferred: engines[1]}) as session:
+            session.execute(sqlalchemy.insert(Thing).values(x=1))
+            session.execute(sqlalchemy.insert(Deferred).values([{"x": 1}, {"x": 1}]))
+            session.commit()
+
+    for _ in range(40):
+        error = failure(write)
+        assert not proves(error)
+        if count():
+            break
+    for engine in engines:
+        engine.dispose()
+    assert count() == 1
 
 
 @pytest.mark.parametrize("text", ["/*" * 50_000, "commit " * 20_000 + "x", "; " * 50_000, "begin " * 20_000])

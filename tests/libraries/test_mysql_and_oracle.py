@@ -228,6 +228,21 @@ def test_mysql_the_first_of_two_statements_stands(
         assert classify(error, profile=profile).effect == ("unknown" if autocommit else "none")
 
 
+@pytest.mark.parametrize("between", ["CREATE TABLE u (x int)", "START TRANSACTION", "/* ! */ lock tables t write"])
+def test_mysql_a_statement_between_may_commit_what_came_before(connect: Connect, between: str) -> None:
+    with mysql_server("ok", "ok", 1062) as server, connect(server.port, autocommit=False) as db:
+        cursor = db.cursor()
+
+        def write() -> None:
+            cursor.execute(f"{INSERT};{between};{INSERT}", (1, 2))
+            while cursor.nextset():
+                pass
+
+        error = failure(write)
+    for profile in (None, ONE):
+        assert classify(error, profile=profile).effect == "unknown"
+
+
 @pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
 @pytest.mark.parametrize("call", [mysql_call, mysql_call_statement])
 def test_mysql_a_procedure_may_have_committed(connect: Connect, call: Callable[..., None], autocommit: bool) -> None:
