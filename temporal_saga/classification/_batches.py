@@ -42,8 +42,19 @@ _COMMENT = re.compile(r"/\*(?:.*?\*/|.*)|--[^\n]*", re.DOTALL)
 # sqlite3 begins a transaction by itself before these, and only before these.
 _BEGINS_BY_ITSELF = re.compile(r"\s*(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
-_CALLS = {"callproc", "commit", "copy_expert", "copy_from", "execute", "executemany", "executescript"}
-_CALLS |= {"execute_batch", "execute_values"}
+_CALLS = frozenset(
+    [
+        "callproc",
+        "commit",
+        "copy_expert",
+        "copy_from",
+        "execute",
+        "execute_batch",
+        "execute_values",
+        "executemany",
+        "executescript",
+    ]
+)
 _SET_THE_MODE = {"autocommit", "set_autocommit", "set_isolation_level", "set_session"}
 _HOLDERS = ("self", "connection", "cursor", "cur")
 _STATEMENTS = ("query", "statement", "operation", "sql", "command")

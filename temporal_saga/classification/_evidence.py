@@ -193,7 +193,8 @@ def _is_meant(several: Frame, frame: FrameType) -> bool:
     if several.of:
         return type(frame.f_locals.get("self")).__name__ in several.of.split()
     if several.commands:
-        command: object = next(iter(frame.f_locals.get("args") or ()), None)
+        arguments: Sequence[object] = frame.f_locals.get("args") or ("",)
+        command = arguments[0]
         return isinstance(command, str) and command.upper() in several.commands.split()
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from random import Random
 
@@ -136,3 +137,16 @@ def test_the_judge_of_orders(shop: Store) -> None:
     PaymentProvider(shop).charge("k2", Payment("o", 1))
     put(shop, 10)
     assert found(COMPLETED) == (0, 4)  # paid twice; and nothing has left the shelf
+
+
+def test_the_pages_add_up() -> None:
+    """The totals of `docs/under-fire.md` are the sums of its rows, and README says the same."""
+    root = Path(__file__).resolve().parents[2]
+    page, readme = (" ".join((root / name).read_text().split()) for name in ("docs/under-fire.md", "README.md"))
+    rows = re.findall(r"\| (sagas, `--seed \d+`|\*\*all sagas\*\*) \| ([\d,| ]+) \|", page)
+    *storms, totals = ([int(number.replace(",", "")) for number in row.split(" | ")] for _, row in rows)
+    assert [sum(column) for column in zip(*storms, strict=True)] == totals
+    transfers, orders, kills, faults, cancels, *wrong = (f"{total:,}" for total in totals)
+    said = f"{transfers} transfers and {orders} orders, {kills} kills, {faults} faults, {cancels} cancels"
+    assert said in readme
+    assert set(wrong) == {"0"}

@@ -56,7 +56,7 @@ class _Handle:
     @property
     def task(self) -> asyncio.Task[Any] | None:
         """The task that goes on with this callback; None of any other callback."""
-        owner: Any = getattr(self._callback, "__self__", None)
+        owner: asyncio.Task[Any] | None = getattr(self._callback, "__self__", None)
         return owner if isinstance(owner, asyncio.Task) else None
 
     def cancel(self) -> None:
