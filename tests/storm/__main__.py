@@ -17,7 +17,7 @@ from .storm import Options, storm
 BROKEN = [
     Options(30, mutant="attempt_in_the_key"),
     Options(160, mutant="armed_after_the_step"),
-    Options(80, mutant="failed_undo_unreported"),
+    Options(240, mutant="failed_undo_unreported"),
     Options(30, mutant="fence_undo_twice"),
     Options(30, mutant="random_keys"),
     Options(30, keys=False),
