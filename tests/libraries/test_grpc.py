@@ -188,7 +188,7 @@ def test_a_stream_that_is_reset_after_the_request(call: Call, code: int) -> None
     handler = type("Handler", (_Resetting,), {"code": code})
     with ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         error = call(f"127.0.0.1:{server.server_address[1]}", "any")
         server.shutdown()

@@ -54,7 +54,7 @@ def answering(answer: bytes | None) -> Iterator[int]:
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         yield int(server.server_address[1])
         server.shutdown()
@@ -80,7 +80,7 @@ def losing_the_first(answer: bytes) -> Iterator[tuple[int, list[bool]]]:
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         yield int(server.server_address[1]), applied
         server.shutdown()
@@ -375,7 +375,7 @@ Collection = pymongo.collection.Collection[Any]
 def mongo_error(write: Callable[[Collection], object], *answers: dict[str, Any] | None, **options: Any) -> Exception:
     """Return what a write raises to which the server gives these answers."""
     with Mongo(list(answers)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         client: pymongo.MongoClient[Any] = pymongo.MongoClient(
             "127.0.0.1", server.server_address[1], replicaSet="rs", serverMonitoringMode="poll", **options

@@ -114,7 +114,7 @@ class _StripeHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def provider(page: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stripe]:
     with Stripe() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         http: Any = stripe.RequestsClient()
         url = f"http://127.0.0.1:{server.server_address[1]}"
