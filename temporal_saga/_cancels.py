@@ -172,15 +172,19 @@ class Pivot:
 
     @property
     def is_barred(self) -> bool:
-        """True iff the workflow's cancel waits for another saga. Then this one must not pass its pivot."""
-        return self._gate is not None and self._gate.is_closed and not self.is_passed
+        """True iff the workflow's cancel waits for another saga. Then this one must not pass its pivot.
+
+        Only before the pivot: after it, the cancel waits for this saga too.
+        """
+        return self._gate is not None and self._gate.is_closed
 
     def pass_(self) -> None:
         """Pass the pivot: from here on the workflow's cancel waits."""
         if self._gate is not None and not self.is_passed:
             self._gate.hold()
+        # A second pivot changes nothing: the cancel may have come since the first one.
+        self._cancelled_before |= not self.is_passed and workflow.cancellation_reason() is not None
         self.is_passed = True
-        self._cancelled_before = workflow.cancellation_reason() is not None
 
     def is_holding_a_cancel(self) -> bool:
         """Tell whether the workflow's cancel waits for this saga."""

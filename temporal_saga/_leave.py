@@ -179,14 +179,14 @@ def pass_pivot(scope: Scope) -> None:
         scopes.append(parent)
     if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
-    if scope.shared.pivot.is_barred or scopes[-1].cancels.is_on_its_way():
+    if not (pivot := scope.shared.pivot).is_passed and (pivot.is_barred or scopes[-1].cancels.is_on_its_way()):
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()
         each.cancels.stop_deadline()
         if each.cancels.expired:
             each.cancels.take_back_deadline()
-    scope.shared.pivot.pass_()
+    pivot.pass_()
 
 
 def detach(scope: Scope, max_bytes: int) -> SagaState:
