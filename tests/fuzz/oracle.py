@@ -77,6 +77,7 @@ class Oracle:
         self.caught: set[str] = set()
         self.went_on: list[tuple[int, str, int, int]] = []
         self.forgotten: dict[str, str] = {}
+        self.forgotten_at: dict[str, int] = {}
         self.late: list[dict[str, Any]] = []
         for index, note in enumerate(world.notes):
             self._read(index, note)
@@ -120,7 +121,7 @@ class Oracle:
             self.went_on.append((index, name, note["since"], note.get("activation", 0)))
         elif what == "forget":
             if self.parts[note["scope"]].inside is None:  # later, a call finds a scope that ends
-                self.forgotten[name] = note["scope"]
+                self.forgotten[name], self.forgotten_at[name] = note["scope"], index
         elif what == "late":
             self.late.append(note)
         elif what == "caught":
@@ -288,8 +289,20 @@ class Oracle:
     def _forgotten(self) -> Iterator[str]:
         for name, scope in self.forgotten.items():
             part = self.parts[scope]
-            if part.ended_well and not part.detached:
+            if part.ended_well and not part.detached and not self._may_be_given_up(name):
                 yield f"forgotten: {scope} ended well, and {name} was never awaited"
+
+    def _may_be_given_up(self, name: str) -> bool:
+        """Whether a step of the scope failed after a call was made: the body may have given the call up, as a loop does.
+
+        Not a step that failed before: a call that was made later is forgotten.
+        """
+        return any(
+            item.scope == self.forgotten[name]
+            and item.how not in ("ok", "closed", None)
+            and (item.ended_at or 0) > self.forgotten_at[name]
+            for item in self.items.values()
+        )
 
     def _undone_wrongly(self) -> Iterator[str]:
         for item in self.items.values():
