@@ -1016,6 +1016,48 @@ def test_rule_05_the_workflows_cancel_is_raised_by_a_savepoint_whose_undo_failed
     run.check()
 
 
+@both
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("cancels", ["the workflow's", "the deadline's", "both"])
+def test_rule_08_the_cancel_that_a_savepoint_raises_does_not_hide_an_incomplete_saga_in_it(
+    options: Options, depth: int, cancels: str
+) -> None:
+    """`CompensationError` leaves the saga around: the effects of an independent saga in a savepoint of it stand.
+
+    Siblings: a savepoint in a savepoint; the cancel of the deadline; one after the other.
+    """
+
+    async def independent() -> None:
+        async with new_saga("inner") as inner:
+            await do(inner, "b")
+            raise ApplicationError("no more", non_retryable=True)
+
+    @flow
+    async def body() -> None:
+        async with new_saga(deadline=None if cancels == "the workflow's" else timedelta(seconds=60)) as saga:
+            await do(saga, "a")
+            async with saga.savepoint() as attempt:
+                await do(attempt, "c")
+                if depth == 1:
+                    await independent()
+                else:
+                    async with attempt.savepoint() as deeper:
+                        await do(deeper, "d")
+                        await independent()
+
+    run = Run(body, **options).start()
+    for name in ["a", "c", *(["d"] if depth == 2 else []), "b"]:
+        run.activate(completed(name))
+    run.activate(timer() if cancels == "the deadline's" else cancel())
+    run.activate(failed("undo_b", REFUSED))
+    if cancels == "both":
+        run.activate(timer())
+    run.autopilot({})
+    assert undone(run) == ["undo_b", *(["undo_d"] if depth == 2 else []), "undo_c", "undo_a"]
+    assert end(run) == "CompensationError"
+    run.check()
+
+
 # --- a good end that turns bad (E11) ---
 
 
