@@ -760,6 +760,8 @@ class Interpreter:
             scope.saga.pivot()
         except asyncio.CancelledError:
             self.sighted(env, "pivot")
+            if scope.root.past_pivot:
+                self.objects(f"a cancel comes out of a pivot of {scope.name}, past the pivot of {scope.root.name}")
             raise
         self.note("pivot", name=scope.name)
         if not scope.root.past_pivot:
