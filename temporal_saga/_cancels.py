@@ -352,7 +352,8 @@ class Cancels:
             self._arrivals.owe(owner, count)
             return
         came_at = self._arrivals.came_at()
-        came = came_at is not None and not self._came_before and came_at >= self._unwound_at
+        # Perhaps the scope was entered in the same activation, before the workflow's cancel reached the owner.
+        came = came_at is not None and came_at >= self._unwound_at
         if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
             self._owner.cancel(_GIVEN_BACK)
 

@@ -90,6 +90,8 @@ async def _end_well(scope: Scope) -> BaseException | None:
         return await _end_badly(scope, misuse)
     if scope.cancels.expired and not scope.shared.pivot.is_passed:
         return await _end_badly(scope, _deadline_error(scope, None))
+    if scope.parent is None and stack.failed:
+        return await _end_badly(scope, scope.failed_for)  # an undo of a savepoint failed, and the body caught the error
     if swallowed := stack.give_swallowed():
         failed = await Unwind(scope, swallowed).run(cause=swallowed[-1].error)
         # The good end has failed, so the scope ends badly: everything else is undone too.
@@ -97,8 +99,6 @@ async def _end_well(scope: Scope) -> BaseException | None:
             return await _end_badly(scope, failed[0].error or swallowed[-1].error)
         if scope.cancels.kept is not None:
             return await _end_badly(scope, scope.cancels.kept, is_cancel=True)
-    if scope.parent is None and stack.failed:
-        return await _end_badly(scope, scope.failed_for)  # an undo of a savepoint failed, and the body caught the error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
     return None if scope.parent is not None else await _held_cancel(scope)
 

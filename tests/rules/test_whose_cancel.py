@@ -1058,7 +1058,57 @@ def test_rule_08_the_cancel_that_a_savepoint_raises_does_not_hide_an_incomplete_
     run.check()
 
 
+@both
+@pytest.mark.parametrize("raises", ["the body", "compensate()"])
+def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_outlives_an_unwind(
+    options: Options, raises: str
+) -> None:
+    """It has come before the scope was entered, and reaches the task during the unwind: then the next await gets it."""
+
+    @flow
+    async def body() -> str:
+        with contextlib.suppress(ApplicationError):
+            async with new_saga() as saga:
+                saga.add_compensation("undo", step="a")
+                if raises == "the body":
+                    raise ApplicationError("no more", non_retryable=True)
+                await saga.compensate()
+        await asyncio.sleep(60)
+        return "not reached"
+
+    run = Run(body, **options).start(cancel())
+    run.autopilot({})
+    assert end(run) == "Cancelled"
+    run.check()
+
+
 # --- a good end that turns bad (E11) ---
+
+
+@pytest.mark.parametrize("what", ["undo()", "a savepoint"])
+def test_rule_01_a_good_end_after_a_failed_undo_keeps_the_order(what: str) -> None:
+    """An undo that failed for good dooms the saga: what the body swallowed is undone in its turn, not before the rest."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            with contextlib.suppress(ActivityError):
+                await do(saga, "a")
+            await do(saga, "b")
+            with contextlib.suppress(ApplicationError):
+                if what == "undo()":
+                    await do(saga, "c")
+                    await saga.undo("c")
+                else:
+                    async with saga.savepoint() as attempt:
+                        await do(attempt, "c")
+                        raise ApplicationError("no more", non_retryable=True)
+
+    run = Run(body).start()
+    run.autopilot({"a:do": REFUSED, "undo_c": REFUSED})
+    assert undone(run) == ["undo_c", "undo_b", "undo_a"]
+    assert end(run) == "CompensationError"
+    run.check()
 
 
 @pytest.mark.parametrize("scope", ["saga", "savepoint"])
