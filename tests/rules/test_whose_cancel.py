@@ -1087,7 +1087,7 @@ def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_outlives_an_unwin
 
 @pytest.mark.parametrize("what", ["undo()", "a savepoint"])
 def test_rule_01_a_good_end_after_a_failed_undo_keeps_the_order(what: str) -> None:
-    """An undo that failed for good dooms the saga: what the body swallowed is undone in its turn, not before the rest."""
+    """After an undo that failed for good the saga ends badly: what the body swallowed is undone in its turn."""
 
     @flow
     async def body() -> None:
