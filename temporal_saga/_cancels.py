@@ -379,13 +379,14 @@ class Cancels:
         """Tell whether the workflow's cancel was leaving the body when the deadline passed, or has come since then.
 
         A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it.
+        A plain activity turns the workflow's cancel into an ActivityError.
         """
         came_at = self._came_at()
         if came_at is None:
             return False
         passing = cancel.__context__ if cancel is not None else None
         while passing is not None and passing is not self._handled:
-            if isinstance(passing, asyncio.CancelledError):
+            if is_cancelled_exception(passing):
                 return True
             passing = passing.__context__
         return came_at >= self._expired_at
