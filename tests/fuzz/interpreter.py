@@ -319,9 +319,9 @@ class Interpreter:
     def plausible(self, env: Env) -> set[Sender]:
         """Who may have sent a cancel to the task that gets one now."""
         result = env.book.sent()
-        if env.book is self.main and any(scope.past_pivot for scope in self.scopes):
+        if any(scope.past_pivot for scope in self.scopes):
             # The saga has held it, though another cancel came meanwhile, and gives it back when it ends.
-            result |= {sender for sender in self.main.senders[:1] if sender.has_sent()}
+            result |= {sender for sender in self.main.senders[:1] if sender in env.book.ever_sent()}
         if self.ending:
             result.add(Sender("the end of the run", lambda: True))
         if any(scope.exiting for scope in env.scopes):
@@ -598,6 +598,8 @@ class Interpreter:
             raise
         finally:
             book.waiters.remove(env.book)
+            mine = env.book.ever_sent()  # what the task has swallowed of them is over and done with
+            env.book.spent.update({sender: when for sender, when in book.spent.items() if sender in mine})
             env.book.excuse()  # the cancel went to the task, which may have swallowed it
 
     async def op_cancel_task(self, op: Op, env: Env) -> None:
