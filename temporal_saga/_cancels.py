@@ -172,15 +172,19 @@ class Pivot:
 
     @property
     def is_barred(self) -> bool:
-        """True iff the workflow's cancel waits for another saga. Then this one must not pass its pivot."""
-        return self._gate is not None and self._gate.is_closed and not self.is_passed
+        """True iff the workflow's cancel waits for another saga. Then this one must not pass its pivot.
+
+        Only before the pivot: after it, the cancel waits for this saga too.
+        """
+        return self._gate is not None and self._gate.is_closed
 
     def pass_(self) -> None:
         """Pass the pivot: from here on the workflow's cancel waits."""
         if self._gate is not None and not self.is_passed:
             self._gate.hold()
+        # A second pivot changes nothing: the cancel may have come since the first one.
+        self._cancelled_before |= not self.is_passed and workflow.cancellation_reason() is not None
         self.is_passed = True
-        self._cancelled_before = workflow.cancellation_reason() is not None
 
     def is_holding_a_cancel(self) -> bool:
         """Tell whether the workflow's cancel waits for this saga."""
@@ -348,7 +352,8 @@ class Cancels:
             self._arrivals.owe(owner, count)
             return
         came_at = self._arrivals.came_at()
-        came = came_at is not None and not self._came_before and came_at >= self._unwound_at
+        # Perhaps the scope was entered in the same activation, before the workflow's cancel reached the owner.
+        came = came_at is not None and came_at >= self._unwound_at
         if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
             self._owner.cancel(_GIVEN_BACK)
 
@@ -374,13 +379,14 @@ class Cancels:
         """Tell whether the workflow's cancel was leaving the body when the deadline passed, or has come since then.
 
         A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it.
+        A plain activity turns the workflow's cancel into an ActivityError.
         """
         came_at = self._came_at()
         if came_at is None:
             return False
         passing = cancel.__context__ if cancel is not None else None
         while passing is not None and passing is not self._handled:
-            if isinstance(passing, asyncio.CancelledError):
+            if is_cancelled_exception(passing):
                 return True
             passing = passing.__context__
         return came_at >= self._expired_at

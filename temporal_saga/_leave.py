@@ -19,7 +19,7 @@ from ._scope import Scope, State, unwound
 from ._state import VERSION, WARN_BYTES, SagaState, write_decisions, write_steps
 from ._unwind import Unwind
 from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
-from .errors import SagaDeadlineExceeded, SagaStateTooLarge
+from .errors import CompensationError, SagaDeadlineExceeded, SagaStateTooLarge
 
 # If a timeout cancels a function that waits for a semaphore, a call that was passed to the function looks the same.
 _AWAIT = "await each call, and call a step inside a semaphore or a timeout, not before it"
@@ -50,8 +50,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
     if scope.parent is not None and await scope.is_taken_over():
         return error or unwound()
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
-        passing = failure is not None and is_cancelled_exception(failure)
-        return (_deadline_error(scope, failure) if passing else None) or error
+        return (failure and is_cancelled_exception(failure) and _deadline_error(scope, failure)) or error
     if scope.shared.misuse is not None:
         await fail_task(scope.shared.misuse)
         failure = failure or scope.shared.misuse
@@ -60,7 +59,14 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
     pivot = scope.shared.pivot
     if failure is None or pivot.hold_if_workflows(failure) or pivot.is_relayed(failure):
         return await _end_well(scope)
-    return await _end_badly(scope, failure, is_cancel=_is_cancel(failure))
+    raised = await _end_badly(scope, failure, is_cancel=_is_cancel(failure))
+    # A savepoint raises a cancel in place of the error of an independent saga inside. The saga around raises that
+    # error: the end of the run must not say that everything is undone.
+    if isinstance(error, asyncio.CancelledError) and isinstance(hidden := error.__cause__, CompensationError):
+        if scope.parent is None:
+            return raised if scope.stack.failed else hidden
+        raised.__cause__ = hidden
+    return raised
 
 
 async def _pass_on(scope: Scope, error: BaseException) -> BaseException:
@@ -84,6 +90,8 @@ async def _end_well(scope: Scope) -> BaseException | None:
         return await _end_badly(scope, misuse)
     if scope.cancels.expired and not scope.shared.pivot.is_passed:
         return await _end_badly(scope, _deadline_error(scope, None))
+    if scope.parent is None and stack.failed:
+        return await _end_badly(scope, scope.failed_for)  # an undo of a savepoint failed, and the body caught the error
     if swallowed := stack.give_swallowed():
         failed = await Unwind(scope, swallowed).run(cause=swallowed[-1].error)
         # The good end has failed, so the scope ends badly: everything else is undone too.
@@ -91,8 +99,6 @@ async def _end_well(scope: Scope) -> BaseException | None:
             return await _end_badly(scope, failed[0].error or swallowed[-1].error)
         if scope.cancels.kept is not None:
             return await _end_badly(scope, scope.cancels.kept, is_cancel=True)
-    if scope.parent is None and stack.failed:
-        return await _end_badly(scope, scope.failed_for)  # an undo of a savepoint failed, and the body caught the error
     scope.close(State.COMPLETED if scope.parent is None else State.MERGED)
     return None if scope.parent is not None else await _held_cancel(scope)
 
@@ -125,7 +131,8 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
         failure: The reason for the unwind. It goes on unless an undo fails for good.
         is_cancel: Whether the reason is a cancel that has not been raised outside the scope.
     """
-    await _unwind_all(scope, failure)
+    await Unwind(scope, None).run(failure)
+    scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
     error = scope.compensation_error(scope.stack.failed, failure) if scope.stack.failed else failure
     assert error is not None
     cancels = scope.cancels
@@ -142,15 +149,9 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
         # An `except CompensationError` around the savepoint must not swallow a cancel. Raise a new object, since the
         # old one is the cause of the CompensationError.
         cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))
-    if cancel is None:
-        return error
-    cancel.__cause__ = error
-    return cancel
-
-
-async def _unwind_all(scope: Scope, cause: BaseException | None) -> None:
-    await Unwind(scope, None).run(cause)
-    scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
+    if cancel is not None:
+        cancel.__cause__ = error
+    return cancel or error
 
 
 async def compensate(scope: Scope) -> None:
@@ -160,10 +161,9 @@ async def compensate(scope: Scope) -> None:
         raise scope.shared.refuse("compensate() inside a savepoint of this task: leave the savepoint first")
     if scope.shared.misuse is not None:
         await fail_task(scope.shared.misuse)
-    await _unwind_all(scope, None)
-    cancel: BaseException | None = scope.cancels.kept
-    if scope.parent is None:
-        cancel = cancel or scope.shared.pivot.held
+    await Unwind(scope, None).run(None)
+    scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
+    cancel = scope.cancels.kept or (scope.shared.pivot.held if scope.parent is None else None)
     if scope.stack.failed:
         if cancel is not None:
             scope.cancels.give_back()
@@ -179,14 +179,14 @@ def pass_pivot(scope: Scope) -> None:
         scopes.append(parent)
     if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
-    if scope.shared.pivot.is_barred or scopes[-1].cancels.is_on_its_way():
+    if not (pivot := scope.shared.pivot).is_passed and (pivot.is_barred or scopes[-1].cancels.is_on_its_way()):
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()
         each.cancels.stop_deadline()
         if each.cancels.expired:
             each.cancels.take_back_deadline()
-    scope.shared.pivot.pass_()
+    pivot.pass_()
 
 
 def detach(scope: Scope, max_bytes: int) -> SagaState:

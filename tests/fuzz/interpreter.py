@@ -28,6 +28,8 @@ from .program import Body, Op, all_ops
 OPTIONS: Any = {"start_to_close_timeout": timedelta(seconds=1000)}
 COUNTS = sys.version_info >= (3, 11)
 """Whether asyncio counts cancels."""
+WAITS_IN_THE_TASK = sys.version_info >= (3, 12)
+"""Whether `asyncio.wait_for` runs its body in the task that calls it."""
 
 TAKEN_BACK = -1
 """When a cancel was spent that its sender has taken back: before all others."""
@@ -151,6 +153,8 @@ class Scope:
     """Whether a callback was pushed."""
     deadline: Sender | None = None
     """Who sends the cancel of its deadline."""
+    holds: bool = False
+    """Whether it raises the workflow's cancel when it ends, though the body has met that cancel."""
     ended_well: bool | None = False
     """Once it was left; None if its end can be called either."""
 
@@ -236,7 +240,7 @@ class Interpreter:
         return [self.notes, self.objections, self.waiting]
 
     @workflow.run
-    async def run(self, program: dict[str, Any], state: SagaState | None = None, carried: bool = False) -> str:
+    async def run(self, program: dict[str, Any], state: SagaState | None = None, carried: str = "") -> str:
         self.program = program
         self.main.task = asyncio.current_task()
         self.main.senders.append(Sender("the workflow", self._workflow_was_cancelled, insists=True))
@@ -250,7 +254,7 @@ class Interpreter:
                 await self.scope(program["saga"], again, program["main"], env, deadline=program["left"])
             else:
                 await self.body(program["main"], env)
-            if carried and not any(sender.label.endswith("before") for sender in self.main.got):
+            if carried == "must" and not any(sender.label.endswith("before") for sender in self.main.got):
                 self.objects("the workflow's cancel, held past the pivot, is lost in continue-as-new")
             return "done"
         except BaseException as error:
@@ -315,9 +319,9 @@ class Interpreter:
     def plausible(self, env: Env) -> set[Sender]:
         """Who may have sent a cancel to the task that gets one now."""
         result = env.book.sent()
-        if env.book is self.main and any(scope.past_pivot for scope in self.scopes):
+        if any(scope.past_pivot for scope in self.scopes):
             # The saga has held it, though another cancel came meanwhile, and gives it back when it ends.
-            result |= {sender for sender in self.main.senders[:1] if sender.has_sent()}
+            result |= {sender for sender in self.main.senders[:1] if sender in env.book.ever_sent()}
         if self.ending:
             result.add(Sender("the end of the run", lambda: True))
         if any(scope.exiting for scope in env.scopes):
@@ -404,7 +408,21 @@ class Interpreter:
 
     async def op_plain(self, op: Op, env: Env) -> None:
         name = op["name"]
-        await self.leaf(env, name, workflow.execute_activity("plain", name, activity_id=name, **OPTIONS))
+        before = env.book.ever_sent()
+        try:
+            await self.leaf(env, name, workflow.execute_activity("plain", name, activity_id=name, **OPTIONS))
+        except FailureError as error:
+            if kind_of(error) == "failure":
+                self.met_the_end(before, env)
+            raise
+        self.met_the_end(before, env)
+
+    def met_the_end(self, before: set[Sender], env: Env) -> None:
+        """Take a cancel that came in the activation in which a plain activity ended for swallowed: the SDK does that.
+
+        In an earlier activation the cancel would have ended the activity.
+        """
+        env.book.got |= {sender for sender in env.book.ever_sent() - before if sender.label == "task.cancel()"}
 
     async def op_fail(self, op: Op, env: Env) -> None:
         raise ApplicationError("fail", type="Fail", non_retryable=True)
@@ -554,7 +572,10 @@ class Interpreter:
             self.sighted(env, "wait_for", task_ended=book.ended_cancelled)
             raise
         finally:
-            env.book.excuse()  # it runs its body in a task before 3.12, and in this one from then on
+            env.book.excuse()
+            if WAITS_IN_THE_TASK:  # what the body has swallowed is over and done with for this task
+                env.book.spent.update(book.spent)
+                env.book.unsure |= book.unsure
             env.book.senders += [sender for sender in book.senders if sender.label == "a group"]
 
     async def op_spawn(self, op: Op, env: Env) -> None:
@@ -577,6 +598,8 @@ class Interpreter:
             raise
         finally:
             book.waiters.remove(env.book)
+            mine = env.book.ever_sent()  # what the task has swallowed of them is over and done with
+            env.book.spent.update({sender: when for sender, when in book.spent.items() if sender in mine})
             env.book.excuse()  # the cancel went to the task, which may have swallowed it
 
     async def op_cancel_task(self, op: Op, env: Env) -> None:
@@ -685,14 +708,33 @@ class Interpreter:
             # What an eviction throws through the scope has not ended it.
             if entered and self.is_alive() and not outside.startswith("bug"):
                 self.look_at_the_end(scope, env, own, inside, outside)
-                if outside == "deadline":
-                    # Whoever else has cancelled meanwhile still counts on it.
+                if outside == "deadline" and inside == "cancel":
+                    # Whoever else has cancelled meanwhile still counts on it, unless the body has swallowed that.
                     env.book.got -= env.book.seen - {own} - env.book.spent.keys() - got_before
+                if self.holds_at_its_exit(scope, inside):
+                    scope.root.holds = True
+                    if outside == "incomplete":
+                        env.book.got -= set(self.main.senders[:1])  # it has not left the savepoint
                 scope.left = True
                 is_held = scope.root.past_pivot and outside in ("cancel", "cancelled call")
                 scope.ended_well = None if is_held else outside == "ok" and not scope.closed
                 self.note("left", name=name, how=outside, same=first is last, report=made.report().state)
                 env.book.spent[own] = TAKEN_BACK
+
+    def holds_at_its_exit(self, scope: Scope, inside: str) -> bool:
+        """Whether a savepoint past the pivot has met the workflow's cancel, which its saga raises again when it ends.
+
+        Only without the plugin. With the plugin the cancel never comes to the body.
+        """
+        return (
+            not self.program["plugin"]
+            and scope.parent is not None
+            and scope.root.past_pivot
+            and not scope.root.cancelled_before
+            and scope.root.owner is scope.owner is self.main.task
+            and inside in ("cancel", "cancelled call")
+            and self.main.senders[0] in self.main.seen
+        )
 
     def look_at_the_end(self, scope: Scope, env: Env, own: Sender, inside: str, outside: str) -> None:
         """What a scope makes of a cancel."""
@@ -709,7 +751,7 @@ class Interpreter:
         if inside == outside == "cancel" and own in book.seen and not (others or around or book.borrowed):
             self.objects(f"the cancel of its own deadline leaves {scope.name}")
         is_lost = outside == "incomplete" and inside in ("cancel", "cancelled call")
-        if scope.parent is not None and is_lost and of_workflow:
+        if scope.parent is not None and is_lost and of_workflow and not self.holds_at_its_exit(scope, inside):
             self.objects(f"{scope.name}, cancelled by the workflow, raises CompensationError and no cancel")
 
     async def op_pivot(self, op: Op, env: Env) -> None:
@@ -720,17 +762,22 @@ class Interpreter:
             scope.saga.pivot()
         except asyncio.CancelledError:
             self.sighted(env, "pivot")
+            if scope.root.past_pivot:
+                self.objects(f"a cancel comes out of a pivot of {scope.name}, past the pivot of {scope.root.name}")
             raise
         self.note("pivot", name=scope.name)
-        now = asyncio.get_running_loop().time()
         if not scope.root.past_pivot:
             scope.root.cancelled_before = self._workflow_was_cancelled()
         for each in scope.chain():
             each.past_pivot = True
-            if each.due is not None and now < each.due:
-                each.due = None
-            elif each.due == now and each.deadline is not None:
-                each.deadline.insists = False  # it has stopped the deadline, or came too late
+            self.stop_deadline(each)
+
+    def stop_deadline(self, scope: Scope) -> None:
+        """A pivot or an unwind stops the deadline, if it has not passed."""
+        if not scope.passed_deadline():
+            scope.due = None
+        elif scope.is_due_now() and scope.deadline is not None:
+            scope.deadline.insists = False  # its timer was stopped, or has fired before
 
     def owned(self, env: Env) -> Scope | None:
         """The innermost scope, if it is open and this task has entered it."""
@@ -857,8 +904,7 @@ class Interpreter:
         if scope is None:
             return
         scope.exiting = scope.closed = True
-        if not scope.passed_deadline():
-            scope.due = None
+        self.stop_deadline(scope)
         how = "ok"
         self.note("compensate", name=scope.name)
         try:
@@ -889,7 +935,9 @@ class Interpreter:
         scope.closed = True
         of_workflow = self.main.senders[0]
         is_held = scope.past_pivot and not scope.cancelled_before
-        carried = is_held and of_workflow.has_sent() and of_workflow not in self.main.got
+        carried = ""
+        if is_held and of_workflow.has_sent():
+            carried = "must" if of_workflow not in self.main.got else "may" if scope.holds else ""
         left = None if scope.due is None else scope.due - asyncio.get_running_loop().time()
         program = {**self.program, "main": op["body"], "saga": scope.name, "left": left}
         workflow.continue_as_new(args=[program, state, carried])

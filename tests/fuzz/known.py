@@ -320,6 +320,16 @@ PROGRAMS: dict[str, Program] = {
     "E4: the deadline passes in a finally that the workflow's cancel passes": _deadline_meets_cancel(
         [attempt([sleep(9)], catches="", last=[sleep(3)])]
     ),
+    "E4: the deadline passes in a finally that passes the workflow's cancel, which a plain activity has met": (
+        _deadline_meets_cancel([attempt([plain("p", takes=9)], catches="", last=[step("a", takes=3)])])
+    ),
+    "F1: a second pivot in the activation in which the workflow's cancel comes": program(
+        [saga("order", [step("a"), pivot(), step("b"), pivot(), step("c")])], cancel_at=2, ties="reversed"
+    ),
+    "F2: the cancel of a savepoint hides that a saga inside is incomplete": program(
+        [saga("order", [savepoint("way", [saga("inner", [step("a", undo="error", undo_takes=3), fail()])])])],
+        cancel_at=2,
+    ),
 }
 """By what was wrong."""
 

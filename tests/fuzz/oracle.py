@@ -77,6 +77,7 @@ class Oracle:
         self.caught: set[str] = set()
         self.went_on: list[tuple[int, str, int, int]] = []
         self.forgotten: dict[str, str] = {}
+        self.forgotten_at: dict[str, int] = {}
         self.late: list[dict[str, Any]] = []
         for index, note in enumerate(world.notes):
             self._read(index, note)
@@ -120,7 +121,7 @@ class Oracle:
             self.went_on.append((index, name, note["since"], note.get("activation", 0)))
         elif what == "forget":
             if self.parts[note["scope"]].inside is None:  # later, a call finds a scope that ends
-                self.forgotten[name] = note["scope"]
+                self.forgotten[name], self.forgotten_at[name] = note["scope"], index
         elif what == "late":
             self.late.append(note)
         elif what == "caught":
@@ -288,8 +289,20 @@ class Oracle:
     def _forgotten(self) -> Iterator[str]:
         for name, scope in self.forgotten.items():
             part = self.parts[scope]
-            if part.ended_well and not part.detached:
+            if part.ended_well and not part.detached and not self._may_be_given_up(name):
                 yield f"forgotten: {scope} ended well, and {name} was never awaited"
+
+    def _may_be_given_up(self, name: str) -> bool:
+        """Whether a step of the scope failed after a call was made: the body may have given up the call.
+
+        A call that was made after the failure is forgotten.
+        """
+        return any(
+            item.scope == self.forgotten[name]
+            and item.how not in ("ok", "closed", None)
+            and (item.ended_at or 0) > self.forgotten_at[name]
+            for item in self.items.values()
+        )
 
     def _undone_wrongly(self) -> Iterator[str]:
         for item in self.items.values():
@@ -339,7 +352,8 @@ class Oracle:
             return True
         if self.world.cancelled is not None and part.ended_in <= self.world.cancelled[0] < first.begun[0]:
             return True
-        others = (undo for item in self.items.values() if item.scope == older.scope for undo in self.undos(item.name))
+        inside = (item for item in self.items.values() if self.is_within(item.scope, older.scope))
+        others = (undo for item in inside for undo in self.undos(item.name))
         return any(undo.ended is not None and not undo.ok and undo.ended < first.begun for undo in others)
 
     def _began_before(self, older: Item, newer: Item) -> bool:
@@ -408,7 +422,9 @@ class Oracle:
             is_leaf = inside == "group" and any(
                 each.outside == "incomplete" for each in self.parts.values() if each is not part
             )
-            if outside == "incomplete" and inside != "incomplete" and not failed and not is_leaf:
+            # A cancel that a savepoint has raised in place of the error of a saga inside, which is told after all.
+            is_hidden = part.parent is None and inside == "cancel" and self._has_incomplete_saga_inside(part)
+            if outside == "incomplete" and inside != "incomplete" and not failed and not is_leaf and not is_hidden:
                 yield f"false CompensationError: out of {part.name}"
             if inside in ("failure", "timeout") and outside in ("failure", "timeout") and not part.same:
                 yield f"error replaced: {part.name} met {inside} and raised another {outside}"
@@ -420,6 +436,19 @@ class Oracle:
                 expected = self._expected_report(part, failed)
                 if expected and part.report not in expected:
                     yield f"report: {part.name} says {part.report}, not {expected}"
+
+    def _has_incomplete_saga_inside(self, part: Part) -> bool:
+        """Whether an independent saga has ended incomplete in a savepoint of a saga."""
+        ways = [each for each in self.parts.values() if each.parent is not None and self.root_of(each.name) is part]
+        return any(
+            each.parent is None
+            and each.outside == "incomplete"
+            and way.entered_at < each.entered_at
+            and each.left_at is not None
+            and (way.left_at is None or each.left_at < way.left_at)
+            for way in ways
+            for each in self.parts.values()
+        )
 
     def _expected_report(self, part: Part, failed: list[str]) -> set[str]:
         if failed:

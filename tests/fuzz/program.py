@@ -288,7 +288,7 @@ def show(program: Program) -> str:
     rest = [
         f"    {key}={_show_value(value, 1)},"
         for key, value in program.items()
-        if key != "main" and (value or None) != (defaults[key].default or None)
+        if key != "main" and value != defaults[key].default and (value == 0 or value)
     ]
     return "\n".join(["program(", f"    {_show_value(program['main'], 1)},", *rest, ")"])
 

@@ -518,7 +518,7 @@ if sys.version_info >= (3, 11):
 
 
 def test_rule_02_a_savepoint_that_was_incomplete_is_the_whole_sagas_whoever_caught_its_error() -> None:
-    """An undo that failed for good in a savepoint makes the saga end badly, and incomplete."""
+    """An undo that failed for good in a savepoint makes the saga end badly, and incomplete: all in reverse order."""
 
     @flow
     async def body() -> str:
@@ -533,7 +533,7 @@ def test_rule_02_a_savepoint_that_was_incomplete_is_the_whole_sagas_whoever_caug
         return "paid"
 
     run = Run(body).autopilot({"a:do": REFUSED, "undo_a": REFUSED, "card1:do": REFUSED})
-    assert undone(run) == ["undo_a", "undo_card1", "undo_card2", "undo_keep"]
+    assert undone(run) == ["undo_a", "undo_card2", "undo_card1", "undo_keep"]
     assert end(run) == "CompensationError"
     run.check()
 

@@ -47,6 +47,63 @@ def test_pivot_with_the_plugin_the_body_goes_on_to_its_end(where: str) -> None:
     run.check()
 
 
+@pytest.mark.parametrize("where", ["the saga", "a savepoint", "a task"])
+def test_pivot_with_the_plugin_a_second_pivot_does_not_raise_the_held_cancel(where: str) -> None:
+    """Not even in the activation in which the cancel comes: the cancel waits until the saga has ended."""
+
+    async def body() -> str:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            saga.pivot()
+            await do(saga, "b")
+
+            async def way() -> None:
+                async with saga.savepoint() as attempt:
+                    attempt.pivot()
+
+            if where == "the saga":
+                saga.pivot()
+            elif where == "a savepoint":
+                await way()
+            else:
+                await asyncio.create_task(way())
+            await do(saga, "record")
+        return "not the end of the run"
+
+    run = Run(flow(body), plugins=[SagaPlugin()]).start()
+    run.activate(completed("a"))
+    run.activate(cancel(), completed("b"))
+    assert run.names == ["record"]
+    run.activate(completed("record"))
+    assert undone(run) == []
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+def test_pivot_a_second_pivot_after_the_cancel_undoes_nothing() -> None:
+    """Without the plugin too: it does not make the cancel one that came before the pivot."""
+
+    @flow
+    async def body() -> str:
+        async with new_saga() as saga:
+            saga.pivot()
+            await do(saga, "a")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                saga.pivot()
+                await do(saga, "b")
+        return "not the end of the run"
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    run.activate(cancel())
+    run.autopilot({})
+    assert run.history == ["a", "b"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
 def test_pivot_with_the_plugin_a_failure_that_is_caught_meets_the_held_cancel() -> None:
     async def body() -> str:
         try:

@@ -1016,7 +1016,99 @@ def test_rule_05_the_workflows_cancel_is_raised_by_a_savepoint_whose_undo_failed
     run.check()
 
 
+@both
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("cancels", ["the workflow's", "the deadline's", "both"])
+def test_rule_08_the_cancel_that_a_savepoint_raises_does_not_hide_an_incomplete_saga_in_it(
+    options: Options, depth: int, cancels: str
+) -> None:
+    """`CompensationError` leaves the saga around: the effects of an independent saga in a savepoint of it stand.
+
+    Siblings: a savepoint in a savepoint; the cancel of the deadline; one after the other.
+    """
+
+    async def independent() -> None:
+        async with new_saga("inner") as inner:
+            await do(inner, "b")
+            raise ApplicationError("no more", non_retryable=True)
+
+    @flow
+    async def body() -> None:
+        async with new_saga(deadline=None if cancels == "the workflow's" else timedelta(seconds=60)) as saga:
+            await do(saga, "a")
+            async with saga.savepoint() as attempt:
+                await do(attempt, "c")
+                if depth == 1:
+                    await independent()
+                else:
+                    async with attempt.savepoint() as deeper:
+                        await do(deeper, "d")
+                        await independent()
+
+    run = Run(body, **options).start()
+    for name in ["a", "c", *(["d"] if depth == 2 else []), "b"]:
+        run.activate(completed(name))
+    run.activate(timer() if cancels == "the deadline's" else cancel())
+    run.activate(failed("undo_b", REFUSED))
+    if cancels == "both":
+        run.activate(timer())
+    run.autopilot({})
+    assert undone(run) == ["undo_b", *(["undo_d"] if depth == 2 else []), "undo_c", "undo_a"]
+    assert end(run) == "CompensationError"
+    run.check()
+
+
+@both
+@pytest.mark.parametrize("raises", ["the body", "compensate()"])
+def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_outlives_an_unwind(
+    options: Options, raises: str
+) -> None:
+    """It has come before the scope was entered, and reaches the task during the unwind: then the next await gets it."""
+
+    @flow
+    async def body() -> str:
+        with contextlib.suppress(ApplicationError):
+            async with new_saga() as saga:
+                saga.add_compensation("undo", step="a")
+                if raises == "the body":
+                    raise ApplicationError("no more", non_retryable=True)
+                await saga.compensate()
+        await asyncio.sleep(60)
+        return "not reached"
+
+    run = Run(body, **options).start(cancel())
+    run.autopilot({})
+    assert end(run) == "Cancelled"
+    run.check()
+
+
 # --- a good end that turns bad (E11) ---
+
+
+@pytest.mark.parametrize("what", ["undo()", "a savepoint"])
+def test_rule_01_a_good_end_after_a_failed_undo_keeps_the_order(what: str) -> None:
+    """After an undo that failed for good the saga ends badly: what the body swallowed is undone in its turn."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            with contextlib.suppress(ActivityError):
+                await do(saga, "a")
+            await do(saga, "b")
+            with contextlib.suppress(ApplicationError):
+                if what == "undo()":
+                    await do(saga, "c")
+                    await saga.undo("c")
+                else:
+                    async with saga.savepoint() as attempt:
+                        await do(attempt, "c")
+                        raise ApplicationError("no more", non_retryable=True)
+
+    run = Run(body).start()
+    run.autopilot({"a:do": REFUSED, "undo_c": REFUSED})
+    assert undone(run) == ["undo_c", "undo_b", "undo_a"]
+    assert end(run) == "CompensationError"
+    run.check()
 
 
 @pytest.mark.parametrize("scope", ["saga", "savepoint"])
