@@ -62,7 +62,7 @@ class Frame:
         first: The highest value of the counter in the first request.
         is_certain: Whether a higher counter shows further requests. redis-py counts the last failure in some cases.
         of: The classes of the function's `self`, in one string, if other classes have a function of that name.
-        commands: The first of its arguments (`args`), in one string, if other commands are no matter.
+        commands: The commands that count, in one string; empty if all do. A command is the first item of `args`.
     """
 
     modules: str

@@ -40,7 +40,7 @@ def _moments(story: Story, now: datetime) -> Iterator[tuple[datetime, Mark, Call
     for mark in story.marks:
         yield mark.at, Mark(0, "note", mark.text, when(mark.at)), None
     if story.ended is not None:
-        shape: Shape = "closed well" if story.status == "COMPLETED" else "closed badly"
+        shape: Shape = "closed well" if story.status in ("COMPLETED", "CONTINUED_AS_NEW") else "closed badly"
         status = story.status.lower().replace("_", " ")
         yield story.ended, Mark(0, shape, status, when(story.ended), "workflow:"), None
     for lane, step in enumerate(story.steps[:_MOST_LANES], 1):
