@@ -57,7 +57,7 @@ class Gate:
     """The place where the workflow's cancel arrives. The plugin makes one for each run."""
 
     def __init__(self) -> None:
-        self.came_at: int | None = None  # the length of the history when the workflow's cancel came
+        self.came_at: int | None = None  # the length of the history when the main method got the workflow's cancel
         self._main: asyncio.Task[Any] | None = None  # the main method's task, once it has begun
         self._waiting: list[Any] = []  # cancels that have not been handed on
         self._holders = 0  # how many sagas of the main method are past their pivot
@@ -81,8 +81,6 @@ class Gate:
         If it were handed on a turn of the loop later, other jobs of the activation would overtake it. A run that began
         without the plugin would then not replay with the plugin.
         """
-        if self.came_at is None:
-            self.came_at = workflow.info().get_current_history_length()
         self._waiting.append(msg)
         self.hand_on()
 
@@ -99,9 +97,9 @@ class Gate:
         """Cancel the main method, unless a saga holds the cancel."""
         if self._main is None or self._holders:
             return
-        waiting, self._waiting = self._waiting, []
-        for msg in waiting:
-            self._main.cancel(msg)
+        while self._waiting:
+            self.came_at = workflow.info().get_current_history_length()
+            self._main.cancel(self._waiting.pop(0))
 
 
 gates: ContextVar[Gate | None] = ContextVar("temporal_saga_gate", default=None)
@@ -268,8 +266,11 @@ class Cancels:
         self._owner = owner
         self._arrivals = arrivals
         self.is_main = is_main
-        self._came_before = arrivals.came_at() is not None
         self._count = _count(owner)  # the cancels from before the scope
+        came_at, now = arrivals.came_at(), workflow.info().get_current_history_length()
+        # Without the plugin, a cancel is known before it reaches the owner, which it does in the same activation.
+        is_coming = arrivals.gate is None and came_at == now and not self._count
+        self._came_before = came_at is not None and not is_coming
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 
@@ -393,8 +394,7 @@ class Cancels:
 
     def _came_at(self) -> int | None:
         """Return when the workflow's cancel came to the owner inside the scope; None if it did not."""
-        gate = self._arrivals.gate
-        if not self.is_main or self._came_before or (gate is not None and gate.is_closed):
+        if not self.is_main or self._came_before:
             return None
         return self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at())
 

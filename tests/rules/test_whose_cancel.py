@@ -487,6 +487,29 @@ def test_rule_05_a_swallowed_cancel_does_not_outrank_a_later_deadline(options: O
 
 @counts
 @both
+@pytest.mark.parametrize("swallows", [False, True], ids=["it leaves", "the body swallows it"])
+def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_has_not_come_before_its_saga(
+    options: Options, swallows: bool
+) -> None:
+    """The saga is entered after the workflow was cancelled, and before the cancel reaches the task."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(deadline=5 * SECOND) as saga:
+            saga.add_compensation("undo_a", step="a")
+            with contextlib.suppress(asyncio.CancelledError) if swallows else contextlib.nullcontext():
+                await asyncio.sleep(60)
+            await asyncio.sleep(60)
+
+    run = Run(body, **options).start(cancel())
+    run.autopilot({})
+    assert undone(run) == ["undo_a"]
+    assert end(run) == ("SagaDeadlineExceeded" if swallows else "Cancelled")
+    run.check()
+
+
+@counts
+@both
 @pytest.mark.parametrize("sender", ["timeout", "an outer deadline"])  # the others pass the workflow's cancel on
 @pytest.mark.parametrize("between", ["a sleep", "a step", "nothing"])
 def test_rule_05_a_scopes_cancel_kept_by_an_unwind_is_not_the_swallowed_one(
