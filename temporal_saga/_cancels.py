@@ -269,8 +269,7 @@ class Cancels:
         self._count = _count(owner)  # the cancels from before the scope
         came_at, now = arrivals.came_at(), workflow.info().get_current_history_length()
         # Without the plugin, a cancel is known before it reaches the owner, which it does in the same activation.
-        is_coming = arrivals.gate is None and came_at == now and not self._count
-        self._came_before = came_at is not None and not is_coming
+        self._came_before = came_at is not None and (arrivals.gate is not None or came_at < now or self._count > 0)
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class Ticket:
         self.parked = parked
         self.show = show
         self.decision: asyncio.Future[Resolution | None] = asyncio.get_running_loop().create_future()
+        # The length of the history. 0 in a replay: then the history has the parking.
+        self.parked_at = 0 if workflow.unsafe.is_replaying() else workflow.info().get_current_history_length()
 
     def settle(self, resolution: Resolution | None) -> None:
         """Settle the ticket with a decision, or with None if a cancel ends the waiting of a step."""
@@ -130,10 +132,10 @@ class Parking:
         command and an update comes next, another worker's core (1.35) merges the two on replay, and the update comes
         first. A decision would then be rejected forever, or fail to replay.
         """
-        names = [ticket.parked.step for ticket in self._tickets.values()]
-        if names != self._noted:
-            self._noted = names
-            cast(Any, workflow).upsert_memo({MEMO: _some(names) or None})
+        if self._noted != [*self._tickets]:
+            self._noted = [*self._tickets]
+            names = _some([ticket.parked.step for ticket in self._tickets.values()])
+            cast(Any, workflow).upsert_memo({MEMO: names or None})
 
     def forget(self) -> None:
         """Take no more decisions: the run closes. Continue-as-new would hand on the memo."""
@@ -152,7 +154,7 @@ class Parking:
 
     def check(self, key: str, action: str, who: str, why: str) -> None:
         """Reject a decision that is not possible. The message names the possible ones."""
-        actions = _ACTIONS[self._waiting(key).parked.what]
+        actions = _ACTIONS[(ticket := self._waiting(key)).parked.what]
         if action not in actions:
             hint = "; a step has a result, which nobody can give by hand" if action == "done_by_hand" else ""
             raise _rejected(f"action must be one of {', '.join(actions)}; got {action!r}{hint}")
@@ -163,6 +165,13 @@ class Parking:
                 raise _rejected(f"{name} has {len(value):,} characters, and may have {most}")
         if not who.isprintable():
             raise _rejected("who must be a name, without line breaks and control characters: the UI shows it")
+        # To answer a query, a worker without the run in its cache applies all events, even those that wait for a
+        # workflow task (core 1.35). If something is parked then, and an update comes with that task, this worker has
+        # the parking first and the update after it. On a replay the update comes first (`activate`), and the run would
+        # be stuck. So wait until the history has the parking: then a completed task, a command of that task, and the
+        # scheduling and the start of the task of the update come between.
+        if workflow.info().get_current_history_length() - ticket.parked_at < 4:
+            raise _rejected(f"{ticket.parked.step!r} is not on record as parked yet: send the update again")
 
     def resolve(self, key: str, action: str, who: str, why: str) -> None:
         """Carry out a person's decision."""
@@ -193,10 +202,9 @@ def check_reminder(reminder: object) -> None:
 async def _remind(ticket: Ticket, reminder: Reminder) -> None:
     activity, interval = reminder
     parked = ticket.parked
-    lasts = max(interval, timedelta(minutes=1))
     while True:
         try:
-            await _send(activity, parked, lasts)
+            await _send(activity, parked, max(interval, timedelta(minutes=1)))
         except Exception:  # even if a data converter cannot write a Parked: parking must not depend on the reminder
             if not ticket.decision.done():
                 message = "Saga %s: the reminder that step %r (key %s) is parked has failed"

@@ -151,6 +151,25 @@ def test_a_decision_that_does_not_fit_is_rejected(change: dict[str, Any], says: 
     run.check()
 
 
+@pytest.mark.parametrize("events", [1, 3], ids=["the task starts", "the task times out and starts again"])
+def test_a_decision_waits_until_the_history_has_the_parking(events: int) -> None:
+    """A query has shown what will be parked. On a replay, a decision in that workflow task would come first.
+
+    Siblings: a step. What is parked in a replay is on record, so that a worker without a cache rejects nothing.
+    """
+    run = Run(scoped())
+    key = parked_undo(run)
+    length = run.activations[-1].request.history_length
+    run.activate(decide(key, "retry", update_id="u"), history_length=length + events)
+    error = rejection(run)
+    assert (error.type, "send the update again" in str(error)) == ("SagaNotResolved", True), error
+    run.activate(decide(key, "retry", update_id="v"))
+    run.activate(completed("undo_b"))
+    run.activate(completed("undo_a"))
+    assert end(run) == "Refused"
+    run.check()
+
+
 def test_of_two_decisions_in_one_activation_the_first_holds() -> None:
     run = Run(scoped())
     key = parked_undo(run)

@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql", help="of the transfers")
     parser.add_argument("--by-hand", action="store_true", help="the hand-written idiom in place of a saga")
     parser.add_argument("--without-keys", action="store_true", help="a bank that knows no keys: must be caught")
+    parser.add_argument("--parking", action="store_true", help="only transfers that wait for the operator")
     parser.add_argument("--mutant", help="a broken copy of the library, by its name in tests/mutants: must be caught")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("sees", help="make storms over what is broken, each of which must be caught")
@@ -81,6 +82,7 @@ def main() -> None:
         keys=not given.without_keys,
         mutant=given.mutant,
         database=given.database,
+        parking=given.parking,
     )
     sys.exit(bool(storm(options, partial(print, flush=True)).wrong))
 

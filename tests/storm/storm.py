@@ -6,10 +6,11 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -58,6 +59,7 @@ class Options:
         database: Where the transfers' ledger is: "postgresql" or "sqlite".
         patience: After how many seconds without a fault what is open counts as stuck.
         at_once: How many run at the same time; of few, half of them, so that some start after the deployment.
+        parking: Only transfers of which something is parked.
     """
 
     transfers: int = 200
@@ -69,6 +71,7 @@ class Options:
     database: str = "postgresql"
     patience: float = 60
     at_once: int = 40
+    parking: bool = False
 
 
 @dataclass
@@ -186,7 +189,7 @@ class Storm:
                 if time.monotonic() < end:
                     await self._live(number)
 
-        running = self._running = [asyncio.create_task(one(number)) for number in range(self._options.transfers)]
+        running = self._running = [asyncio.create_task(one(number)) for number in self._numbers()]
         figures = self._figures
         # The last ones are waited for when nothing is killed any more; and so are all, if none ends for long.
         enough = max(len(running) - at_once // 2, len(running) * 0.7)
@@ -197,6 +200,15 @@ class Storm:
             await asyncio.sleep(0.1)
             if (done := self._done()) > ended:
                 ended, since = done, time.monotonic()
+
+    def _numbers(self) -> Iterable[int]:
+        """Return the numbers of the plan's jobs."""
+
+        def parks(number: int) -> bool:
+            kinds = [fault_of(self._options.seed, f"transfer-{number}", name).kind for name in UNDOS.values()]
+            return "refused" in kinds[:3]  # those of a transfer
+
+        return islice(filter(parks, count()) if self._options.parking else count(), self._options.transfers)
 
     def _done(self) -> int:
         return sum(task.done() for task in self._running)
@@ -216,7 +228,7 @@ class Storm:
         self._figures.transfers += 1
         if self._options.by_hand:
             await self._run(id, random, ByHandTransfer.run, job)
-        elif random.random() < 0.3:
+        elif random.random() < 0.3 and not self._options.parking:
             await self._run(id, random, MoneyTransfer.run, transfer)
         else:
             await self._run(id, random, ParkingTransfer.run, job)
@@ -339,6 +351,9 @@ class Storm:
         async with replayer.workflow_replay_iterator(self._histories()) as results:
             async for result in results:
                 if result.replay_failure is not None:
+                    kept = ROOT / "build" / "storm" / f"{result.history.workflow_id}.json"
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    kept.write_text(result.history.to_json())
                     self._figures.not_replayed.append(f"{result.history.workflow_id}: {result.replay_failure!r}")
 
     async def _histories(self) -> AsyncIterator[WorkflowHistory]:
