@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,6 +131,34 @@ class Reminds:
             raise ApplicationError("no", type="Boom")
 
 
+OVERTAKEN = asyncio.Event()
+"""Set when the step of each `Overtaken` may fail."""
+
+LOOKED: set[str] = set()
+"""The ids of the workflows that are looked at."""
+
+
+@activity.defn
+async def fails_late() -> None:
+    await OVERTAKEN.wait()
+    raise ApplicationError("refused", non_retryable=True)
+
+
+@workflow.defn
+class Overtaken:
+    """A step that parks, and a query that lasts."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with Saga(activity_options=presets.standard(), on_step_failure="park") as saga:
+            await saga.execute_activity(fails_late, compensation=None)
+
+    @workflow.query
+    def look(self) -> None:
+        LOOKED.add(workflow.info().workflow_id)
+        time.sleep(0.3)
+
+
 @workflow.defn
 class Continues:
     """Continues as new, when told to, over a parked step that nothing undoes. The next run only waits."""
@@ -153,5 +182,5 @@ class Continues:
             workflow.continue_as_new(args=[case, True])
 
 
-WORKFLOWS: list[type] = [Parks, ParksByHand, Reminds, Continues, Charge, Refund]
-ACTIVITIES: list[Callable[..., object]] = [reserve, release, charge, refund, tell]
+WORKFLOWS: list[type] = [Parks, ParksByHand, Reminds, Overtaken, Continues, Charge, Refund]
+ACTIVITIES: list[Callable[..., object]] = [reserve, release, charge, refund, tell, fails_late]

@@ -32,10 +32,13 @@ from .parking_workflows import (
     ACTIVITIES,
     ATTRIBUTE,
     DONE,
+    LOOKED,
+    OVERTAKEN,
     REFUSED,
     WORKFLOWS,
     Case,
     Continues,
+    Overtaken,
     Parks,
     ParksByHand,
     Reminds,
@@ -205,6 +208,45 @@ async def test_a_reset_run_parks_again_under_its_key(plain: Runs) -> None:
     assert await parked(again) == key
     await decide(again, key, "done_by_hand")
     assert await ended(again) == "ApplicationError Boom"
+
+
+async def test_a_decision_does_not_come_with_the_workflow_task_that_parks(client: Client) -> None:
+    """A query may overtake that task: it was sent before the step failed, and no worker was there to answer it.
+
+    Which of the two the next worker gets first is chance; so there are several.
+    """
+    queue = str(uuid4())
+    OVERTAKEN.clear()
+    few = {"max_cached_workflows": 100, "max_concurrent_workflow_tasks": 2, "max_concurrent_workflow_task_polls": 2}
+
+    async def decided(run: Run) -> None:
+        looking = asyncio.create_task(run.handle.query(Overtaken.look))
+        await OVERTAKEN.wait()
+        await eventually(lambda: run.handle.id in LOOKED)
+        (id,) = (await run.history()).ids
+        try:
+            await decide(run, id.rpartition(":")[2], "give_up")
+        except WorkflowUpdateFailedError as rejected:
+            assert "send the update again" in str(rejected.cause)
+            await decide(run, id.rpartition(":")[2], "give_up")
+        await looking
+        assert "ApplicationError" in await ended(run)
+
+    async with Replays(WORKFLOWS, plugins=[SagaPlugin()]) as replays:
+        runs = Runs(client, queue, WORKFLOWS, replays)
+        async with make_worker(client, queue, activities=ACTIVITIES):
+            async with make_worker(client, queue, workflows=WORKFLOWS, workflow_runner=PLAIN["workflow_runner"]):
+                started = [await runs.start(Overtaken.run, id=str(uuid4())) for _ in range(8)]
+                for run in started:
+                    await run.event("ACTIVITY_TASK_SCHEDULED")
+            ending = [asyncio.create_task(decided(run)) for run in started]
+            await asyncio.sleep(0.5)
+            OVERTAKEN.set()
+            for run in started:
+                await run.event("WORKFLOW_TASK_SCHEDULED", 2)
+            async with make_worker(client, queue, workflows=WORKFLOWS, workflow_runner=PLAIN["workflow_runner"], **few):
+                await asyncio.gather(*ending)
+        await runs.close()
 
 
 async def test_somebody_is_reminded_until_the_decision(plain: Runs) -> None:
