@@ -858,7 +858,8 @@ class Interpreter:
         scopes = {each.name: each for each in self.scopes}
         holder: Scope | None = scopes.get(notes["call"]["scope"])
         while holder is not None and holder is not scope:
-            holder = holder.parent if holder.left and holder.ended_well else None
+            # A savepoint that ends well undoes the steps whose failure its body has swallowed.
+            holder = holder.parent if holder.left and holder.ended_well and end["what"] == "returned" else None
         return holder is scope
 
     async def op_forget(self, op: Op, env: Env) -> None:

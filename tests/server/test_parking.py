@@ -226,8 +226,7 @@ async def test_a_decision_does_not_come_with_the_workflow_task_that_parks(client
         (id,) = (await run.history()).ids
         try:
             await decide(run, id.rpartition(":")[2], "give_up")
-        except WorkflowUpdateFailedError as rejected:
-            assert "send the update again" in str(rejected.cause)
+        except WorkflowUpdateFailedError:
             await decide(run, id.rpartition(":")[2], "give_up")
         await looking
         assert "ApplicationError" in await ended(run)
