@@ -267,9 +267,8 @@ class Cancels:
         self._arrivals = arrivals
         self.is_main = is_main
         self._count = _count(owner)  # the cancels from before the scope
-        came_at, now = arrivals.came_at(), workflow.info().get_current_history_length()
-        # Without the plugin, a cancel is known before it reaches the owner, which it does in the same activation.
-        self._came_before = came_at is not None and (arrivals.gate is not None or came_at < now or self._count > 0)
+        # Whether the workflow's cancel may reach the owner inside the scope.
+        self._may_come = (arrivals.came_at() is None or self._is_coming()) and is_main
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 
@@ -357,6 +356,10 @@ class Cancels:
         if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
             self._owner.cancel(_GIVEN_BACK)
 
+    def _is_coming(self) -> bool:
+        # Without the plugin, a cancel is known before it reaches the owner, which it does in the same activation.
+        return self._arrivals.gate is None and not self._count and _is_now(self._arrivals.came_at())
+
     def is_on_its_way(self) -> bool:
         """Tell whether the workflow's cancel has come in this activation, and has not reached the owner yet.
 
@@ -365,9 +368,8 @@ class Cancels:
         return (
             sys.version_info >= (3, 11)
             and self._arrivals.gate is not None
-            and self.is_main
-            and not self._came_before
-            and self._arrivals.came_at() == workflow.info().get_current_history_length()
+            and self._may_come
+            and _is_now(self._arrivals.came_at())
             and _count(self._owner) == self._count
         )
 
@@ -393,9 +395,11 @@ class Cancels:
 
     def _came_at(self) -> int | None:
         """Return when the workflow's cancel came to the owner inside the scope; None if it did not."""
-        if not self.is_main or self._came_before:
-            return None
-        return self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at())
+        return self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at()) if self._may_come else None
+
+
+def _is_now(at: int | None) -> bool:
+    return at == workflow.info().get_current_history_length()
 
 
 def _count(task: asyncio.Task[Any]) -> int:
