@@ -120,12 +120,8 @@ class Arrivals:
 
     def watch(self) -> None:
         """Without the plugin: look for the workflow's cancel from now on."""
-
-        async def look() -> None:
-            await workflow.wait_condition(lambda: self.came_at() is not None)
-
         if self.gate is None and self._watcher is None:
-            self._watcher = asyncio.create_task(look())
+            self._watcher = asyncio.create_task(workflow.wait_condition(lambda: self.came_at() is not None))
 
     def owe(self, task: asyncio.Task[Any], count: int) -> None:
         """Note that a task is about to get a cancel, in addition to the `count` that it has had."""
@@ -381,11 +377,14 @@ class Cancels:
         """Tell whether the workflow's cancel was leaving the body when the deadline passed, or has come since then.
 
         A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it.
-        A plain activity turns the workflow's cancel into an ActivityError.
+        A plain activity turns the workflow's cancel into an ActivityError. Of several cancels, the end of a `TaskGroup`
+        raises the first.
         """
         came_at = self._came_at()
         if came_at is None:
             return False
+        if type(cancel) is asyncio.CancelledError and cancel.args != (_DEADLINE,):
+            return True
         passing = cancel.__context__ if cancel is not None else None
         while passing is not None and passing is not self._handled:
             if is_cancelled_exception(passing):

@@ -343,8 +343,16 @@ class Interpreter:
         env.book.seen, env.book.borrowed = senders, task_ended
         env.book.got |= senders
 
+    def confuses_senders(self) -> bool:
+        """Without the plugin, a timeout that expires with the workflow's cancel may be held in its place."""
+        if self.program["plugin"] or not self._workflow_was_cancelled():
+            return False
+        return any(scope.past_pivot for scope in self.scopes)
+
     def owed(self, env: Env) -> str | None:
         """Whose cancel the next await must raise."""
+        if self.confuses_senders():
+            return None
         if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
             held = {"the workflow"}
         else:
@@ -380,6 +388,8 @@ class Interpreter:
 
     def overdue(self, env: Env) -> str | None:
         """Which timeout has cancelled this await in an earlier workflow task."""
+        if self.confuses_senders():
+            return None
         for sender in env.book.senders:
             is_open = sender not in env.book.got and sender not in env.book.spent
             if is_open and sender.sent_at is not None and sender.sent_at < history_length():
@@ -827,6 +837,7 @@ class Interpreter:
         if not self.is_armed(name, scope):
             return
         self.note("undo", name=name)
+        scope.root.flying.add(f"undo of {name}")
         how = "ok"
         kind = next(each["op"] for each in all_ops(self.program) if each.get("name") == name)
         try:
@@ -837,6 +848,7 @@ class Interpreter:
                 self.sighted(env, "undo")
             raise
         finally:
+            scope.root.flying.discard(f"undo of {name}")
             self.note("undo ended", name=name, how=how)
 
     def is_armed(self, name: str, scope: Scope) -> bool:

@@ -249,6 +249,26 @@ PROGRAMS: dict[str, Program] = {
         ],
         cancel_at=11,
     ),
+    "E4: a TaskGroup keeps the workflow's cancel and the deadline's, and raises a timeout's": program(
+        [
+            attempt(
+                [
+                    saga(
+                        "order",
+                        [timeout(2, [group([[saga("part", [step("a", takes=5, obeys=3, undo_takes=4)])]])])],
+                        deadline=7,
+                    )
+                ],
+                catches="any",
+            ),
+            sleep(),
+        ],
+        cancel_at=6,
+    ),
+    "A5: a cancel that comes with the start is swallowed, and then the deadline passes": program(
+        [saga("order", [attempt([step("a", takes=4)], catches="any", last=[step("b", takes=8)])], deadline=8)],
+        cancel_at=0,
+    ),
     "E4: a workflow's cancel comes after a deadline that the body has swallowed": program(
         [attempt([saga("order", [attempt([wait("f")], catches="any", handler=[wait("g")])], deadline=5)]), sleep()],
         cancel_at=8,

@@ -31,6 +31,8 @@ class Part:
     same: bool = True
     report: str = ""
     entered_at: int = 0
+    late: bool = False
+    """Whether it was entered when the main method had ended."""
     left_at: int | None = None
     """Index among the notes."""
     left_in: int = 0
@@ -72,7 +74,7 @@ class Oracle:
         self.items: dict[str, Item] = {}
         self.callbacks: dict[str, str] = {}
         self.main: str | None = None
-        self.main_ended_at: int | None = None
+        self.run_is_over = False
         self.handlers: list[tuple[int, str, str]] = []
         self.caught: set[str] = set()
         self.went_on: list[tuple[int, str, int, int]] = []
@@ -89,8 +91,9 @@ class Oracle:
             if name in self.parts:  # in the next run
                 self.parts[name].outside = self.parts[name].inside = None
                 self.parts[name].detached = False
+                self.run_is_over = False
             else:
-                self.parts[name] = Part(name, note["parent"], note["book"], entered_at=index)
+                self.parts[name] = Part(name, note["parent"], note["book"], entered_at=index, late=self.run_is_over)
         elif what == "end":
             self.parts[name].inside, self.parts[name].ended_in = how, note.get("activation", 0)
         elif what == "left":
@@ -127,7 +130,7 @@ class Oracle:
         elif what == "caught":
             self.caught.add(how or "")
         elif what == "main":
-            self.main, self.main_ended_at = how, index
+            self.main, self.run_is_over = how, True
         elif what == "handler":
             self.handlers.append((index, note["kind"], how or ""))
 
@@ -409,8 +412,7 @@ class Oracle:
             if outside is None:
                 # A task may go on, and enter one, in the activation that has closed the run.
                 ends = [index for index, kind, how in self.handlers if kind == "signal" and how != "ok"]
-                ends += [] if self.main_ended_at is None else [self.main_ended_at]
-                too_late = any(part.entered_at > end for end in ends)
+                too_late = part.late or any(part.entered_at > end for end in ends)
                 has_ended = part.parent is not None or part.detached or part.compensated is not None or too_late
                 if self.plugin and self.world.closed is not None and not has_ended:
                     yield f"scope left open: the run closed over {part.name}"
