@@ -691,7 +691,7 @@ class Interpreter:
                 outer = None if parent is None else parent.name
                 self.note("enter", name=name, parent=outer, book=env.book.name)
                 if deadline is not None:
-                    scope.due = asyncio.get_running_loop().time() + deadline
+                    scope.due = asyncio.get_running_loop().time() + max(deadline, 0)
                     scope.deadline = own
                     env.book.senders.append(own)
                 try:
