@@ -90,7 +90,7 @@ class Parking:
     def __init__(self) -> None:
         self._tickets: dict[str, Ticket] = {}
         self._is_registered = False
-        self._noted: list[str] = []
+        self._noted: list[Ticket] = []
 
     def __bool__(self) -> bool:
         return bool(self._tickets)
@@ -132,9 +132,9 @@ class Parking:
         command and an update comes next, another worker's core (1.35) merges the two on replay, and the update comes
         first. A decision would then be rejected forever, or fail to replay.
         """
-        if self._noted != [*self._tickets]:
-            self._noted = [*self._tickets]
-            names = _some([ticket.parked.step for ticket in self._tickets.values()])
+        if self._noted != (tickets := [*self._tickets.values()]):
+            self._noted = tickets
+            names = _some([ticket.parked.step for ticket in tickets])
             cast(Any, workflow).upsert_memo({MEMO: names or None})
 
     def forget(self) -> None:
@@ -165,13 +165,12 @@ class Parking:
                 raise _rejected(f"{name} has {len(value):,} characters, and may have {most}")
         if not who.isprintable():
             raise _rejected("who must be a name, without line breaks and control characters: the UI shows it")
-        # To answer a query, a worker without the run in its cache applies all events, even those that wait for a
-        # workflow task (core 1.35). If something is parked then, and an update comes with that task, this worker has
-        # the parking first and the update after it. On a replay the update comes first (`activate`), and the run would
-        # be stuck. So wait until the history has the parking: then a completed task, a command of that task, and the
-        # scheduling and the start of the task of the update come between.
+        # A query may have taken the run ahead of its history (`_ahead.py`). A decision that came with the workflow task
+        # that parks the step would come before the parking on a replay, and the run would be stuck. So wait until the
+        # history has the parking: then a completed task, a command of that task, and the scheduling and the start of
+        # the task of the update come between.
         if workflow.info().get_current_history_length() - ticket.parked_at < 4:
-            raise _rejected(f"{ticket.parked.step!r} is not on record as parked yet: send the update again")
+            raise _rejected(f"{ticket.parked.step!r} is not on record as parked yet: decide again in a moment")
 
     def resolve(self, key: str, action: str, who: str, why: str) -> None:
         """Carry out a person's decision."""

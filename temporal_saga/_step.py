@@ -221,7 +221,7 @@ class ParkingStep(Step):
     def stop_waiting(self) -> None:
         """Do not wait for a person, now or later. A running call goes on."""
         self._waits_no_more = True
-        if self.ticket is not None:
+        if self.ticket is not None and self.outcome is None:  # else it is the ticket of the step's undo
             self.ticket.settle(None)
 
     def settle(self, ended: Moment, may_repeat: Callable[[], bool]) -> None:

@@ -7,6 +7,9 @@ once. A main method that ends or is cancelled closes the run while sagas of hand
 waits until its open sagas have been cancelled and unwound. A cancel of the workflow that comes after a pivot is held
 until that saga has ended, wherever the main method waits. The plugin registers no activity and no workflow.
 
+A query can take a run ahead of its history (`_ahead.py`). The plugin then fails the next workflow task, so that the run
+is replayed.
+
 With `classify=`, the plugin classifies the errors of each activity of the worker, as `classify_errors` does for one.
 """
 
@@ -37,6 +40,7 @@ from temporalio.worker import (
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from ._ahead import watching
 from ._cancels import Gate, gates
 from ._identity import checked_name
 from ._outcome import saga_failure
@@ -111,8 +115,8 @@ def _pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
         raise ValueError("SagaPlugin needs a workflow runner to configure")
     if isinstance(runner, SandboxedWorkflowRunner):
         restrictions = runner.restrictions.with_passthrough_modules("temporal_saga")
-        return dataclasses.replace(runner, restrictions=restrictions)
-    return runner
+        runner = dataclasses.replace(runner, restrictions=restrictions)
+    return watching(runner)
 
 
 class _SagaInterceptor(Interceptor):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import itertools
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -162,11 +163,51 @@ def test_a_decision_waits_until_the_history_has_the_parking(events: int) -> None
     length = run.activations[-1].request.history_length
     run.activate(decide(key, "retry", update_id="u"), history_length=length + events)
     error = rejection(run)
-    assert (error.type, "send the update again" in str(error)) == ("SagaNotResolved", True), error
+    assert (error.type, "decide again in a moment" in str(error)) == ("SagaNotResolved", True), error
     run.activate(decide(key, "retry", update_id="v"))
     run.activate(completed("undo_b"))
     run.activate(completed("undo_a"))
     assert end(run) == "Refused"
+    run.check()
+
+
+class Unwritable: ...
+
+
+class Refuses(DefaultPayloadConverter):
+    def to_payloads(self, values: Sequence[Any]) -> list[Any]:
+        if any(isinstance(value, Unwritable) for value in values):
+            raise ApplicationError("cannot be written", type="Unwritable")
+        return super().to_payloads(values)
+
+
+def test_an_undo_that_parks_at_once_after_its_step_is_decided() -> None:
+    """A step that is parked is cut short. Its undo parks in the same activation, under the same key."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga(on_step_failure="park", on_compensation_failure="park") as saga:
+            other = asyncio.create_task(do(saga, "a"))
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(do(saga, "b", compensation=Compensation("undo_b", Unwritable())), 60)
+            with suppress(CompensationError):
+                await saga.undo("b")
+            await other
+
+    converter = dataclasses.replace(DataConverter.default, payload_converter_class=Refuses)
+    run = Run(body, data_converter=converter).start()
+    run.activate(failed("a", REFUSED), failed("b", REFUSED))
+    key = key_of(run, "b")
+    commands = run.activate(timer())
+    assert run.task_failure is None
+    assert states(run)["b"] == ("UNKNOWN", "PARKED")
+    assert "modify_workflow_properties" in {
+        command[0] for command in commands
+    }  # else no decision would ever be on record
+    run.activate(decide(key, "give_up", update_id="u"))
+    assert states(run)["b"] == ("UNKNOWN", "GIVEN_UP")
+    run.activate(cancel())
+    run.autopilot({})
     run.check()
 
 

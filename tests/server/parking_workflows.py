@@ -132,31 +132,41 @@ class Reminds:
 
 
 OVERTAKEN = asyncio.Event()
-"""Set when the step of each `Overtaken` may fail."""
+"""Set when the step of each `Overtaken` may end."""
 
 LOOKED: set[str] = set()
 """The ids of the workflows that are looked at."""
 
 
 @activity.defn
-async def fails_late() -> None:
+async def ends_late(case: Case) -> str:
     await OVERTAKEN.wait()
-    raise ApplicationError("refused", non_retryable=True)
+    return act("charge", case)
 
 
 @workflow.defn
 class Overtaken:
-    """A step that parks, and a query that lasts."""
+    """A step that ends late, a query that lasts, and the wait for a signal."""
+
+    def __init__(self) -> None:
+        self._is_told = False
 
     @workflow.run
-    async def run(self) -> None:
+    async def run(self, case: Case) -> None:
         async with Saga(activity_options=presets.standard(), on_step_failure="park") as saga:
-            await saga.execute_activity(fails_late, compensation=None)
+            await saga.execute_activity(ends_late, case, compensation=refund)
+            await saga.execute_activity(reserve, case, compensation=release)
+            await workflow.wait_condition(lambda: self._is_told)
 
     @workflow.query
     def look(self) -> None:
         LOOKED.add(workflow.info().workflow_id)
         time.sleep(0.3)
+
+    @workflow.signal
+    async def also(self, case: Case) -> None:
+        await workflow.execute_activity(release, case, start_to_close_timeout=TEN)
+        self._is_told = True
 
 
 @workflow.defn
@@ -183,4 +193,4 @@ class Continues:
 
 
 WORKFLOWS: list[type] = [Parks, ParksByHand, Reminds, Overtaken, Continues, Charge, Refund]
-ACTIVITIES: list[Callable[..., object]] = [reserve, release, charge, refund, tell, fails_late]
+ACTIVITIES: list[Callable[..., object]] = [reserve, release, charge, refund, tell, ends_late]

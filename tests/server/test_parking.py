@@ -210,42 +210,55 @@ async def test_a_reset_run_parks_again_under_its_key(plain: Runs) -> None:
     assert await ended(again) == "ApplicationError Boom"
 
 
-async def test_a_decision_does_not_come_with_the_workflow_task_that_parks(client: Client) -> None:
-    """A query may overtake that task: it was sent before the step failed, and no worker was there to answer it.
+async def test_a_query_that_overtakes_a_workflow_task(client: Client) -> None:
+    """The query was sent before a step ended, when no worker was there. It takes the run ahead of its history.
 
-    Which of the two the next worker gets first is chance; so there are several.
+    A decision, a signal or a cancel that comes with the task replays all the same, and nothing else fails a workflow
+    task. Which of the two the next worker gets first, the query or the task, is chance; so there are several of each.
     """
     queue = str(uuid4())
     OVERTAKEN.clear()
     few = {"max_cached_workflows": 100, "max_concurrent_workflow_tasks": 2, "max_concurrent_workflow_task_polls": 2}
 
-    async def decided(run: Run) -> None:
+    async def overtaken(run: Run, comes: str) -> str:
         looking = asyncio.create_task(run.handle.query(Overtaken.look))
         await OVERTAKEN.wait()
         await eventually(lambda: run.handle.id in LOOKED)
-        (id,) = (await run.history()).ids
-        try:
-            await decide(run, id.rpartition(":")[2], "give_up")
-        except WorkflowUpdateFailedError:
-            await decide(run, id.rpartition(":")[2], "give_up")
+        if comes == "a decision":
+            (id,) = (await run.history()).ids
+            try:
+                await decide(run, id.rpartition(":")[2], "give_up")
+            except WorkflowUpdateFailedError:  # it came before the parking
+                await decide(run, id.rpartition(":")[2], "give_up")
+        elif comes == "a signal":
+            await run.handle.signal(Overtaken.also, Case(run.handle.id, "nothing"))
+        else:
+            await run.handle.cancel()
         await looking
-        assert "ApplicationError" in await ended(run)
+        return await ended(run)
 
     async with Replays(WORKFLOWS, plugins=[SagaPlugin()]) as replays:
         runs = Runs(client, queue, WORKFLOWS, replays)
         async with make_worker(client, queue, activities=ACTIVITIES):
             async with make_worker(client, queue, workflows=WORKFLOWS, workflow_runner=PLAIN["workflow_runner"]):
-                started = [await runs.start(Overtaken.run, id=str(uuid4())) for _ in range(8)]
-                for run in started:
+                started = [(await start(runs, "step", workflow=Overtaken), comes) for comes in [*COMES] * 3]
+                for run, comes in started:
+                    if comes != "a decision":
+                        REFUSED[run.handle.id].clear()
                     await run.event("ACTIVITY_TASK_SCHEDULED")
-            ending = [asyncio.create_task(decided(run)) for run in started]
+            ending = [asyncio.create_task(overtaken(run, comes)) for run, comes in started]
             await asyncio.sleep(0.5)
             OVERTAKEN.set()
-            for run in started:
+            for run, _ in started:
                 await run.event("WORKFLOW_TASK_SCHEDULED", 2)
             async with make_worker(client, queue, workflows=WORKFLOWS, workflow_runner=PLAIN["workflow_runner"], **few):
-                await asyncio.gather(*ending)
+                ends = await asyncio.gather(*ending)
+        assert ends == [COMES[comes] for _, comes in started]
         await runs.close()
+
+
+COMES = {"a decision": "ActivityError < ApplicationError Refused", "a signal": "None", "a cancel": "CancelledError"}
+"""What comes with the workflow task, and how the run ends."""
 
 
 async def test_somebody_is_reminded_until_the_decision(plain: Runs) -> None:
