@@ -5,7 +5,7 @@ The rules were read in the server's source, version 1.31 (`timer_queue_active_ta
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -14,11 +14,12 @@ from temporalio import activity
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure
-from temporalio.bridge.proto.activity_result import ActivityResolution
+from temporalio.bridge.proto.workflow_activation import WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 from temporalio.converter import DefaultPayloadConverter
 
 from ._attempt import NOT_DECODED, AttemptRun
+from ._clock import Handle
 from ._errors import SimulationError
 from ._pending import CallFaults
 from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
@@ -48,7 +49,8 @@ class ActivityEnd(NamedTuple):
     """How an activity ended on the server."""
 
     state: CallState
-    resolution: ActivityResolution
+    proto: WorkflowActivationJob
+    """The job that tells the workflow."""
     events: int
     """How many events of history record the end."""
     is_bug: bool = False
@@ -167,12 +169,10 @@ class ActivityTask:
         if attempt.pending_heartbeat is not None:
             self._heartbeat = attempt.pending_heartbeat
         if kind == "completed":
-            # Of a step that was cancelled, the await raises the cancel: no bug of the body can be there.
-            self._close("completed", result, is_bug=not self.cancel_requested and self.faults.use("bug_after"))
-            if self.faults.use("delivered_twice"):
-                attempt.run_again("again")
-            if self.faults.use("delivered_late"):
-                self._world.late.append(attempt.run_late)
+            if self.faults:
+                self._completed(attempt, result)
+            else:
+                self._close("completed", result)
         elif kind == "cancelled" and self.cancel_requested:
             assert isinstance(result, Failure)
             self._close("cancelled", self._cancelled_failure(result))
@@ -181,6 +181,15 @@ class ActivityTask:
             state = self._retry(result)
             if state is not None:
                 self._close("failed", self._failure("Activity task failed", result, state))
+
+    def _completed(self, attempt: AttemptRun, result: Any) -> None:
+        """End well, and let those faults come that lie behind such an end."""
+        # Of a step that was cancelled, the await raises the cancel: no bug of the body can be there.
+        self._close("completed", result, is_bug=not self.cancel_requested and self.faults.use("bug_after"))
+        if self.faults.use("delivered_twice"):
+            attempt.run_again("again")
+        if self.faults.use("delivered_late"):
+            self._world.late.append(attempt.run_late)
 
     def _dispatch(self) -> None:
         if self._closed or self._running is not None:
@@ -262,14 +271,16 @@ class ActivityTask:
     def _close(self, state: CallState, result: Any, *, events: int = 2, is_bug: bool = False) -> None:
         self._closed = True
         self._timers.clear()
-        resolution = ActivityResolution()
+        proto = WorkflowActivationJob()
+        resolve = proto.resolve_activity
+        resolve.seq = self.command.seq
         if state == "completed":
-            resolution.completed.result.CopyFrom(result)
+            resolve.result.completed.result.CopyFrom(result)
         elif state == "cancelled":
-            resolution.cancelled.failure.CopyFrom(result)
+            resolve.result.cancelled.failure.CopyFrom(result)
         else:
-            resolution.failed.failure.CopyFrom(result)
-        self._on_end(self, ActivityEnd(state, resolution, events, is_bug))
+            resolve.result.failed.failure.CopyFrom(result)
+        self._on_end(self, ActivityEnd(state, proto, events, is_bug))
 
     def _failure(
         self,
@@ -314,33 +325,35 @@ class ActivityTask:
 
     def info(self, attempt: int) -> Callable[[], activity.Info]:
         """Return what tells the attempt's `activity.info()`; many an activity never asks."""
+        return Once(
+            functools.partial(self._make_info, attempt, self._scheduled, self._world.time(), self._heartbeat)
+        )
+
+    def _make_info(
+        self, attempt: int, scheduled: float, started: float, heartbeat: Sequence[Payload]
+    ) -> activity.Info:
         command, start, world = self.command, self._run.start, self._world
-        scheduled, started, heartbeat = self._scheduled, world.time(), self._heartbeat
-
-        def info() -> activity.Info:
-            return activity_info(
-                activity_id=command.activity_id,
-                activity_type=command.activity_type,
-                attempt=attempt,
-                current_attempt_scheduled_time=world.date(scheduled),
-                heartbeat_details=world.parts.converter.decode(heartbeat),
-                heartbeat_timeout=_optional(self.heartbeat_timeout),
-                namespace="default",
-                schedule_to_close_timeout=_optional(self.total),
-                scheduled_time=world.date(self._first_scheduled),
-                start_to_close_timeout=_optional(self.to_close),
-                started_time=world.date(started),
-                task_queue=command.task_queue or start.task_queue,
-                task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
-                workflow_id=start.workflow_id,
-                workflow_namespace="default",
-                workflow_run_id=start.run_id,
-                workflow_type=start.workflow_type,
-                priority=priority_of(command.priority),
-                retry_policy=effective(command.retry_policy),
-            )
-
-        return Once(info)
+        return activity_info(
+            activity_id=command.activity_id,
+            activity_type=command.activity_type,
+            attempt=attempt,
+            current_attempt_scheduled_time=world.date(scheduled),
+            heartbeat_details=world.parts.converter.decode(heartbeat),
+            heartbeat_timeout=_optional(self.heartbeat_timeout),
+            namespace="default",
+            schedule_to_close_timeout=_optional(self.total),
+            scheduled_time=world.date(self._first_scheduled),
+            start_to_close_timeout=_optional(self.to_close),
+            started_time=world.date(started),
+            task_queue=command.task_queue or start.task_queue,
+            task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
+            workflow_id=start.workflow_id,
+            workflow_namespace="default",
+            workflow_run_id=start.run_id,
+            workflow_type=start.workflow_type,
+            priority=priority_of(command.priority),
+            retry_policy=effective(command.retry_policy),
+        )
 
 
 class _Timers:
@@ -348,11 +361,11 @@ class _Timers:
 
     def __init__(self, world: World) -> None:
         self._loop = world.loop
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, Handle] = {}
 
     def set(self, name: str, delay: float, callback: Callable[..., None], *args: Any) -> None:
         self.cancel(name)
-        self._timers[name] = self._loop.call_later(delay, callback, *args)
+        self._timers[name] = self._loop.later(delay, callback, *args)
 
     def cancel(self, name: str) -> None:
         timer = self._timers.pop(name, None)

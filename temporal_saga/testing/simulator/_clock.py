@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -35,8 +35,11 @@ worker: ContextVar[object] = ContextVar("temporal_saga_testing_worker", default=
 """The worker of the current code. Tasks and callbacks that the code starts have the same one."""
 
 
-class _Handle:
-    """A callback that waits for its turn. It has what a handle of asyncio has outside of asyncio's debug mode."""
+class Handle:
+    """A callback that waits for its turn. It has what a handle of asyncio has outside of asyncio's debug mode.
+
+    What the server does is in no function's context: its callbacks have none.
+    """
 
     __slots__ = ("_args", "_callback", "_context", "_when")
 
@@ -45,12 +48,16 @@ class _Handle:
     ) -> None:
         self._callback: Callable[..., object] | None = callback
         self._args = args
-        self._context = copy_context() if context is None else context
+        self._context = context
         self._when = when
 
     def run(self) -> None:
         """Call back."""
-        if self._callback is not None:
+        if self._callback is None:
+            return
+        if self._context is None:
+            self._callback(*self._args)
+        else:
             self._context.run(self._callback, *self._args)
 
     @property
@@ -68,7 +75,7 @@ class _Handle:
     def when(self) -> float:
         return self._when
 
-    def get_context(self) -> Context:
+    def get_context(self) -> Context | None:
         return self._context
 
 
@@ -78,7 +85,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self._ready: deque[Callable[[], object]] = deque()
         # The count keeps timers that are due together in the order in which they were set.
-        self._timers: list[tuple[float, int, _Handle]] = []
+        self._timers: list[tuple[float, int, Handle]] = []
         self._count = self._jumps = 0
         self._now = 0.0
         self.elapsed: timedelta = timedelta(0)
@@ -86,7 +93,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._running = False
         self._thread = threading.get_ident()
         self._threads = threading.active_count()
-        self._called_back = threading.Event()  # by a thread
+        self._called_back: threading.Event | None = None  # by a thread
         self._patience = 5
         self._lost: list[object] = []
         self._left: list[tuple[Any, Context]] = []  # coroutines of dead workers, each with its context
@@ -132,10 +139,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def _is_lost(self, callback: Callable[[], object]) -> bool:
         """Tell whether a callback is of a worker that has died. If so, keep what its task waits in."""
         handle = getattr(callback, "__self__", None)
-        if not isinstance(handle, _Handle) or handle.get_context().get(worker) not in self._lost:
+        context = handle.get_context() if isinstance(handle, Handle) else None
+        if context is None or context.get(worker) not in self._lost:
             return False
-        if handle.task is not None:
-            self._left.append((handle.task.get_coro(), handle.get_context()))
+        task = cast(Handle, handle).task
+        if task is not None:
+            self._left.append((task.get_coro(), context))
         return True
 
     def forget(self) -> None:
@@ -159,7 +168,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Wait in real time for a thread that somebody has begun; whether it has called back, which is refused."""
         if self._patience and threading.active_count() > self._threads:
             self._patience -= 1
-            self._called_back.wait(0.2)
+            self._called_back = called_back = threading.Event()
+            if not self._ready:  # else the thread may have looked for the event before that was there
+                called_back.wait(0.2)
         return bool(self._ready)
 
     def _jump(self) -> bool:
@@ -184,12 +195,22 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Call back in its turn, as `call_soon` does. What the server does is in no function's context."""
         self._ready.append(callback)
 
+    def later(self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> Handle:
+        """Call back after so many seconds, as `call_later` does. What the server does is in no function's context."""
+        return self._at(self._now + delay, callback, args, None)
+
+    def _at(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> Handle:
+        handle = Handle(callback, args, context, when)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle))
+        return handle
+
     @property
     def has_timers(self) -> bool:
         """Whether anything is still to happen."""
         return any(not handle.cancelled() for _, _, handle in self._timers)
 
-    def has_timers_besides(self, known: Collection[asyncio.TimerHandle]) -> bool:
+    def has_timers_besides(self, known: Collection[Handle]) -> bool:
         """Tell whether anything but these is still to happen."""
         return any(not handle.cancelled() and handle not in known for _, _, handle in self._timers)
 
@@ -211,7 +232,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
-        handle = _Handle(callback, args, context)
+        handle = Handle(callback, args, copy_context() if context is None else context)
         self._ready.append(handle.run)
         return handle
 
@@ -225,7 +246,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 "fake (anyio works if it was imported before the simulation began)"
             )
             handle = self.call_soon(callback, *args, context=context)
-            self._called_back.set()
+            if self._called_back is not None:
+                self._called_back.set()
             return handle
         return self.call_soon(callback, *args, context=context)
 
@@ -237,10 +259,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
-        handle = _Handle(callback, args, context, when)
-        self._count += 1
-        heapq.heappush(self._timers, (when, self._count, handle))
-        return handle
+        return self._at(when, callback, args, copy_context() if context is None else context)
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

@@ -20,7 +20,10 @@ class Converter:
     def __init__(self, data_converter: converter.DataConverter) -> None:
         self.data = data_converter
         self.has_codec: bool = data_converter.payload_codec is not None
-        self._knows_contexts = data_converter.with_context(_PROBE) is not data_converter
+        self._knows_contexts = (
+            data_converter is not converter.DataConverter.default
+            and data_converter.with_context(_PROBE) is not data_converter
+        )
 
     def of_workflow(self, workflow_id: str) -> Converter:
         """Return the converter for what belongs to a workflow."""

@@ -219,14 +219,15 @@ def configure(
         for definition in by_class.values():
             if definition.sandboxed:
                 runner.prepare_workflow(definition)
-    find: Any = ActivityDefinition
-    by_function: list[ActivityDefinition] = [find.must_from_callable(each) for each in config.get("activities") or ()]
-    names = [each.name for each in by_function]
-    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+    by_function = [_activity_definition(each) for each in config.get("activities") or ()]
+    by_name = {each.name: each for each in by_function}
+    if len(by_name) < len(by_function):
+        names = [each.name for each in by_function]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
         raise ValueError(f"more than one activity named {', '.join(twice)}")
     return WorkerParts(
         workflows={each.name: each for each in by_class.values()},
-        activities={each.name: each for each in by_function},
+        activities=by_name,
         interceptors=chain,
         runner=runner,
         failure_exception_types=config.get("workflow_failure_exception_types") or [],
@@ -236,6 +237,15 @@ def configure(
         without_patches=frozenset(without_patches),
         around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each, asks_server)],
     )
+
+
+def _activity_definition(function: Callable[..., Any]) -> ActivityDefinition:
+    given = getattr(function, "__temporal_activity_definition", None)
+    if isinstance(given, ActivityDefinition) and given.fn is function:
+        return given  # which the SDK would copy; that takes long. The definition of a method has another function.
+    find: Any = ActivityDefinition
+    definition: ActivityDefinition = find.must_from_callable(function)
+    return definition
 
 
 def _runs_something(each: worker.Plugin, asks_server: type[Any]) -> bool:
@@ -542,12 +552,11 @@ class ActivityRun:
         self._definition = definition
         self._headers = headers
         self._outbound = _Outbound(info, on_heartbeat)
-        self._on_return = on_return
-        self._on_wait = on_wait
+        self._innermost = _Innermost(definition, on_return, on_wait)
         self._task = asyncio.current_task()
         self._cancelled = _ActivityCancellationDetailsHolder()
         self._context = _Context(
-            info=self._outbound.info,
+            info=info,
             heartbeat=on_heartbeat,
             cancelled_event=_CompositeEvent(cast(Any, _Flag()), asyncio.Event())
             if definition.is_async
@@ -574,7 +583,7 @@ class ActivityRun:
         # Whatever fails before its function runs is quicker than the functions that run beside it.
         await asyncio.sleep(0)
         cast(Any, _Context).set(self._context)
-        impl: worker.ActivityInboundInterceptor = _Innermost(self._on_return, self._on_wait)
+        impl: worker.ActivityInboundInterceptor = self._innermost
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
         impl.init(self._outbound)
@@ -617,7 +626,13 @@ class _Outbound(worker.ActivityOutboundInterceptor):
 
 
 class _Innermost(worker.ActivityInboundInterceptor):
-    def __init__(self, on_return: Callable[[], None], on_wait: Callable[[object], Awaitable[object] | None]) -> None:
+    def __init__(
+        self,
+        definition: ActivityDefinition,
+        on_return: Callable[[], None],
+        on_wait: Callable[[object], Awaitable[object] | None],
+    ) -> None:
+        self._definition = definition
         self._on_return = on_return
         self._on_wait = on_wait
 
@@ -627,13 +642,17 @@ class _Innermost(worker.ActivityInboundInterceptor):
         context.heartbeat = outbound.heartbeat
 
     async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
-        call = type(input.fn).__call__
-        if inspect.iscoroutinefunction(input.fn) or inspect.iscoroutinefunction(call):
+        is_async = self._definition.is_async if input.fn is self._definition.fn else _is_async(input.fn)
+        if is_async:
             result = await _watched(input.fn(*input.args), self._on_wait)
         else:
             result = call_as_in_a_thread(input.fn, *input.args)
         self._on_return()
         return result
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 @types.coroutine

@@ -37,7 +37,7 @@ class Execution:
         self._expires: float | None = None
         if timeout:
             self._expires = world.time() + timeout.total_seconds()
-            world.loop.call_later(timeout.total_seconds(), self._expire)
+            world.loop.later(timeout.total_seconds(), self._expire)
 
     # --- its current run ---
 
@@ -101,7 +101,7 @@ class Execution:
         run = Run(self._world, start, self, self._workflows, is_main=self._is_main)
         self.runs.append(run)
         if delay:
-            self._world.loop.call_later(delay, run.begin)
+            self._world.loop.later(delay, run.begin)
         else:
             self._world.loop.soon(run.begin)
 

@@ -34,6 +34,7 @@ from ._world import World
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
+_PLUGINS = (SagaPlugin(),)
 START = datetime(2030, 1, 1, tzinfo=timezone.utc)
 MAX_ACTIVATIONS = 10_000
 RUNS_APART = 1_000_000
@@ -118,7 +119,7 @@ def simulate(
         workflows=classes,
         activities=activities,
         interceptors=interceptors,
-        plugins=[SagaPlugin()] if plugins is None else plugins,
+        plugins=_PLUGINS if plugins is None else plugins,
         runner=_runner(sandboxed),
         failure_exception_types=failure_exception_types,
         data_converter=data_converter,
@@ -197,7 +198,7 @@ def replayer(
         workflows=[definition.cls, *(each for each in workflows if each is not definition.cls)],
         activities=(),
         interceptors=interceptors,
-        plugins=[SagaPlugin()] if plugins is None else plugins,
+        plugins=_PLUGINS if plugins is None else plugins,
         runner=UnsandboxedWorkflowRunner(),
         failure_exception_types=failure_exception_types,
         data_converter=data_converter,

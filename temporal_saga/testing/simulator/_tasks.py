@@ -76,9 +76,8 @@ class WorkflowTasks:
         self._slow = None
         if not jobs:
             return
-        if not self._cached.activations:  # a fault in front of the first activation comes in it
-            jobs += self._messages.of_faults(self._take_faults())
-        jobs += self._messages.of_faults(self._take_faults(inside=True))
+        if self._faults.of_activations:
+            jobs += self._messages.of_faults(self._take_faults_inside())
         self._deliver(jobs)
         if self._state.inbox:
             self.wake()
@@ -86,6 +85,8 @@ class WorkflowTasks:
     def _is_held(self) -> bool:
         """Tell whether a slow worker has not come to what there is."""
         state, world = self._state, self._world
+        if self._slow is None and not self._faults.of_activations:
+            return False
         if not state.inbox or not self._cached.activations:
             return False
         if self._slow is None:
@@ -103,8 +104,13 @@ class WorkflowTasks:
             self._slow = None
             self.wake()
 
-    def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:
-        return self._faults.take(self._world.journal.activation + 1, inside=inside)
+    def _take_faults(self) -> list[ActivationFault]:
+        return self._faults.take(self._world.journal.activation + 1)
+
+    def _take_faults_inside(self) -> list[ActivationFault]:
+        """Take the faults that come in the next activation; in the first, so do those in front."""
+        in_front = [] if self._cached.activations else self._take_faults()
+        return [*in_front, *self._faults.take(self._world.journal.activation + 1, inside=True)]
 
     def _inject_if_due(self) -> None:
         """Let the faults come that are due in front of the next activation."""
@@ -163,10 +169,10 @@ class WorkflowTasks:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
         state, world = self._state, self._world
         world.count_activation(of_main=state.is_main)
-        for job in jobs:
-            state.size += job.proto.ByteSize()
+        protos = [job.proto for job in jobs]
+        state.size += sum(proto.ByteSize() for proto in protos)
         completion = self._cached.activate(
-            [job.proto for job in jobs],
+            protos,
             task=state.task,
             events=length,
             size=state.size + length * _BYTES_OF_EVENT,

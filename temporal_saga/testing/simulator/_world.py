@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ._around import AroundWorker
-from ._clock import VirtualLoop
+from ._clock import Handle, VirtualLoop
 from ._errors import SimulationError
 from ._journal import Journal
 from ._pending import PendingFaults
@@ -49,7 +49,7 @@ class World:
         self.error: BaseException | None = None
         """What stopped the simulation."""
         self.is_stopping: bool = False
-        self._reminders: list[asyncio.TimerHandle] = []
+        self._reminders: list[Handle] = []
         self._start_time = start_time
         self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
         self._max_activations = max_activations
@@ -77,7 +77,7 @@ class World:
 
     # --- reminders of what is parked ---
 
-    def note_reminder(self, timer: asyncio.TimerHandle) -> None:
+    def note_reminder(self, timer: Handle) -> None:
         """Note that all this timer brings is a reminder."""
         self._reminders = [each for each in self._reminders if not each.cancelled() and each.when() >= self.time()]
         self._reminders.append(timer)
