@@ -99,9 +99,7 @@ class ActivityTask:
             )
         self.definition: Any = definition
         # As on the server: a timeout that is not given is the next wider one, and none is longer than that one.
-        limit = run.start.run_timeout or run.start.execution_timeout
-        widest = limit.total_seconds() if limit else 0.0
-        self.total: float = _within(seconds(command.schedule_to_close_timeout), widest)
+        self.total: float = _within(seconds(command.schedule_to_close_timeout), run.longest)
         self._to_start = _within(seconds(command.schedule_to_start_timeout), self.total)
         self.to_close: float = _within(seconds(command.start_to_close_timeout), self.total)
         self.heartbeat_timeout: float = seconds(command.heartbeat_timeout)
@@ -364,7 +362,9 @@ class _Timers:
         self._timers: dict[str, Handle] = {}
 
     def set(self, name: str, delay: float, callback: Callable[..., None], *args: Any) -> None:
-        self.cancel(name)
+        before = self._timers.get(name)
+        if before is not None:
+            before.cancel()
         self._timers[name] = self._loop.later(delay, callback, *args)
 
     def cancel(self, name: str) -> None:

@@ -269,6 +269,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             del kwargs["context"]
         return asyncio.Task(coro, loop=self, **kwargs)
 
+    def create_task_in(
+        self, context: Context, coro: Coroutine[Any, Any, T], *, name: str | None = None
+    ) -> asyncio.Task[T]:
+        """Create a task that runs in this context, and not in a copy of it."""
+        if sys.version_info >= (3, 11):
+            return asyncio.Task(coro, loop=self, name=name, context=context)
+        return context.run(asyncio.Task, coro, loop=self, name=name)
+
     def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self.create_future()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -192,8 +191,7 @@ class Run:
     def _continue_as_new(self, command: Any) -> None:
         start = self.start
         policy = command.retry_policy if command.HasField("retry_policy") else None
-        again = dataclasses.replace(
-            start,
+        again = start._replace(
             definition=self._world.definition(command.workflow_type or start.workflow_type),
             workflow_type=command.workflow_type or start.workflow_type,
             args=list(command.arguments),

@@ -24,6 +24,7 @@ class RunState:
         task: How many workflow tasks it has had.
         events: How many events its history has.
         size: How many bytes the payloads in it have, roughly.
+        longest: How many seconds it may take at most; 0 without a limit.
         inbox: The jobs that wait for the next workflow task.
         at_once: Core's own answers, which come in the same workflow task.
         reminds: Whether the activation that runs was brought by a reminder of what is parked, and by nothing else.
@@ -38,6 +39,8 @@ class RunState:
         self.task = 0
         self.events = 1  # the start
         self.size = 0
+        limit = start.run_timeout or start.execution_timeout
+        self.longest: float = limit.total_seconds() if limit else 0.0
         self.inbox: Inbox = Inbox()
         self.at_once: list[Job] = []
         self.reminds: bool = False

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import temporalio.service
 from temporalio import activity, client, common, converter, plugin, testing, worker, workflow
@@ -133,8 +133,7 @@ class _NoClient:
         return {}
 
 
-@dataclasses.dataclass(frozen=True)
-class WorkerParts:
+class WorkerParts(NamedTuple):
     """The workflows, activities and options that a worker would have, its plugins' included."""
 
     workflows: Mapping[str | None, WorkflowDefinition]
@@ -315,8 +314,10 @@ def update_name(update: str | Callable[..., Any]) -> tuple[str, type | None]:
 # --- a workflow's instance ----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class RunStart:
+_NO_PAYLOADS: Mapping[str, Payload] = {}
+
+
+class RunStart(NamedTuple):
     """What a run starts with, payloads as they travel."""
 
     definition: WorkflowDefinition
@@ -332,9 +333,9 @@ class RunStart:
     continued_run_id: str | None = None
     parent: tuple[str, str] | None = None
     root: tuple[str, str] | None = None
-    memo: Mapping[str, Payload] = dataclasses.field(default_factory=dict[str, Payload])
-    search_attributes: SearchAttributes = dataclasses.field(default_factory=SearchAttributes)
-    headers: Mapping[str, Payload] = dataclasses.field(default_factory=dict[str, Payload])
+    memo: Mapping[str, Payload] = _NO_PAYLOADS
+    search_attributes: SearchAttributes = SearchAttributes()  # noqa: RUF012
+    headers: Mapping[str, Payload] = _NO_PAYLOADS
     execution_timeout: timedelta | None = None
     run_timeout: timedelta | None = None
     task_timeout: timedelta = timedelta(seconds=10)
@@ -581,7 +582,7 @@ class ActivityRun:
     async def __call__(self, args: Sequence[Any]) -> Any:
         """Run the function; what it raises is as it was raised."""
         # Whatever fails before its function runs is quicker than the functions that run beside it.
-        await asyncio.sleep(0)
+        await _next_turn()
         cast(Any, _Context).set(self._context)
         impl: worker.ActivityInboundInterceptor = self._innermost
         for interceptor in reversed(self._parts.interceptors):
@@ -649,6 +650,11 @@ class _Innermost(worker.ActivityInboundInterceptor):
             result = call_as_in_a_thread(input.fn, *input.args)
         self._on_return()
         return result
+
+
+@types.coroutine
+def _next_turn() -> Generator[None, None, None]:
+    yield  # as `asyncio.sleep(0)` does
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -70,23 +70,26 @@ class WorkflowTasks:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._is_held():
-            return
-        jobs = self._state.inbox.take_all() if self._slow else self._state.inbox.take()
-        self._slow = None
+        jobs = self._jobs_with_faults() if self._slow or self._faults.of_activations else self._state.inbox.take()
         if not jobs:
             return
-        if self._faults.of_activations:
-            jobs += self._messages.of_faults(self._take_faults_inside())
         self._deliver(jobs)
         if self._state.inbox:
             self.wake()
 
+    def _jobs_with_faults(self) -> list[Job]:
+        """Return the jobs of the next workflow task, its faults among them: none while a slow worker holds them."""
+        if self._is_held():
+            return []
+        jobs = self._state.inbox.take_all() if self._slow else self._state.inbox.take()
+        self._slow = None
+        if jobs:
+            jobs += self._messages.of_faults(self._take_faults_inside())
+        return jobs
+
     def _is_held(self) -> bool:
         """Tell whether a slow worker has not come to what there is."""
         state, world = self._state, self._world
-        if self._slow is None and not self._faults.of_activations:
-            return False
         if not state.inbox or not self._cached.activations:
             return False
         if self._slow is None:

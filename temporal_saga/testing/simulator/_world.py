@@ -123,8 +123,7 @@ class World:
     def start_function(self, function: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run a function beside all else; the function deals with its own errors."""
         # As on a worker, each function has its own context: no function sees what another has set there.
-        context = self._context.copy()
-        task: asyncio.Task[Any] = context.run(self.loop.create_task, function, name=name)
+        task = self.loop.create_task_in(self._context.copy(), function, name=name)
         self._functions.add(task)
         task.add_done_callback(self._function_ended)
         return task
