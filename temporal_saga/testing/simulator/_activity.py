@@ -5,9 +5,9 @@ The rules were read in the server's source, version 1.31 (`timer_queue_active_ta
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from temporalio import activity
@@ -98,13 +98,13 @@ class ActivityTask:
                 )
             )
         self.definition: Any = definition
-        # As on the server: a timeout that is not given is the next wider one, and none is longer than that one.
-        self.total: float = _within(seconds(command.schedule_to_close_timeout), run.longest)
-        self._to_start = _within(seconds(command.schedule_to_start_timeout), self.total)
-        self.to_close: float = _within(seconds(command.start_to_close_timeout), self.total)
-        self.heartbeat_timeout: float = seconds(command.heartbeat_timeout)
-        if self.to_close:
-            self.heartbeat_timeout = min(self.heartbeat_timeout, self.to_close)
+        self.total, self._to_start, self.to_close, self.heartbeat_timeout = _effective_timeouts(
+            seconds(command.schedule_to_close_timeout),
+            seconds(command.schedule_to_start_timeout),
+            seconds(command.start_to_close_timeout),
+            seconds(command.heartbeat_timeout),
+            run.longest,
+        )
 
     @property
     def activity_id(self) -> str:
@@ -323,9 +323,7 @@ class ActivityTask:
 
     def info(self, attempt: int) -> Callable[[], activity.Info]:
         """Return what tells the attempt's `activity.info()`; many an activity never asks."""
-        return Once(
-            functools.partial(self._make_info, attempt, self._scheduled, self._world.time(), self._heartbeat)
-        )
+        return Once(partial(self._make_info, attempt, self._scheduled, self._world.time(), self._heartbeat))
 
     def _make_info(
         self, attempt: int, scheduled: float, started: float, heartbeat: Sequence[Payload]
@@ -376,6 +374,16 @@ class _Timers:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+
+@lru_cache
+def _effective_timeouts(
+    total: float, to_start: float, to_close: float, heartbeat: float, longest: float
+) -> tuple[float, float, float, float]:
+    """Return the timeouts as on the server: one that is not given is the next wider one, and none is longer than it."""
+    total = _within(total, longest)
+    to_close = _within(to_close, total)
+    return total, _within(to_start, total), to_close, min(heartbeat, to_close) if to_close else heartbeat
 
 
 def _within(timeout: float, widest: float) -> float:

@@ -172,8 +172,11 @@ class WorkflowTasks:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
         state, world = self._state, self._world
         world.count_activation(of_main=state.is_main)
-        protos = [job.proto for job in jobs]
-        state.size += sum(proto.ByteSize() for proto in protos)
+        protos, state.reminds = [], True
+        for job in jobs:
+            protos.append(job.proto)
+            state.size += job.proto.ByteSize()
+            state.reminds &= job.of_reminder
         completion = self._cached.activate(
             protos,
             task=state.task,
@@ -183,7 +186,6 @@ class WorkflowTasks:
         )
         if completion.HasField("failed"):
             return completion.failed.failure
-        state.reminds = all(job.of_reminder for job in jobs)
         for command in completion.successful.commands:
             state.size += command.ByteSize()
             if not state.is_open:

@@ -52,6 +52,8 @@ class World:
         self._reminders: list[Handle] = []
         self._start_time = start_time
         self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
+        self._stamped: timedelta | None = None  # the time of `_stamp`
+        self._stamp = Timestamp()
         self._max_activations = max_activations
         self._activations = 0
         self._first_run = first_run
@@ -72,8 +74,11 @@ class World:
 
     def timestamp(self) -> Timestamp:
         """Return the time as it travels."""
-        seconds, rest = divmod(self._since_1970 + self.loop.elapsed, _SECOND)
-        return Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
+        elapsed = self.loop.elapsed
+        if elapsed is not self._stamped:
+            seconds, rest = divmod(self._since_1970 + elapsed, _SECOND)
+            self._stamped, self._stamp = elapsed, Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
+        return self._stamp
 
     # --- reminders of what is parked ---
 
