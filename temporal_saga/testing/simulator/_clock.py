@@ -350,9 +350,9 @@ _EXPORTED: Any = asyncio
 
 
 class running_loop:  # noqa: N801
-    """Let `asyncio.get_running_loop()` find this loop, or none, for a while."""
+    """Let `asyncio.get_running_loop()` find this loop for a while."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
     def __enter__(self) -> None:
@@ -365,8 +365,12 @@ class running_loop:  # noqa: N801
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
     """Call a function that may block, without a running event loop, as in a thread of its own."""
-    with running_loop(None):
+    before = _EXPORTED._get_running_loop()
+    _EXPORTED._set_running_loop(None)
+    try:
         return func(*args)
+    finally:
+        _EXPORTED._set_running_loop(before)
 
 
 @contextmanager

@@ -441,8 +441,7 @@ class Instance:
         try:
             if plain and not decoded:
                 self._visit(decode_activation, request)
-            with running_loop(None):
-                completion = self._context.run(self._instance.activate, request)
+            completion = call_as_in_a_thread(self._context.run, self._instance.activate, request)
             if not plain or completion.HasField("failed"):
                 return completion, completion
             travels = WorkflowActivationCompletion()
@@ -502,8 +501,7 @@ class Instance:
         request = WorkflowActivation(run_id=self._start.run_id, is_replaying=True)
         request.jobs.add().remove_from_cache.message = "simulation"
         try:
-            with running_loop(None):
-                self._context.run(self._instance.activate, request)
+            call_as_in_a_thread(self._context.run, self._instance.activate, request)
         except RuntimeError as error:
             raise SimulationError(f"the workflow cannot be evicted from a worker's cache: {error}") from error
 
@@ -536,8 +534,11 @@ _executor = ThreadPoolExecutor(max_workers=1)
 _INFO_TEMPLATE = testing.ActivityEnvironment.default_info()
 
 
-class ActivityRun:
-    """One call of an activity's function, in this task, behind the interceptors and in the context of a worker."""
+class ActivityRun(worker.ActivityInboundInterceptor):
+    """One call of an activity's function, in this task, behind the interceptors and in the context of a worker.
+
+    It is the innermost of the interceptors itself.
+    """
 
     def __init__(
         self,
@@ -553,13 +554,14 @@ class ActivityRun:
         self._definition = definition
         self._headers = headers
         self._outbound = _Outbound(info, on_heartbeat)
-        self._innermost = _Innermost(definition, on_return, on_wait)
+        self._on_return = on_return
+        self._on_wait = on_wait
         self._task = asyncio.current_task()
         self._cancelled = _ActivityCancellationDetailsHolder()
         self._context = _Context(
             info=info,
             heartbeat=on_heartbeat,
-            cancelled_event=_CompositeEvent(cast(Any, _Flag()), asyncio.Event())
+            cancelled_event=cast(Any, _Cancelled())
             if definition.is_async
             else _CompositeEvent(threading.Event(), None),
             worker_shutdown_event=parts.shutdown,
@@ -584,7 +586,7 @@ class ActivityRun:
         # Whatever fails before its function runs is quicker than the functions that run beside it.
         await _next_turn()
         cast(Any, _Context).set(self._context)
-        impl: worker.ActivityInboundInterceptor = self._innermost
+        impl: worker.ActivityInboundInterceptor = self
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
         impl.init(self._outbound)
@@ -598,20 +600,46 @@ class ActivityRun:
         )
 
 
-class _Flag:
-    """A `threading.Event` for which nobody waits: an async activity has an event of asyncio's for that."""
+    def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
+        """Take what the interceptors have made of the outbound one."""
+        context = self._context
+        context.info = outbound.info
+        context.heartbeat = outbound.heartbeat
+
+    async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
+        """Call the function."""
+        is_async = self._definition.is_async if input.fn is self._definition.fn else _is_async(input.fn)
+        if is_async:
+            result = await _watched(input.fn(*input.args), self._on_wait)
+        else:
+            result = call_as_in_a_thread(input.fn, *input.args)
+        self._on_return()
+        return result
+
+
+class _Cancelled:
+    """A `_CompositeEvent` of an async activity. Its event of asyncio's is made when somebody waits, as few do."""
 
     def __init__(self) -> None:
         self._is_set = False
+        self._event: asyncio.Event | None = None
 
     def set(self) -> None:
         self._is_set = True
+        if self._event is not None:
+            self._event.set()
 
     def is_set(self) -> bool:
         return self._is_set
 
-    def wait(self, timeout: float | None = None) -> bool:
-        return self._is_set
+    async def wait(self) -> None:
+        if self._is_set:
+            return
+        self._event = self._event or asyncio.Event()
+        await self._event.wait()
+
+    def wait_sync(self, timeout: float | None = None) -> None:
+        """Wait for nothing: this would block the loop."""
 
 
 class _Outbound(worker.ActivityOutboundInterceptor):
@@ -624,32 +652,6 @@ class _Outbound(worker.ActivityOutboundInterceptor):
 
     def heartbeat(self, *details: Any) -> None:
         self._heartbeat(*details)
-
-
-class _Innermost(worker.ActivityInboundInterceptor):
-    def __init__(
-        self,
-        definition: ActivityDefinition,
-        on_return: Callable[[], None],
-        on_wait: Callable[[object], Awaitable[object] | None],
-    ) -> None:
-        self._definition = definition
-        self._on_return = on_return
-        self._on_wait = on_wait
-
-    def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
-        context = _Context.current()
-        context.info = outbound.info
-        context.heartbeat = outbound.heartbeat
-
-    async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
-        is_async = self._definition.is_async if input.fn is self._definition.fn else _is_async(input.fn)
-        if is_async:
-            result = await _watched(input.fn(*input.args), self._on_wait)
-        else:
-            result = call_as_in_a_thread(input.fn, *input.args)
-        self._on_return()
-        return result
 
 
 @types.coroutine
