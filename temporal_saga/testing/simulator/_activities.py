@@ -59,15 +59,15 @@ class Activities:
             )
         run.events += 1
         task = ActivityTask(run, command, self._ended)
-        task.call.is_plain_in_scope = (
-            task.call.phase is None and self._is_in_scope() and not self._is_reminder(command.arguments)
-        )
-        if task.call.phase == "undo" and task.call.forward_key is not None:
-            task.call.undone_in_open_saga = self._is_undone_on_demand(task.call.forward_key)
+        call = task.call
+        if call.phase is None:
+            call.is_plain_in_scope = self._is_in_scope() and not self._is_reminder(command.arguments)
+        elif call.phase == "undo" and call.forward_key is not None:
+            call.undone_in_open_saga = self._is_undone_on_demand(call.forward_key)
         self._pending[command.seq] = task
-        self._pending_ids.add(task.activity_id)
-        run.record("scheduled", task.call.label)
-        if task.call.phase is None and self._is_last_reminder(command.arguments):
+        self._pending_ids.add(command.activity_id)
+        run.record("scheduled", call.label)
+        if call.phase is None and self._is_last_reminder(command.arguments):
             return  # it stays where it is: nobody decides, and reminders would go on forever
         task.schedule()
 
@@ -116,20 +116,19 @@ class Activities:
 
     def _ended(self, task: ActivityTask, end: ActivityEnd) -> None:
         """An activity has ended on the server."""
-        seq, label = task.command.seq, task.call.label
+        seq, call = task.command.seq, task.call
         if task in self._left:
             self._left.remove(task)
         if self._pending.get(seq) is not task:
-            self._run.record(end.state.replace(" ", "_"), label, "the workflow does not wait for it")
+            self._run.record(end.state.replace(" ", "_"), call.label, "the workflow does not wait for it")
             return
         self._forget(task)
-        call = task.call
         call.state = end.state
         if end.state in ("failed", "timed out"):
             self._failed[task.activity_id] = task
         if end.state != "timed out":  # a timeout was recorded when it happened
             number = call.attempts[-1].number if call.attempts else None
-            self._run.record(end.state, label, _reason(end), attempt=number)
+            self._run.record(end.state, call.label, _reason(end), attempt=number)
         job = Job(end.proto, end.events, delivered=functools.partial(self._run.world.journal.note_resolved, call))
         job.of_reminder = call.phase is None and self._is_reminder(task.command.arguments)
         if end.is_bug:

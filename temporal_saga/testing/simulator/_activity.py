@@ -192,7 +192,8 @@ class ActivityTask:
     def _dispatch(self) -> None:
         if self._closed or self._running is not None:
             return
-        self._timers.cancel("to start")
+        if self._to_start:
+            self._timers.cancel("to start")
         attempt = self._running = self._last = AttemptRun(self._world, self, self._attempt)
         if self.to_close:
             self._set_timer("to close", self.to_close)

@@ -87,9 +87,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         # The count keeps timers that are due together in the order in which they were set.
         self._timers: list[tuple[float, int, Handle]] = []
         self._count = self._jumps = 0
-        self._now = 0.0
+        self.now: float = 0.0
+        """What `time` returns."""
         self.elapsed: timedelta = timedelta(0)
-        """What `time` returns, as a duration."""
+        """The same, as a duration."""
         self._running = False
         self._thread = threading.get_ident()
         self._threads = threading.active_count()
@@ -179,8 +180,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         while self._timers:
             when, _, handle = heapq.heappop(self._timers)
             if not handle.cancelled():
-                self._now = max(self._now, when)
-                self.elapsed = timedelta(seconds=self._now)
+                self.now = max(self.now, when)
+                self.elapsed = timedelta(seconds=self.now)
                 self._jumps += 1
                 if self._jumps > MAX_JUMPS:
                     raise SimulationError(
@@ -197,7 +198,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def later(self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> Handle:
         """Call back after so many seconds, as `call_later` does. What the server does is in no function's context."""
-        return self._at(self._now + delay, callback, args, None)
+        return self._at(self.now + delay, callback, args, None)
 
     def _at(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> Handle:
         handle = Handle(callback, args, context, when)
@@ -227,7 +228,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def time(self) -> float:
         """Return the seconds since the start, of virtual time."""
-        return self._now
+        return self.now
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
@@ -254,7 +255,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None

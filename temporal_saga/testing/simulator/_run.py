@@ -191,7 +191,7 @@ class Run:
     def _continue_as_new(self, command: Any) -> None:
         start = self.start
         policy = command.retry_policy if command.HasField("retry_policy") else None
-        again = start._replace(
+        again = start.but(
             definition=self._world.definition(command.workflow_type or start.workflow_type),
             workflow_type=command.workflow_type or start.workflow_type,
             args=list(command.arguments),

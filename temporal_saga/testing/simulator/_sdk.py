@@ -343,6 +343,10 @@ class RunStart(NamedTuple):
     last_failure: Failure | None = None
     priority: common.Priority = common.Priority.default
 
+    def but(self, **changed: Any) -> RunStart:
+        """Return the start of a run that differs in these."""
+        return self._replace(**changed)
+
     def job(self) -> WorkflowActivationJob:
         """Return the job that starts the run."""
         job = InitializeWorkflow(
@@ -531,6 +535,7 @@ def quiet() -> Generator[None, None, None]:
 _executor = ThreadPoolExecutor(max_workers=1)
 
 
+_set_context: Any = _Context.set
 _INFO_TEMPLATE = testing.ActivityEnvironment.default_info()
 
 
@@ -543,7 +548,7 @@ class ActivityRun(worker.ActivityInboundInterceptor):
     def __init__(
         self,
         parts: WorkerParts,
-        definition: ActivityDefinition,
+        definition: Any,
         info: Callable[[], activity.Info],
         headers: Mapping[str, Payload],
         on_heartbeat: Callable[..., None],
@@ -585,14 +590,14 @@ class ActivityRun(worker.ActivityInboundInterceptor):
         """Run the function; what it raises is as it was raised."""
         # Whatever fails before its function runs is quicker than the functions that run beside it.
         await _next_turn()
-        cast(Any, _Context).set(self._context)
+        _set_context(self._context)
         impl: worker.ActivityInboundInterceptor = self
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
         impl.init(self._outbound)
         return await impl.execute_activity(
             worker.ExecuteActivityInput(
-                fn=cast(Any, self._definition).fn,
+                fn=self._definition.fn,
                 args=args,
                 executor=None if self._definition.is_async else _executor,
                 headers=self._headers,

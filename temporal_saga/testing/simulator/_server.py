@@ -109,7 +109,7 @@ class Execution:
         run_id, seed = self._world.new_run(start.workflow_id)
         started = self._world.date(self._world.time())
         before = self.run.start.run_id
-        self.start_run(start._replace(run_id=run_id, continued_run_id=before, started=started, seed=seed), delay)
+        self.start_run(start.but(run_id=run_id, continued_run_id=before, started=started, seed=seed), delay)
 
     def next_attempt(self, failure: Failure) -> tuple[RunStart, float] | None:
         """Return the start of the retrying run and its delay in seconds; None if the workflow is not retried."""
@@ -124,7 +124,7 @@ class Execution:
         self.retry_state = final or RetryState.RETRY_STATE_IN_PROGRESS
         if final is not None:
             return None
-        return start._replace(attempt=start.attempt + 1, last_failure=failure), delay
+        return start.but(attempt=start.attempt + 1, last_failure=failure), delay
 
     def closed(self) -> None:
         """Tell those who wait for the end."""

@@ -160,9 +160,10 @@ class WorkflowTasks:
                 return
             pending, state.at_once = state.at_once, []
         state.at_once = []
-        begun, self.on_begin = self.on_begin, []
-        for callback in begun:
-            callback()
+        if self.on_begin:
+            begun, self.on_begin = self.on_begin, []
+            for callback in begun:
+                callback()
         self._on_end()
         if state.is_open and self._faults.are_in_front:
             # Behind the begin of what has been scheduled, before any of it runs.

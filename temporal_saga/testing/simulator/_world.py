@@ -67,7 +67,7 @@ class World:
 
     def time(self) -> float:
         """Return the seconds since the start."""
-        return self.loop.time()
+        return self.loop.now
 
     def date(self, time: float) -> datetime:
         """Return the date at so many seconds since the start."""
