@@ -493,14 +493,19 @@ class Instance:
         """Whether the workflow runs in a sandbox."""
         return not hasattr(self._instance, "_queries")
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no task is left in it; unknown, hence False, of a sandboxed workflow."""
+        tasks = getattr(self._instance, "_tasks", None)
+        return tasks is not None and not tasks
+
     def evict(self) -> None:
         """Take the workflow out of memory as a worker does, so that no task of the workflow is destroyed while pending.
 
         Raises:
             SimulationError: If tasks remain: the workflow cannot be evicted.
         """
-        tasks = getattr(self._instance, "_tasks", None)
-        if tasks is not None and not tasks:
+        if self.is_at_rest:
             return
         request = WorkflowActivation(run_id=self._start.run_id, is_replaying=True)
         request.jobs.add().remove_from_cache.message = "simulation"
