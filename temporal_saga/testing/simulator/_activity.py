@@ -326,9 +326,7 @@ class ActivityTask:
         """Return what tells the attempt's `activity.info()`; many an activity never asks."""
         return Once(partial(self._make_info, attempt, self._scheduled, self._world.time(), self._heartbeat))
 
-    def _make_info(
-        self, attempt: int, scheduled: float, started: float, heartbeat: Sequence[Payload]
-    ) -> activity.Info:
+    def _make_info(self, attempt: int, scheduled: float, started: float, heartbeat: Sequence[Payload]) -> activity.Info:
         command, start, world = self.command, self._run.start, self._world
         return activity_info(
             activity_id=command.activity_id,

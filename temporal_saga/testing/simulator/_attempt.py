@@ -161,7 +161,7 @@ class AttemptRun:
     def _call(self, *, report: bool = True, lose_reply: bool = False) -> None:
         self._world.start_function(self._execute(report, lose_reply))
 
-    async def _execute(self, report: bool, lose_reply: bool) -> None:  # noqa: FBT001
+    async def _execute(self, report: bool, lose_reply: bool) -> None:
         task, world, record = self._task, self._world, self.record
         kind: str
         result: Payload | Failure | None = None

@@ -200,7 +200,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Call back after so many seconds, as `call_later` does. What the server does is in no function's context."""
         return self._at(self.now + delay, callback, args, None)
 
-    def _at(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> Handle:
+    def _at(
+        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> Handle:
         handle = Handle(callback, args, context, when)
         self._count += 1
         heapq.heappush(self._timers, (when, self._count, handle))

@@ -239,12 +239,12 @@ def configure(
 
 
 def _activity_definition(function: Callable[..., Any]) -> ActivityDefinition:
-    given = getattr(function, "__temporal_activity_definition", None)
-    if isinstance(given, ActivityDefinition) and given.fn is function:
-        return given  # which the SDK would copy; that takes long. The definition of a method has another function.
-    find: Any = ActivityDefinition
-    definition: ActivityDefinition = find.must_from_callable(function)
-    return definition
+    found: Any = getattr(function, "__temporal_activity_definition", None)
+    # The SDK would copy the definition, which takes long. That of a method has another function, and has to be copied.
+    if getattr(found, "fn", None) is not function:
+        find: Any = ActivityDefinition
+        found = find.must_from_callable(function)
+    return cast(ActivityDefinition, found)
 
 
 def _runs_something(each: worker.Plugin, asks_server: type[Any]) -> bool:
@@ -334,7 +334,7 @@ class RunStart(NamedTuple):
     parent: tuple[str, str] | None = None
     root: tuple[str, str] | None = None
     memo: Mapping[str, Payload] = _NO_PAYLOADS
-    search_attributes: SearchAttributes = SearchAttributes()  # noqa: RUF012
+    search_attributes: SearchAttributes = SearchAttributes()
     headers: Mapping[str, Payload] = _NO_PAYLOADS
     execution_timeout: timedelta | None = None
     run_timeout: timedelta | None = None
@@ -424,10 +424,10 @@ class Instance:
         )
         runner = parts.runner if definition.sandboxed else worker.UnsandboxedWorkflowRunner()
         # On a worker a workflow runs in a thread, whose context starts empty: it has nothing of any activity's context.
-        self._context = Context()
+        self._in_context: Any = Context().run
         # The SDK hangs its runtime on the loop that runs while it makes an instance.
         with running_loop(cast(asyncio.AbstractEventLoop, _Loop())):
-            self._instance = self._context.run(runner.create_instance, details)
+            self._instance: worker.WorkflowInstance = self._in_context(runner.create_instance, details)
 
     def activate(
         self, request: WorkflowActivation, *, decoded: bool = False
@@ -445,7 +445,7 @@ class Instance:
         try:
             if plain and not decoded:
                 self._visit(decode_activation, request)
-            completion = call_as_in_a_thread(self._context.run, self._instance.activate, request)
+            completion = self._activate(request)
             if not plain or completion.HasField("failed"):
                 return completion, completion
             travels = WorkflowActivationCompletion()
@@ -457,6 +457,12 @@ class Instance:
             completion.failed.failure.CopyFrom(self._parts.converter.to_failure(error))
             return completion, completion
         return completion, travels
+
+    def _activate(self, request: WorkflowActivation) -> WorkflowActivationCompletion:
+        completion: WorkflowActivationCompletion = call_as_in_a_thread(
+            self._in_context, self._instance.activate, request
+        )
+        return completion
 
     def _visit(self, visit: Callable[..., Coroutine[Any, Any, Any]], message: Any) -> None:
         start = self._start
@@ -510,7 +516,7 @@ class Instance:
         request = WorkflowActivation(run_id=self._start.run_id, is_replaying=True)
         request.jobs.add().remove_from_cache.message = "simulation"
         try:
-            call_as_in_a_thread(self._context.run, self._instance.activate, request)
+            self._activate(request)
         except RuntimeError as error:
             raise SimulationError(f"the workflow cannot be evicted from a worker's cache: {error}") from error
 
@@ -540,7 +546,7 @@ def quiet() -> Generator[None, None, None]:
 _executor = ThreadPoolExecutor(max_workers=1)
 
 
-_set_context: Any = _Context.set
+_set_context = cast(Any, _Context).set
 _INFO_TEMPLATE = testing.ActivityEnvironment.default_info()
 
 
@@ -608,7 +614,6 @@ class ActivityRun(worker.ActivityInboundInterceptor):
                 headers=self._headers,
             )
         )
-
 
     def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
         """Take what the interceptors have made of the outbound one."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.workflow_activation import WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 
 from ._cached import CachedRun
@@ -173,17 +174,14 @@ class WorkflowTasks:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
         state, world = self._state, self._world
         world.count_activation(of_main=state.is_main)
-        protos, state.reminds = [], True
+        protos: list[WorkflowActivationJob] = []
+        state.reminds = True
         for job in jobs:
             protos.append(job.proto)
             state.size += job.proto.ByteSize()
             state.reminds &= job.of_reminder
         completion = self._cached.activate(
-            protos,
-            task=state.task,
-            events=length,
-            size=state.size + length * _BYTES_OF_EVENT,
-            time=world.timestamp(),
+            protos, task=state.task, events=length, size=state.size + length * _BYTES_OF_EVENT, time=world.timestamp()
         )
         if completion.HasField("failed"):
             return completion.failed.failure
