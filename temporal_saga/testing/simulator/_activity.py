@@ -270,6 +270,10 @@ class ActivityTask:
     def _close(self, state: CallState, result: Any, *, events: int = 2, is_bug: bool = False) -> None:
         self._closed = True
         self._timers.clear()
+        # An attempt holds its task: so both go without the garbage collector.
+        self._running = None
+        if state == "completed":
+            self._last = None
         proto = WorkflowActivationJob()
         resolve = proto.resolve_activity
         resolve.seq = self.command.seq

@@ -200,6 +200,8 @@ class AttemptRun:
                 return
             kind, result = self._failed(*self._kind_of(error, run))
         self._done = True
+        if self._run is run:  # else the function runs again
+            self._run = None  # Each holds the other: so they go without the garbage collector.
         if lose_reply:
             what = f"simulated failure, {'its function ran' if record.ran else 'its function raised'}"
             lost = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=True)
