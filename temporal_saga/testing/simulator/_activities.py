@@ -64,8 +64,8 @@ class Activities:
             call.is_plain_in_scope = self._is_in_scope() and not self._is_reminder(command.arguments)
         elif call.phase == "undo" and call.forward_key is not None:
             call.undone_in_open_saga = self._is_undone_on_demand(call.forward_key)
-        self._pending[command.seq] = task
-        self._pending_ids.add(command.activity_id)
+        self._pending[task.seq] = task
+        self._pending_ids.add(task.activity_id)
         run.record("scheduled", call.label)
         if call.phase is None and self._is_last_reminder(command.arguments):
             return  # it stays where it is: nobody decides, and reminders would go on forever
@@ -102,21 +102,21 @@ class Activities:
         task.request_cancel()
 
     def _forget(self, task: ActivityTask) -> None:
-        del self._pending[task.command.seq]
-        self._pending_ids.discard(task.activity_id)
+        del self._pending[task.seq]
+        self._pending_ids.remove(task.activity_id)
 
     def _end_at_once(self, task: ActivityTask) -> None:
         self._forget(task)
         task.call.state = "cancelled"
         self._run.record("cancelled", task.call.label, "never sent" if not task.sent else "not waited for")
         proto = WorkflowActivationJob()
-        proto.resolve_activity.seq = task.command.seq
+        proto.resolve_activity.seq = task.seq
         proto.resolve_activity.result.cancelled.failure.CopyFrom(task.failure_of_core())
         self._run.at_once.append(Job(proto, events=0))
 
     def _ended(self, task: ActivityTask, end: ActivityEnd) -> None:
         """An activity has ended on the server."""
-        seq, call = task.command.seq, task.call
+        seq, call = task.seq, task.call
         if task in self._left:
             self._left.remove(task)
         if self._pending.get(seq) is not task:
@@ -141,7 +141,7 @@ class Activities:
 
     def _bug_delivered(self, task: ActivityTask) -> None:
         self._run.world.journal.note_resolved(task.call)
-        if self._bugs.pop(task.command.seq, None):
+        if self._bugs.pop(task.seq, None):
             self._run.record("bug", task.call.label, "the await of it raises TypeError")
 
     def _without_bug(self, seq: int) -> None:

@@ -65,8 +65,10 @@ class ActivityTask:
     ) -> None:
         world = run.world
         self.command = command
+        self.seq: int = command.seq
+        self.activity_id: str = command.activity_id
         self.call: Call = world.journal.new_call(
-            "activity", command.activity_type, command.activity_id, run.start.run_id, run.start.workflow_id
+            "activity", command.activity_type, self.activity_id, run.start.run_id, run.start.workflow_id
         )
         self.faults: CallFaults = world.faults.of_call(self.call)
         self.task: int = run.task
@@ -86,7 +88,7 @@ class ActivityTask:
         self._last_failure: Failure | None = None
         self._timers = _Timers(world)
         self._first_scheduled = self._scheduled = world.time()
-        definition = world.parts.activity(command.activity_type)
+        definition = world.parts.activity(self.call.type)
         self._is_served = command.task_queue not in world.unserved
         if definition is None and self._is_served:
             world.fail(
@@ -105,11 +107,6 @@ class ActivityTask:
             seconds(command.heartbeat_timeout),
             run.longest,
         )
-
-    @property
-    def activity_id(self) -> str:
-        """The activity's id."""
-        return self.command.activity_id
 
     @property
     def waits_for(self) -> str:
@@ -276,7 +273,7 @@ class ActivityTask:
             self._last = None
         proto = WorkflowActivationJob()
         resolve = proto.resolve_activity
-        resolve.seq = self.command.seq
+        resolve.seq = self.seq
         if state == "completed":
             resolve.result.completed.result.CopyFrom(result)
         elif state == "cancelled":
@@ -295,7 +292,7 @@ class ActivityTask:
     ) -> Failure:
         failure = Failure(message=message, cause=cause)
         info = failure.activity_failure_info
-        info.activity_id = self.command.activity_id
+        info.activity_id = self.activity_id
         info.activity_type.name = self.command.activity_type
         info.scheduled_event_id = self._scheduled_event
         # The next event: the server writes the start of an activity when it ends.
@@ -333,7 +330,7 @@ class ActivityTask:
     def _make_info(self, attempt: int, scheduled: float, started: float, heartbeat: Sequence[Payload]) -> activity.Info:
         command, start, world = self.command, self._run.start, self._world
         return activity_info(
-            activity_id=command.activity_id,
+            activity_id=self.activity_id,
             activity_type=command.activity_type,
             attempt=attempt,
             current_attempt_scheduled_time=world.date(scheduled),

@@ -169,7 +169,7 @@ class AttemptRun:
             world.parts,
             task.definition,
             self._info,
-            task.command.headers,
+            task.command,
             self._on_heartbeat,
             partial(world.journal.note_ran, record),
             self._on_wait,

@@ -51,6 +51,7 @@ try:
         WorkflowActivation,
         WorkflowActivationJob,
     )
+    from temporalio.bridge.proto.workflow_commands import ScheduleActivity
     from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
     from temporalio.bridge.worker import decode_activation, encode_completion
     from temporalio.common import _CompositeEvent
@@ -561,15 +562,14 @@ class ActivityRun(worker.ActivityInboundInterceptor):
         parts: WorkerParts,
         definition: Any,
         info: Callable[[], activity.Info],
-        headers: Mapping[str, Payload],
+        command: ScheduleActivity,
         on_heartbeat: Callable[..., None],
         on_return: Callable[[], None],
         on_wait: Callable[[object], Awaitable[object] | None],
     ) -> None:
         self._parts = parts
         self._definition = definition
-        self._headers = headers
-        self._outbound = _Outbound(info, on_heartbeat)
+        self._command = command
         self._on_return = on_return
         self._on_wait = on_wait
         self._task = asyncio.current_task()
@@ -605,14 +605,13 @@ class ActivityRun(worker.ActivityInboundInterceptor):
         impl: worker.ActivityInboundInterceptor = self
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
-        impl.init(self._outbound)
+        definition, context = self._definition, self._context
+        if impl is self:  # no interceptor has taken it
+            return await self._call(definition.fn, args)
+        impl.init(_Outbound(context.info, cast(Any, context).heartbeat))
+        executor = None if definition.is_async else _executor
         return await impl.execute_activity(
-            worker.ExecuteActivityInput(
-                fn=self._definition.fn,
-                args=args,
-                executor=None if self._definition.is_async else _executor,
-                headers=self._headers,
-            )
+            worker.ExecuteActivityInput(fn=definition.fn, args=args, executor=executor, headers=self._command.headers)
         )
 
     def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
@@ -623,11 +622,14 @@ class ActivityRun(worker.ActivityInboundInterceptor):
 
     async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
         """Call the function."""
-        is_async = self._definition.is_async if input.fn is self._definition.fn else _is_async(input.fn)
-        if is_async:
-            result = await _watched(input.fn(*input.args), self._on_wait)
+        return await self._call(input.fn, input.args)
+
+    async def _call(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        definition = self._definition
+        if definition.is_async if function is definition.fn else _is_async(function):
+            result = await _watched(function(*args), self._on_wait)
         else:
-            result = call_as_in_a_thread(input.fn, *input.args)
+            result = call_as_in_a_thread(function, *args)
         self._on_return()
         return result
 
