@@ -183,7 +183,7 @@ class AttemptRun:
             except Exception as error:
                 raise exceptions.ApplicationError(NOT_DECODED) from error
             value = await run(args)
-            (result,) = self._converter.encode([value])
+            result = self._converter.encode_result(value)
             kind = "completed"
         except BaseException as error:
             self._done = True
@@ -248,8 +248,7 @@ class AttemptRun:
         self._done = True
         if kind == "completed":
             self._world.journal.note_ran(self.record)
-            (result,) = self._converter.encode([value])
-            self._report(kind, result)
+            self._report(kind, self._converter.encode_result(value))
         else:
             self._report(*self._failed(kind, value))
 
