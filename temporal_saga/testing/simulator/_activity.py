@@ -22,7 +22,7 @@ from ._attempt import NOT_DECODED, AttemptRun
 from ._clock import Handle
 from ._errors import SimulationError
 from ._pending import CallFaults
-from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
+from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, timeout_failure, timeout_in
 from ._run_state import RunState
 from ._sdk import Once, activity_info, priority_of
 from ._trace import Call, CallState
@@ -101,10 +101,10 @@ class ActivityTask:
             )
         self.definition: Any = definition
         self.total, self._to_start, self.to_close, self.heartbeat_timeout = _effective_timeouts(
-            seconds(command.schedule_to_close_timeout),
-            seconds(command.schedule_to_start_timeout),
-            seconds(command.start_to_close_timeout),
-            seconds(command.heartbeat_timeout),
+            timeout_in(command, "schedule_to_close_timeout"),
+            timeout_in(command, "schedule_to_start_timeout"),
+            timeout_in(command, "start_to_close_timeout"),
+            timeout_in(command, "heartbeat_timeout"),
             run.longest,
         )
 

@@ -144,8 +144,6 @@ class WorkerParts(NamedTuple):
     failure_exception_types: Sequence[type[BaseException]]
     converter: Converter
     task_queue: str
-    shutdown: _CompositeEvent
-    """Of the worker; it never comes."""
     without_patches: Collection[str]
     """Patches that runs began without."""
     around: Sequence[worker.Plugin]
@@ -233,7 +231,6 @@ def configure(
         failure_exception_types=config.get("workflow_failure_exception_types") or [],
         converter=Converter(data_converter),
         task_queue=task_queue,
-        shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
         without_patches=frozenset(without_patches),
         around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each, asks_server)],
     )
@@ -580,7 +577,7 @@ class ActivityRun(worker.ActivityInboundInterceptor):
             cancelled_event=cast(Any, _Cancelled())
             if definition.is_async
             else _CompositeEvent(threading.Event(), None),
-            worker_shutdown_event=parts.shutdown,
+            worker_shutdown_event=cast(Any, _NO_SHUTDOWN),
             shield_thread_cancel_exception=None,
             payload_converter_class_or_instance=parts.converter.data.payload_converter,
             runtime_metric_meter=common.MetricMeter.noop,
@@ -632,6 +629,22 @@ class ActivityRun(worker.ActivityInboundInterceptor):
             result = call_as_in_a_thread(function, *args)
         self._on_return()
         return result
+
+
+class _NoShutdown:
+    """The `_CompositeEvent` of a worker's shutdown, which never comes."""
+
+    def is_set(self) -> bool:
+        return False
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+    def wait_sync(self, timeout: float | None = None) -> None:
+        threading.Event().wait(timeout)
+
+
+_NO_SHUTDOWN = _NoShutdown()
 
 
 class _Cancelled:

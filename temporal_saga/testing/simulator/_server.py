@@ -21,6 +21,8 @@ from ._sdk import RunStart
 from ._workflows import Workflows
 from ._world import World
 
+_NOT_RETRYABLE = RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE  # protobuf looks a name up in Python, each time
+
 
 class Execution:
     """A workflow id in use: a chain of runs, the last of which may be open."""
@@ -28,7 +30,7 @@ class Execution:
     def __init__(self, world: World, workflows: Workflows, *, main: bool, timeout: timedelta | None) -> None:
         self.runs: list[Run] = []
         self.on_close: list[Callable[[], None]] = []
-        self.retry_state: RetryState.ValueType = RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE
+        self.retry_state: RetryState.ValueType = _NOT_RETRYABLE
         """Why the last run was not tried again, in a parent's words."""
         self._world = world
         self._workflows = workflows
