@@ -127,8 +127,12 @@ def memo_of(encoder: Converter, memo: Mapping[str, Any]) -> dict[str, Payload]:
 
 
 def search_attributes_of(attributes: common.TypedSearchAttributes | Mapping[str, Any] | None) -> SearchAttributes:
-    """Return search attributes as they travel."""
+    """Return search attributes as they travel; nobody may change them."""
+    if not attributes:
+        return _NO_SEARCH_ATTRIBUTES
     result = SearchAttributes()
-    if attributes:
-        converter.encode_search_attributes(cast(Any, attributes), result)
+    converter.encode_search_attributes(cast(Any, attributes), result)
     return result
+
+
+_NO_SEARCH_ATTRIBUTES = SearchAttributes()
