@@ -278,7 +278,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Create a task that runs in this context, and not in a copy of it."""
         if sys.version_info >= (3, 11):
             return asyncio.Task(coro, loop=self, name=name, context=context)
-        return context.run(asyncio.Task, coro, loop=self, name=name)
+        task: asyncio.Task[T] = context.run(cast(Any, asyncio.Task), coro, loop=self, name=name)
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self.create_future()
