@@ -708,7 +708,7 @@ class Run:
         extern_functions["__temporal_assert_local_activity_valid"] = lambda _name: None
         definition = _Definition.must_from_class(workflow)
         details = WorkflowInstanceDetails(
-            payload_converter_factory=self.data_converter.payload_converter_class,
+            payload_converter_factory=self.data_converter._new_payload_converter,
             failure_converter_class=self.data_converter.failure_converter_class,
             interceptor_classes=interceptor_classes,
             defn=definition,

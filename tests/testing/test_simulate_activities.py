@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.client import AsyncActivityCancelledError, WorkflowFailureError
 from temporalio.common import RawValue, RetryPolicy
+from temporalio.converter import DataConverter
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, TimeoutError, TimeoutType
 from temporalio.exceptions import CancelledError as TemporalCancelledError
 from temporalio.service import RPCError
@@ -32,6 +34,7 @@ from temporal_saga.testing import (
     simulate,
     worker_lost,
 )
+from temporal_saga.testing.simulator import told_of
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -179,6 +182,27 @@ def test_a_timeout_inside_an_activity_is_virtual() -> None:
     simulation = call(impatient)
     assert simulation.result() == "gave up"
     assert simulation.duration == 3 * SECOND
+
+
+class Level(IntEnum):
+    ONE = 1
+
+
+@activity.defn
+async def pick(number: int) -> Any:
+    return LOOK_ALIKE[number]
+
+
+LOOK_ALIKE: list[Any] = [1, True, 1.0, "1", Level.ONE, 0, False, 0.0, -0.0, "", None, "x" * 1_000, [1]]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_results_that_look_alike_stay_apart(order: int) -> None:
+    """Payloads of plain results are kept for further simulations: each is the one that the SDK's converter makes."""
+    for number in list(range(len(LOOK_ALIKE)))[::order]:
+        (payload,) = DataConverter.default.payload_converter.to_payloads([LOOK_ALIKE[number]])
+        (sent,) = told_of(call(pick, number)).ends.values()
+        assert sent == payload.SerializeToString(deterministic=True)
 
 
 # --- retries ------------------------------------------------------------------------------------

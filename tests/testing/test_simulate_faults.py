@@ -636,6 +636,40 @@ def test_what_a_function_has_started_dies_with_its_worker(
     assert not caplog.records
 
 
+class Beating:
+    """One activity that sends a heartbeat by itself before it waits."""
+
+    def __init__(self) -> None:
+        self.told: list[list[Any]] = []
+        self.activities = [self.work]
+
+    @activity.defn
+    async def work(self) -> None:
+        self.told.append(list(activity.info().heartbeat_details))
+        activity.heartbeat("begun")
+        await asyncio.sleep(1)
+
+
+@workflow.defn
+class WaitsForBeats:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity_method(
+            Beating.work, start_to_close_timeout=timedelta(minutes=10), heartbeat_timeout=timedelta(seconds=5)
+        )
+
+
+def test_what_the_server_waits_for_outlives_a_worker() -> None:
+    """The timeout that a heartbeat has begun is the server's: it comes though the function that beat has died."""
+    world = Beating()
+    simulation = simulate(WaitsForBeats.run, activities=world.activities, faults=[worker_lost_inside("work")])
+    assert [(attempt.started, attempt.outcome) for attempt in simulation.calls[0].attempts] == [
+        (timedelta(0), "Heartbeat timeout"),
+        (timedelta(seconds=6), "completed"),
+    ]
+    assert world.told == [[], ["begun"]]
+
+
 def test_a_function_that_never_waits_has_no_inside() -> None:
     world = TwoEffects()
     world.done.append("first")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
-from temporalio.bridge.proto.activity_result import ActivityResolution
 from temporalio.bridge.proto.workflow_activation import WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import ActivityCancellationType
 
@@ -39,6 +37,7 @@ class Activities:
         self._is_reminder = is_reminder
         self._is_last_reminder = is_last_reminder
         self._pending: dict[int, ActivityTask] = {}
+        self._pending_ids: set[str] = set()
         self._left: list[ActivityTask] = []  # the server runs these on, unknown to the workflow
         self._failed: dict[str, ActivityTask] = {}  # for good: a person may do these by hand
         self._bugs: dict[int, tuple[Job, ActivityTask]] = {}  # on their way to the workflow
@@ -51,7 +50,7 @@ class Activities:
     def schedule(self, command: Any) -> None:
         """Take the command that schedules an activity."""
         run = self._run
-        if any(task.activity_id == command.activity_id for task in self._pending.values()):
+        if command.activity_id in self._pending_ids:
             run.world.fail(
                 SimulationError(
                     f"the workflow schedules an activity with the id {command.activity_id!r} while one is pending: the "
@@ -60,14 +59,15 @@ class Activities:
             )
         run.events += 1
         task = ActivityTask(run, command, self._ended)
-        task.call.is_plain_in_scope = (
-            task.call.phase is None and self._is_in_scope() and not self._is_reminder(command.arguments)
-        )
-        if task.call.phase == "undo" and task.call.forward_key is not None:
-            task.call.undone_in_open_saga = self._is_undone_on_demand(task.call.forward_key)
-        self._pending[command.seq] = task
-        run.record("scheduled", task.call.label)
-        if task.call.phase is None and self._is_last_reminder(command.arguments):
+        call = task.call
+        if call.phase is None:
+            call.is_plain_in_scope = self._is_in_scope() and not self._is_reminder(command.arguments)
+        elif call.phase == "undo" and call.forward_key is not None:
+            call.undone_in_open_saga = self._is_undone_on_demand(call.forward_key)
+        self._pending[task.seq] = task
+        self._pending_ids.add(task.activity_id)
+        run.record("scheduled", call.label)
+        if call.phase is None and self._is_last_reminder(command.arguments):
             return  # it stays where it is: nobody decides, and reminders would go on forever
         task.schedule()
 
@@ -101,42 +101,47 @@ class Activities:
             self._left.append(task)
         task.request_cancel()
 
+    def _forget(self, task: ActivityTask) -> None:
+        del self._pending[task.seq]
+        self._pending_ids.remove(task.activity_id)
+
     def _end_at_once(self, task: ActivityTask) -> None:
-        del self._pending[task.command.seq]
+        self._forget(task)
         task.call.state = "cancelled"
         self._run.record("cancelled", task.call.label, "never sent" if not task.sent else "not waited for")
-        resolution = ActivityResolution()
-        resolution.cancelled.failure.CopyFrom(task.failure_of_core())
-        self._run.at_once.append(Job(_resolve(task.command.seq, resolution), events=0))
+        proto = WorkflowActivationJob()
+        proto.resolve_activity.seq = task.seq
+        proto.resolve_activity.result.cancelled.failure.CopyFrom(task.failure_of_core())
+        self._run.at_once.append(Job(proto, events=0))
 
     def _ended(self, task: ActivityTask, end: ActivityEnd) -> None:
         """An activity has ended on the server."""
-        seq, label = task.command.seq, task.call.label
+        seq, call = task.seq, task.call
         if task in self._left:
             self._left.remove(task)
         if self._pending.get(seq) is not task:
-            self._run.record(end.state.replace(" ", "_"), label, "the workflow does not wait for it")
+            self._run.record(end.state.replace(" ", "_"), call.label, "the workflow does not wait for it")
             return
-        del self._pending[seq]
-        task.call.state = end.state
+        self._forget(task)
+        call.state = end.state
         if end.state in ("failed", "timed out"):
             self._failed[task.activity_id] = task
         if end.state != "timed out":  # a timeout was recorded when it happened
-            number = task.call.attempts[-1].number if task.call.attempts else None
-            self._run.record(end.state, label, _reason(end.resolution), attempt=number)
-        proto = _resolve(seq, end.resolution)
-        journal = self._run.world.journal
-        job = Job(proto, events=end.events, delivered=lambda: journal.note_resolved(task.call))
-        job.of_reminder = task.call.phase is None and self._is_reminder(task.command.arguments)
+            number = call.attempts[-1].number if call.attempts else None
+            self._run.record(end.state, call.label, _reason(end), attempt=number)
+        job = Job(end.proto, end.events, delivered=functools.partial(self._run.world.journal.note_resolved, call))
+        job.of_reminder = call.phase is None and self._is_reminder(task.command.arguments)
         if end.is_bug:
-            job = dataclasses.replace(job, proto=_resolve(seq, bug_resolution()), instead=proto)
+            job.proto, job.instead = WorkflowActivationJob(), end.proto
+            job.proto.resolve_activity.seq = seq
+            job.proto.resolve_activity.result.CopyFrom(bug_resolution())
             job.delivered = functools.partial(self._bug_delivered, task)
             self._bugs[seq] = job, task
         self._run.enqueue(job)
 
     def _bug_delivered(self, task: ActivityTask) -> None:
         self._run.world.journal.note_resolved(task.call)
-        if self._bugs.pop(task.command.seq, None):
+        if self._bugs.pop(task.seq, None):
             self._run.record("bug", task.call.label, "the await of it raises TypeError")
 
     def _without_bug(self, seq: int) -> None:
@@ -152,15 +157,5 @@ class Activities:
             task.drop()
 
 
-def _resolve(seq: int, resolution: ActivityResolution) -> WorkflowActivationJob:
-    """Return the job that tells a workflow how an activity ended."""
-    job = WorkflowActivationJob()
-    job.resolve_activity.seq = seq
-    job.resolve_activity.result.CopyFrom(resolution)
-    return job
-
-
-def _reason(resolution: ActivityResolution) -> str:
-    if not resolution.HasField("failed"):
-        return ""
-    return reason(resolution.failed.failure.cause)
+def _reason(end: ActivityEnd) -> str:
+    return reason(end.proto.resolve_activity.result.failed.failure.cause) if end.state == "failed" else ""

@@ -5,23 +5,24 @@ The rules were read in the server's source, version 1.31 (`timer_queue_active_ta
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from temporalio import activity
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure
-from temporalio.bridge.proto.activity_result import ActivityResolution
+from temporalio.bridge.proto.workflow_activation import WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import ScheduleActivity
 from temporalio.converter import DefaultPayloadConverter
 
 from ._attempt import NOT_DECODED, AttemptRun
+from ._clock import Handle
 from ._errors import SimulationError
 from ._pending import CallFaults
-from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, seconds, timeout_failure
+from ._retries import TIMEOUT_NAMES, effective, reason, retry_delay, timeout_failure, timeout_in
 from ._run_state import RunState
 from ._sdk import Once, activity_info, priority_of
 from ._trace import Call, CallState
@@ -48,7 +49,8 @@ class ActivityEnd(NamedTuple):
     """How an activity ended on the server."""
 
     state: CallState
-    resolution: ActivityResolution
+    proto: WorkflowActivationJob
+    """The job that tells the workflow."""
     events: int
     """How many events of history record the end."""
     is_bug: bool = False
@@ -63,8 +65,10 @@ class ActivityTask:
     ) -> None:
         world = run.world
         self.command = command
+        self.seq: int = command.seq
+        self.activity_id: str = command.activity_id
         self.call: Call = world.journal.new_call(
-            "activity", command.activity_type, command.activity_id, run.start.run_id, run.start.workflow_id
+            "activity", command.activity_type, self.activity_id, run.start.run_id, run.start.workflow_id
         )
         self.faults: CallFaults = world.faults.of_call(self.call)
         self.task: int = run.task
@@ -84,7 +88,7 @@ class ActivityTask:
         self._last_failure: Failure | None = None
         self._timers = _Timers(world)
         self._first_scheduled = self._scheduled = world.time()
-        definition = world.parts.activity(command.activity_type)
+        definition = world.parts.activity(self.call.type)
         self._is_served = command.task_queue not in world.unserved
         if definition is None and self._is_served:
             world.fail(
@@ -96,20 +100,13 @@ class ActivityTask:
                 )
             )
         self.definition: Any = definition
-        # As on the server: a timeout that is not given is the next wider one, and none is longer than that one.
-        limit = run.start.run_timeout or run.start.execution_timeout
-        widest = limit.total_seconds() if limit else 0.0
-        self.total: float = _within(seconds(command.schedule_to_close_timeout), widest)
-        self._to_start = _within(seconds(command.schedule_to_start_timeout), self.total)
-        self.to_close: float = _within(seconds(command.start_to_close_timeout), self.total)
-        self.heartbeat_timeout: float = seconds(command.heartbeat_timeout)
-        if self.to_close:
-            self.heartbeat_timeout = min(self.heartbeat_timeout, self.to_close)
-
-    @property
-    def activity_id(self) -> str:
-        """The activity's id."""
-        return self.command.activity_id
+        self.total, self._to_start, self.to_close, self.heartbeat_timeout = _effective_timeouts(
+            timeout_in(command, "schedule_to_close_timeout"),
+            timeout_in(command, "schedule_to_start_timeout"),
+            timeout_in(command, "start_to_close_timeout"),
+            timeout_in(command, "heartbeat_timeout"),
+            run.longest,
+        )
 
     @property
     def waits_for(self) -> str:
@@ -167,12 +164,10 @@ class ActivityTask:
         if attempt.pending_heartbeat is not None:
             self._heartbeat = attempt.pending_heartbeat
         if kind == "completed":
-            # Of a step that was cancelled, the await raises the cancel: no bug of the body can be there.
-            self._close("completed", result, is_bug=not self.cancel_requested and self.faults.use("bug_after"))
-            if self.faults.use("delivered_twice"):
-                attempt.run_again("again")
-            if self.faults.use("delivered_late"):
-                self._world.late.append(attempt.run_late)
+            if self.faults:
+                self._completed(attempt, result)
+            else:
+                self._close("completed", result)
         elif kind == "cancelled" and self.cancel_requested:
             assert isinstance(result, Failure)
             self._close("cancelled", self._cancelled_failure(result))
@@ -182,10 +177,20 @@ class ActivityTask:
             if state is not None:
                 self._close("failed", self._failure("Activity task failed", result, state))
 
+    def _completed(self, attempt: AttemptRun, result: Any) -> None:
+        """End well, and let those faults come that lie behind such an end."""
+        # Of a step that was cancelled, the await raises the cancel: no bug of the body can be there.
+        self._close("completed", result, is_bug=not self.cancel_requested and self.faults.use("bug_after"))
+        if self.faults.use("delivered_twice"):
+            attempt.run_again("again")
+        if self.faults.use("delivered_late"):
+            self._world.late.append(attempt.run_late)
+
     def _dispatch(self) -> None:
         if self._closed or self._running is not None:
             return
-        self._timers.cancel("to start")
+        if self._to_start:
+            self._timers.cancel("to start")
         attempt = self._running = self._last = AttemptRun(self._world, self, self._attempt)
         if self.to_close:
             self._set_timer("to close", self.to_close)
@@ -262,14 +267,20 @@ class ActivityTask:
     def _close(self, state: CallState, result: Any, *, events: int = 2, is_bug: bool = False) -> None:
         self._closed = True
         self._timers.clear()
-        resolution = ActivityResolution()
+        # An attempt holds its task: so both go without the garbage collector.
+        self._running = None
         if state == "completed":
-            resolution.completed.result.CopyFrom(result)
+            self._last = None
+        proto = WorkflowActivationJob()
+        resolve = proto.resolve_activity
+        resolve.seq = self.seq
+        if state == "completed":
+            resolve.result.completed.result.CopyFrom(result)
         elif state == "cancelled":
-            resolution.cancelled.failure.CopyFrom(result)
+            resolve.result.cancelled.failure.CopyFrom(result)
         else:
-            resolution.failed.failure.CopyFrom(result)
-        self._on_end(self, ActivityEnd(state, resolution, events, is_bug))
+            resolve.result.failed.failure.CopyFrom(result)
+        self._on_end(self, ActivityEnd(state, proto, events, is_bug))
 
     def _failure(
         self,
@@ -281,7 +292,7 @@ class ActivityTask:
     ) -> Failure:
         failure = Failure(message=message, cause=cause)
         info = failure.activity_failure_info
-        info.activity_id = self.command.activity_id
+        info.activity_id = self.activity_id
         info.activity_type.name = self.command.activity_type
         info.scheduled_event_id = self._scheduled_event
         # The next event: the server writes the start of an activity when it ends.
@@ -314,33 +325,31 @@ class ActivityTask:
 
     def info(self, attempt: int) -> Callable[[], activity.Info]:
         """Return what tells the attempt's `activity.info()`; many an activity never asks."""
+        return Once(partial(self._make_info, attempt, self._scheduled, self._world.time(), self._heartbeat))
+
+    def _make_info(self, attempt: int, scheduled: float, started: float, heartbeat: Sequence[Payload]) -> activity.Info:
         command, start, world = self.command, self._run.start, self._world
-        scheduled, started, heartbeat = self._scheduled, world.time(), self._heartbeat
-
-        def info() -> activity.Info:
-            return activity_info(
-                activity_id=command.activity_id,
-                activity_type=command.activity_type,
-                attempt=attempt,
-                current_attempt_scheduled_time=world.date(scheduled),
-                heartbeat_details=world.parts.converter.decode(heartbeat),
-                heartbeat_timeout=_optional(self.heartbeat_timeout),
-                namespace="default",
-                schedule_to_close_timeout=_optional(self.total),
-                scheduled_time=world.date(self._first_scheduled),
-                start_to_close_timeout=_optional(self.to_close),
-                started_time=world.date(started),
-                task_queue=command.task_queue or start.task_queue,
-                task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
-                workflow_id=start.workflow_id,
-                workflow_namespace="default",
-                workflow_run_id=start.run_id,
-                workflow_type=start.workflow_type,
-                priority=priority_of(command.priority),
-                retry_policy=effective(command.retry_policy),
-            )
-
-        return Once(info)
+        return activity_info(
+            activity_id=self.activity_id,
+            activity_type=command.activity_type,
+            attempt=attempt,
+            current_attempt_scheduled_time=world.date(scheduled),
+            heartbeat_details=world.parts.converter.decode(heartbeat),
+            heartbeat_timeout=_optional(self.heartbeat_timeout),
+            namespace="default",
+            schedule_to_close_timeout=_optional(self.total),
+            scheduled_time=world.date(self._first_scheduled),
+            start_to_close_timeout=_optional(self.to_close),
+            started_time=world.date(started),
+            task_queue=command.task_queue or start.task_queue,
+            task_token=f"{start.run_id}:{self._scheduled_event}:{attempt}".encode(),
+            workflow_id=start.workflow_id,
+            workflow_namespace="default",
+            workflow_run_id=start.run_id,
+            workflow_type=start.workflow_type,
+            priority=priority_of(command.priority),
+            retry_policy=effective(command.retry_policy),
+        )
 
 
 class _Timers:
@@ -348,11 +357,13 @@ class _Timers:
 
     def __init__(self, world: World) -> None:
         self._loop = world.loop
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, Handle] = {}
 
     def set(self, name: str, delay: float, callback: Callable[..., None], *args: Any) -> None:
-        self.cancel(name)
-        self._timers[name] = self._loop.call_later(delay, callback, *args)
+        before = self._timers.get(name)
+        if before is not None:
+            before.cancel()
+        self._timers[name] = self._loop.later(delay, callback, *args)
 
     def cancel(self, name: str) -> None:
         timer = self._timers.pop(name, None)
@@ -363,6 +374,16 @@ class _Timers:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+
+@lru_cache
+def _effective_timeouts(
+    total: float, to_start: float, to_close: float, heartbeat: float, longest: float
+) -> tuple[float, float, float, float]:
+    """Return the timeouts as on the server: one that is not given is the next wider one, and none is longer than it."""
+    total = _within(total, longest)
+    to_close = _within(to_close, total)
+    return total, _within(to_start, total), to_close, min(heartbeat, to_close) if to_close else heartbeat
 
 
 def _within(timeout: float, widest: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from temporalio import activity, exceptions
@@ -74,7 +75,7 @@ class AttemptRun:
         self._task = task
         self._faults = task.faults
         self.pending_heartbeat: Sequence[Payload] | None = None
-        self.applies_late: bool = number == 1 and task.faults.has("applies_late")
+        self.applies_late: bool = number == 1 and bool(self._faults) and self._faults.has("applies_late")
         self.record: Attempt = world.journal.begin_attempt(task.call, number)
         self._info: Callable[[], activity.Info] = task.info(number)
         self._converter = world.parts.converter.of_activity(self._info)
@@ -99,7 +100,9 @@ class AttemptRun:
         world.loop.soon(self._begin)
 
     def _begin(self) -> None:
-        if not self._faults or not self._is_struck():
+        if not self._faults:
+            self._call()  # as in most attempts
+        elif not self._is_struck():
             self._go()
 
     def _is_struck(self) -> bool:
@@ -153,18 +156,23 @@ class AttemptRun:
             return
         lost = self.record.number == 1 and not silent and self._faults.use("worker_lost")
         after = not silent and self._faults.use("fails_after")
-        self._world.start_function(self._execute(report=not silent and not lost, lose_reply=after))
+        self._call(report=not silent and not lost, lose_reply=after)
 
-    async def _execute(self, *, report: bool, lose_reply: bool) -> None:
+    def _call(self, *, report: bool = True, lose_reply: bool = False) -> None:
+        self._world.start_function(self._execute(report, lose_reply))
+
+    async def _execute(self, report: bool, lose_reply: bool) -> None:
         task, world, record = self._task, self._world, self.record
         kind: str
         result: Payload | Failure | None = None
-
-        def on_return() -> None:
-            world.journal.note_ran(record)
-
         run = self._run = ActivityRun(
-            world.parts, task.definition, self._info, task.command.headers, self._on_heartbeat, on_return, self._on_wait
+            world.parts,
+            task.definition,
+            self._info,
+            task.command,
+            self._on_heartbeat,
+            partial(world.journal.note_ran, record),
+            self._on_wait,
         )
         if not record.late:
             provider.set(self._provider_fails)
@@ -175,7 +183,7 @@ class AttemptRun:
             except Exception as error:
                 raise exceptions.ApplicationError(NOT_DECODED) from error
             value = await run(args)
-            (result,) = self._converter.encode([value])
+            result = self._converter.encode_result(value)
             kind = "completed"
         except BaseException as error:
             self._done = True
@@ -192,6 +200,8 @@ class AttemptRun:
                 return
             kind, result = self._failed(*self._kind_of(error, run))
         self._done = True
+        if self._run is run:  # else the function runs again
+            self._run = None  # Each holds the other: so they go without the garbage collector.
         if lose_reply:
             what = f"simulated failure, {'its function ran' if record.ran else 'its function raised'}"
             lost = exceptions.ApplicationError(what, type=FAILURE_TYPE, non_retryable=True)
@@ -238,8 +248,7 @@ class AttemptRun:
         self._done = True
         if kind == "completed":
             self._world.journal.note_ran(self.record)
-            (result,) = self._converter.encode([value])
-            self._report(kind, result)
+            self._report(kind, self._converter.encode_result(value))
         else:
             self._report(*self._failed(kind, value))
 

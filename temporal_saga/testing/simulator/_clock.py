@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import TypeVarTuple, Unpack
 
@@ -35,8 +35,11 @@ worker: ContextVar[object] = ContextVar("temporal_saga_testing_worker", default=
 """The worker of the current code. Tasks and callbacks that the code starts have the same one."""
 
 
-class _Handle:
-    """A callback that waits for its turn. It has what a handle of asyncio has outside of asyncio's debug mode."""
+class Handle:
+    """A callback that waits for its turn. It has what a handle of asyncio has outside of asyncio's debug mode.
+
+    What the server does is in no function's context: its callbacks have none.
+    """
 
     __slots__ = ("_args", "_callback", "_context", "_when")
 
@@ -45,12 +48,16 @@ class _Handle:
     ) -> None:
         self._callback: Callable[..., object] | None = callback
         self._args = args
-        self._context = copy_context() if context is None else context
+        self._context = context
         self._when = when
 
     def run(self) -> None:
         """Call back."""
-        if self._callback is not None:
+        if self._callback is None:
+            return
+        if self._context is None:
+            self._callback(*self._args)
+        else:
             self._context.run(self._callback, *self._args)
 
     @property
@@ -68,7 +75,7 @@ class _Handle:
     def when(self) -> float:
         return self._when
 
-    def get_context(self) -> Context:
+    def get_context(self) -> Context | None:
         return self._context
 
 
@@ -78,15 +85,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self._ready: deque[Callable[[], object]] = deque()
         # The count keeps timers that are due together in the order in which they were set.
-        self._timers: list[tuple[float, int, _Handle]] = []
+        self._timers: list[tuple[float, int, Handle]] = []
         self._count = self._jumps = 0
-        self._now = 0.0
+        self.now: float = 0.0
+        """What `time` returns."""
         self.elapsed: timedelta = timedelta(0)
-        """What `time` returns, as a duration."""
+        """The same, as a duration."""
         self._running = False
         self._thread = threading.get_ident()
         self._threads = threading.active_count()
-        self._called_back = threading.Event()  # by a thread
+        self._called_back: threading.Event | None = None  # by a thread
         self._patience = 5
         self._lost: list[object] = []
         self._left: list[tuple[Any, Context]] = []  # coroutines of dead workers, each with its context
@@ -132,10 +140,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def _is_lost(self, callback: Callable[[], object]) -> bool:
         """Tell whether a callback is of a worker that has died. If so, keep what its task waits in."""
         handle = getattr(callback, "__self__", None)
-        if not isinstance(handle, _Handle) or handle.get_context().get(worker) not in self._lost:
+        context = handle.get_context() if isinstance(handle, Handle) else None
+        if context is None or context.get(worker) not in self._lost:
             return False
-        if handle.task is not None:
-            self._left.append((handle.task.get_coro(), handle.get_context()))
+        task = cast(Handle, handle).task
+        if task is not None:
+            self._left.append((task.get_coro(), context))
         return True
 
     def forget(self) -> None:
@@ -159,7 +169,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Wait in real time for a thread that somebody has begun; whether it has called back, which is refused."""
         if self._patience and threading.active_count() > self._threads:
             self._patience -= 1
-            self._called_back.wait(0.2)
+            self._called_back = called_back = threading.Event()
+            if not self._ready:  # else the thread may have looked for the event before that was there
+                called_back.wait(0.2)
         return bool(self._ready)
 
     def _jump(self) -> bool:
@@ -168,8 +180,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         while self._timers:
             when, _, handle = heapq.heappop(self._timers)
             if not handle.cancelled():
-                self._now = max(self._now, when)
-                self.elapsed = timedelta(seconds=self._now)
+                self.now = max(self.now, when)
+                self.elapsed = timedelta(seconds=self.now)
                 self._jumps += 1
                 if self._jumps > MAX_JUMPS:
                     raise SimulationError(
@@ -184,12 +196,24 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Call back in its turn, as `call_soon` does. What the server does is in no function's context."""
         self._ready.append(callback)
 
+    def later(self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> Handle:
+        """Call back after so many seconds, as `call_later` does. What the server does is in no function's context."""
+        return self._at(self.now + delay, callback, args, None)
+
+    def _at(
+        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> Handle:
+        handle = Handle(callback, args, context, when)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle))
+        return handle
+
     @property
     def has_timers(self) -> bool:
         """Whether anything is still to happen."""
         return any(not handle.cancelled() for _, _, handle in self._timers)
 
-    def has_timers_besides(self, known: Collection[asyncio.TimerHandle]) -> bool:
+    def has_timers_besides(self, known: Collection[Handle]) -> bool:
         """Tell whether anything but these is still to happen."""
         return any(not handle.cancelled() and handle not in known for _, _, handle in self._timers)
 
@@ -206,12 +230,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def time(self) -> float:
         """Return the seconds since the start, of virtual time."""
-        return self._now
+        return self.now
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
-        handle = _Handle(callback, args, context)
+        handle = Handle(callback, args, copy_context() if context is None else context)
         self._ready.append(handle.run)
         return handle
 
@@ -225,22 +249,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 "fake (anyio works if it was imported before the simulation began)"
             )
             handle = self.call_soon(callback, *args, context=context)
-            self._called_back.set()
+            if self._called_back is not None:
+                self._called_back.set()
             return handle
         return self.call_soon(callback, *args, context=context)
 
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> Any:
-        handle = _Handle(callback, args, context, when)
-        self._count += 1
-        heapq.heappush(self._timers, (when, self._count, handle))
-        return handle
+        return self._at(when, callback, args, copy_context() if context is None else context)
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -249,6 +271,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if kwargs.get("context", 0) is None:  # which Python 3.10 does not know
             del kwargs["context"]
         return asyncio.Task(coro, loop=self, **kwargs)
+
+    def create_task_in(
+        self, context: Context, coro: Coroutine[Any, Any, T], *, name: str | None = None
+    ) -> asyncio.Task[T]:
+        """Create a task that runs in this context, and not in a copy of it."""
+        if sys.version_info >= (3, 11):
+            return asyncio.Task(coro, loop=self, name=name, context=context)
+        task: asyncio.Task[T] = context.run(cast(Any, asyncio.Task), coro, loop=self, name=name)
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self.create_future()
@@ -323,9 +354,9 @@ _EXPORTED: Any = asyncio
 
 
 class running_loop:  # noqa: N801
-    """Let `asyncio.get_running_loop()` find this loop, or none, for a while."""
+    """Let `asyncio.get_running_loop()` find this loop for a while."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
     def __enter__(self) -> None:
@@ -338,8 +369,12 @@ class running_loop:  # noqa: N801
 
 def call_as_in_a_thread(func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
     """Call a function that may block, without a running event loop, as in a thread of its own."""
-    with running_loop(None):
+    before = _EXPORTED._get_running_loop()
+    _EXPORTED._set_running_loop(None)
+    try:
         return func(*args)
+    finally:
+        _EXPORTED._set_running_loop(before)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from temporalio import activity, common, converter
@@ -20,7 +21,8 @@ class Converter:
     def __init__(self, data_converter: converter.DataConverter) -> None:
         self.data = data_converter
         self.has_codec: bool = data_converter.payload_codec is not None
-        self._knows_contexts = data_converter.with_context(_PROBE) is not data_converter
+        self._is_default = data_converter is converter.DataConverter.default
+        self._knows_contexts = not self._is_default and data_converter.with_context(_PROBE) is not data_converter
 
     def of_workflow(self, workflow_id: str) -> Converter:
         """Return the converter for what belongs to a workflow."""
@@ -51,6 +53,14 @@ class Converter:
             encoded: list[Payload] = complete(self.data.encode(values))
             return encoded
         return self.data.payload_converter.to_payloads(values)
+
+    def encode_result(self, value: Any) -> Payload:
+        """Return what an activity has returned as a payload, which nobody may change: others may have the same one."""
+        # An exploration runs the same activities thousands of times.
+        if self._is_default and (value is None or (type(value) in _PLAIN and len(str(value)) <= _SHORT)):
+            return _encoded(value)
+        (payload,) = self.encode([value])
+        return payload
 
     def decode(self, payloads: Sequence[Payload], types: list[Any] | None = None) -> list[Any]:
         """Return the values behind payloads; the types count only if there are as many."""
@@ -97,6 +107,15 @@ class Converter:
         return self.data.failure_converter.from_failure(failure, self.data.payload_converter)
 
 
+_PLAIN = frozenset({bool, int, str})
+_SHORT = 100
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _encoded(value: bool | int | str | None) -> Payload:
+    return converter.DataConverter.default.payload_converter.to_payload(value)
+
+
 def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end at once, on an event loop of its own."""
     return new_loop().run_until_complete(coroutine)
@@ -108,8 +127,12 @@ def memo_of(encoder: Converter, memo: Mapping[str, Any]) -> dict[str, Payload]:
 
 
 def search_attributes_of(attributes: common.TypedSearchAttributes | Mapping[str, Any] | None) -> SearchAttributes:
-    """Return search attributes as they travel."""
+    """Return search attributes as they travel; nobody may change them."""
+    if not attributes:
+        return _NO_SEARCH_ATTRIBUTES
     result = SearchAttributes()
-    if attributes:
-        converter.encode_search_attributes(cast(Any, attributes), result)
+    converter.encode_search_attributes(cast(Any, attributes), result)
     return result
+
+
+_NO_SEARCH_ATTRIBUTES = SearchAttributes()

@@ -46,7 +46,7 @@ def histories_of_runs(runs: Sequence[Run]) -> list[History]:
     without_class: Any = None
     return [
         History(
-            dataclasses.replace(run.start, definition=without_class),
+            run.start.but(definition=without_class),
             [
                 (done.request.SerializeToString(), done.completion.SerializeToString(), done.task)
                 for done in run.cached.activations
@@ -62,7 +62,7 @@ def replay_elsewhere(parts: WorkerParts, history: History, varying: Collection[s
     definition = parts.workflow(history.start.workflow_type)
     if definition is None:
         return None
-    cached = CachedRun(parts, dataclasses.replace(history.start, definition=definition))
+    cached = CachedRun(parts, history.start.but(definition=definition))
     for request, completion, task in history.activations:
         done = Activation(WorkflowActivation(), WorkflowActivationCompletion(), task)
         done.request.ParseFromString(request)

@@ -67,13 +67,12 @@ class Inbox:
 
     def take(self) -> list[Job]:
         """Return the jobs of the next workflow task: none if nothing has come."""
-        while self._jobs and self._jobs[0].revoked:
-            self._jobs.popleft()
-        if not self._jobs:
-            return []
-        first = self._jobs.popleft()
-        if not self._jobs:
-            return [first]
+        jobs = self._jobs
+        while jobs and jobs[0].revoked:
+            jobs.popleft()
+        if len(jobs) < 2:
+            return [jobs.popleft()] if jobs else []
+        first = jobs.popleft()
         # A message is never lost: one that arrives before a workflow task begins is in that task.
         messages = [job for job in self._jobs if job.is_message]
         self._jobs = deque(job for job in self._jobs if not job.is_message)

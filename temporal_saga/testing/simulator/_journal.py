@@ -33,14 +33,14 @@ class Journal:
         self, kind: Literal["activity", "child"], name: str, activity_id: str, run_id: str, workflow_id: str
     ) -> Call:
         """Note the call of an activity, or of a child that a saga starts."""
-        step = step_of(activity_id)
+        step, uses = step_of(activity_id), self._uses
         label = step.label if step else name
-        nth = self._uses[label] = self._uses.get(label, 0) + 1
+        nth = uses[label] = uses.get(label, 0) + 1
         call = Call(label, nth, kind, name, activity_id, run_id, self.activation, workflow_id=workflow_id)
         here = call.label_in_workflow
-        call.nth_in_workflow = self._uses[here] = self._uses.get(here, 0) + 1
+        call.nth_in_workflow = uses[here] = uses.get(here, 0) + 1
         if step:
-            call.name, call.phase, call.key, call.forward_key = step.name, step.phase, step.key, step.forward_key
+            _, call.name, call.phase, call.key, call.forward_key = step
         self.calls.append(call)
         return call
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -62,7 +61,7 @@ class ParkedCalls:
                 call.was_parked = True
                 self._run.record("parked", call.label)
                 for fault in self._run.world.faults.decisions_about(call):
-                    self._run.world.loop.call_later(60 * fault.minutes, functools.partial(self._decide, fault, call))
+                    self._run.world.loop.later(60 * fault.minutes, self._decide, fault, call)
 
     def _last_call(self, key: str, *, is_undo: bool) -> list[Call]:
         """Return the newest call of a step, or of its undo; none if that is a callback."""
@@ -84,7 +83,7 @@ class ParkedCalls:
         answer = (key, fault.action, WHO, WHY)
         if fault.action == "done_by_hand" and any(each is call for each in self._waiting):
             self._do_by_hand(call)
-            run.world.loop.call_later(BY_HAND_TAKES, self._send, "decision", answer)
+            run.world.loop.later(BY_HAND_TAKES, self._send, "decision", answer)
         else:
             self._send("decision", answer)
 

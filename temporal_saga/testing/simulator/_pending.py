@@ -29,6 +29,7 @@ class PendingFaults:
         self._open = list(self.faults)
         self._outages: dict[int, float] = {}
         self._of_calls: list[ActivityFault] = []
+        self._none = CallFaults(self, ())
         self._in_front: dict[int, list[ActivationFault]] = {}
         self._inside: dict[int, list[ActivationFault]] = {}
         self._slow: dict[int, ActivationFault] = {}
@@ -43,11 +44,18 @@ class PendingFaults:
 
     def of_call(self, call: Call) -> CallFaults:
         """Return the faults of a call."""
+        if not self._of_calls:
+            return self._none
         return CallFaults(self, [fault for fault in self._of_calls if fault.names(call)])
 
     def decisions_about(self, call: Call) -> list[ActivityFault]:
         """Return what a person decides about a call that is parked."""
         return [fault for fault in self._of_calls if fault.kind == "decision" and fault.names(call)]
+
+    @property
+    def of_activations(self) -> bool:
+        """Whether faults are still to come in front of activations, or in them."""
+        return bool(self._in_front or self._inside or self._slow)
 
     @property
     def are_in_front(self) -> bool:

@@ -45,7 +45,6 @@ class Simulation(Generic[R]):
         run_ids: The ids of the workflow's runs, without those of its children.
         activations: How many activations the workflow had, its further runs included.
         duration: How long it took, on the virtual clock.
-        reports: The report of each saga, those of further runs and of children included.
         parked: What waits for a person at the end, by the labels of its calls: the run goes on once it is decided.
         task_failures: Why workflow tasks failed: a bug, or a replay that differs.
         replay_difference: Where a replay after `restart` gave other commands; None if nowhere. See `check_replay`.
@@ -68,13 +67,9 @@ class Simulation(Generic[R]):
         self.activations: int = journal.activation
         self.duration: timedelta = world.loop.elapsed
         self._ended_at = world.date(world.time())
-        self.reports: list[SagaReport] = [
-            report
-            for execution in server.executions
-            for run in execution.runs
-            if run.cached.activations
-            for report in reports_of(run.cached.instance, world.parts.converter)
-        ]
+        self._reports: list[SagaReport] | None = None
+        if not all(run.cached.instance.is_at_rest for execution in server.executions for run in execution.runs):
+            self._reports = self._make_reports()  # before the eviction, which may change them
         self.parked: list[str] = [
             label
             for execution in server.executions
@@ -88,6 +83,22 @@ class Simulation(Generic[R]):
         self.client_error: BaseException | None = None
         self._in_world: list[Simulation[R]] = []
         self._commands: list[Command] | None = None
+
+    @property
+    def reports(self) -> list[SagaReport]:
+        """The report of each saga, those of further runs and of children included."""
+        if self._reports is None:
+            self._reports = self._make_reports()
+        return self._reports
+
+    def _make_reports(self) -> list[SagaReport]:
+        return [
+            report
+            for execution in self._server.executions
+            for run in execution.runs
+            if run.cached.activations
+            for report in reports_of(run.cached.instance, self._parts.converter)
+        ]
 
     def __del__(self) -> None:
         self._server.world.loop.forget()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio import common
@@ -23,6 +24,11 @@ TIMEOUT_NAMES = {
 def seconds(duration: Duration) -> float:
     """Return a protobuf duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
+
+
+def timeout_in(command: Any, name: str) -> float:
+    """Return the timeout of that name in seconds; 0 if the command does not give it."""
+    return seconds(getattr(command, name)) if command.HasField(name) else 0.0
 
 
 def effective(policy: RetryPolicy) -> common.RetryPolicy:

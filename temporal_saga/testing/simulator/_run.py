@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +14,7 @@ from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from ._activities import Activities
 from ._cached import CachedRun
 from ._children import Children
+from ._clock import Handle
 from ._errors import UnsupportedError
 from ._externals import Externals
 from ._jobs import Job
@@ -89,7 +88,7 @@ class Run:
         self.memo: dict[str, Payload] = dict(start.memo)
         self.search_attributes: SearchAttributes = SearchAttributes()
         self.search_attributes.CopyFrom(start.search_attributes)
-        self._timeout: asyncio.TimerHandle | None = None
+        self._timeout: Handle | None = None
         self._take_command: dict[str, Callable[[Any], None]] = {
             "schedule_activity": self._activities.schedule,
             "request_cancel_activity": self._activities.request_cancel,
@@ -118,7 +117,7 @@ class Run:
             return
         start = self.start
         if start.run_timeout:
-            self._timeout = self._world.loop.call_later(start.run_timeout.total_seconds(), self._time_out)
+            self._timeout = self._world.loop.later(start.run_timeout.total_seconds(), self._time_out)
         self.state.record("started", start.workflow_type, "" if start.attempt == 1 else f"attempt {start.attempt}")
         self.tasks.begin(Job(start.job(), events=0))
 
@@ -192,8 +191,7 @@ class Run:
     def _continue_as_new(self, command: Any) -> None:
         start = self.start
         policy = command.retry_policy if command.HasField("retry_policy") else None
-        again = dataclasses.replace(
-            start,
+        again = start.but(
             definition=self._world.definition(command.workflow_type or start.workflow_type),
             workflow_type=command.workflow_type or start.workflow_type,
             args=list(command.arguments),

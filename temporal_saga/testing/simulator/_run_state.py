@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from ._jobs import Inbox, Job
 from ._sdk import RunStart
 from ._world import World
 
 Status = Literal["running", "completed", "failed", "cancelled", "terminated", "timed out", "continued as new"]
+
+
+class Record(Protocol):
+    """Notes an event."""
+
+    def __call__(self, kind: str, label: str, detail: str = "", *, attempt: int | None = None) -> None: ...
 
 
 class RunState:
@@ -24,8 +30,10 @@ class RunState:
         task: How many workflow tasks it has had.
         events: How many events its history has.
         size: How many bytes the payloads in it have, roughly.
+        longest: How many seconds it may take at most; 0 without a limit.
         inbox: The jobs that wait for the next workflow task.
         at_once: Core's own answers, which come in the same workflow task.
+        record: Notes an event; of a child, with its name.
         reminds: Whether the activation that runs was brought by a reminder of what is parked, and by nothing else.
     """
 
@@ -38,9 +46,12 @@ class RunState:
         self.task = 0
         self.events = 1  # the start
         self.size = 0
+        limit = start.run_timeout or start.execution_timeout
+        self.longest: float = limit.total_seconds() if limit else 0.0
         self.inbox: Inbox = Inbox()
         self.at_once: list[Job] = []
         self.reminds: bool = False
+        self.record: Record = world.journal.record if is_main else self._record_of_child
         self._on_job = on_job
 
     def close(self, status: Status) -> None:
@@ -55,8 +66,6 @@ class RunState:
         else:
             job.drop()
 
-    def record(self, kind: str, label: str, detail: str = "", *, attempt: int | None = None) -> None:
-        """Note an event; of a child, with its name."""
-        if not self.is_main:
-            detail = f"{detail} ({self.start.workflow_id})".strip()
+    def _record_of_child(self, kind: str, label: str, detail: str = "", *, attempt: int | None = None) -> None:
+        detail = f"{detail} ({self.start.workflow_id})".strip()
         self.world.journal.record(kind, label, detail, attempt=attempt)

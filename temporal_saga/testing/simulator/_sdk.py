@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import temporalio.service
 from temporalio import activity, client, common, converter, plugin, testing, worker, workflow
@@ -51,6 +51,7 @@ try:
         WorkflowActivation,
         WorkflowActivationJob,
     )
+    from temporalio.bridge.proto.workflow_commands import ScheduleActivity
     from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
     from temporalio.bridge.worker import decode_activation, encode_completion
     from temporalio.common import _CompositeEvent
@@ -133,8 +134,7 @@ class _NoClient:
         return {}
 
 
-@dataclasses.dataclass(frozen=True)
-class WorkerParts:
+class WorkerParts(NamedTuple):
     """The workflows, activities and options that a worker would have, its plugins' included."""
 
     workflows: Mapping[str | None, WorkflowDefinition]
@@ -144,8 +144,6 @@ class WorkerParts:
     failure_exception_types: Sequence[type[BaseException]]
     converter: Converter
     task_queue: str
-    shutdown: _CompositeEvent
-    """Of the worker; it never comes."""
     without_patches: Collection[str]
     """Patches that runs began without."""
     around: Sequence[worker.Plugin]
@@ -219,23 +217,32 @@ def configure(
         for definition in by_class.values():
             if definition.sandboxed:
                 runner.prepare_workflow(definition)
-    find: Any = ActivityDefinition
-    by_function: list[ActivityDefinition] = [find.must_from_callable(each) for each in config.get("activities") or ()]
-    names = [each.name for each in by_function]
-    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+    by_function = [_activity_definition(each) for each in config.get("activities") or ()]
+    by_name = {each.name: each for each in by_function}
+    if len(by_name) < len(by_function):
+        names = [each.name for each in by_function]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
         raise ValueError(f"more than one activity named {', '.join(twice)}")
     return WorkerParts(
         workflows={each.name: each for each in by_class.values()},
-        activities={each.name: each for each in by_function},
+        activities=by_name,
         interceptors=chain,
         runner=runner,
         failure_exception_types=config.get("workflow_failure_exception_types") or [],
         converter=Converter(data_converter),
         task_queue=task_queue,
-        shutdown=_CompositeEvent(threading.Event(), asyncio.Event()),
         without_patches=frozenset(without_patches),
         around=[each for each in plugins if isinstance(each, worker.Plugin) and _runs_something(each, asks_server)],
     )
+
+
+def _activity_definition(function: Callable[..., Any]) -> ActivityDefinition:
+    found: Any = getattr(function, "__temporal_activity_definition", None)
+    # The SDK would copy the definition, which takes long. That of a method has another function, and has to be copied.
+    if getattr(found, "fn", None) is not function:
+        find: Any = ActivityDefinition
+        found = find.must_from_callable(function)
+    return cast(ActivityDefinition, found)
 
 
 def _runs_something(each: worker.Plugin, asks_server: type[Any]) -> bool:
@@ -305,8 +312,10 @@ def update_name(update: str | Callable[..., Any]) -> tuple[str, type | None]:
 # --- a workflow's instance ----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class RunStart:
+_NO_PAYLOADS: Mapping[str, Payload] = {}
+
+
+class RunStart(NamedTuple):
     """What a run starts with, payloads as they travel."""
 
     definition: WorkflowDefinition
@@ -322,15 +331,19 @@ class RunStart:
     continued_run_id: str | None = None
     parent: tuple[str, str] | None = None
     root: tuple[str, str] | None = None
-    memo: Mapping[str, Payload] = dataclasses.field(default_factory=dict[str, Payload])
-    search_attributes: SearchAttributes = dataclasses.field(default_factory=SearchAttributes)
-    headers: Mapping[str, Payload] = dataclasses.field(default_factory=dict[str, Payload])
+    memo: Mapping[str, Payload] = _NO_PAYLOADS
+    search_attributes: SearchAttributes = SearchAttributes()
+    headers: Mapping[str, Payload] = _NO_PAYLOADS
     execution_timeout: timedelta | None = None
     run_timeout: timedelta | None = None
     task_timeout: timedelta = timedelta(seconds=10)
     retry_policy: common.RetryPolicy | None = None
     last_failure: Failure | None = None
     priority: common.Priority = common.Priority.default
+
+    def but(self, **changed: Any) -> RunStart:
+        """Return the start of a run that differs in these."""
+        return self._replace(**changed)
 
     def job(self) -> WorkflowActivationJob:
         """Return the job that starts the run."""
@@ -409,10 +422,10 @@ class Instance:
         )
         runner = parts.runner if definition.sandboxed else worker.UnsandboxedWorkflowRunner()
         # On a worker a workflow runs in a thread, whose context starts empty: it has nothing of any activity's context.
-        self._context = Context()
+        self._in_context: Any = Context().run
         # The SDK hangs its runtime on the loop that runs while it makes an instance.
         with running_loop(cast(asyncio.AbstractEventLoop, _Loop())):
-            self._instance = self._context.run(runner.create_instance, details)
+            self._instance: worker.WorkflowInstance = self._in_context(runner.create_instance, details)
 
     def activate(
         self, request: WorkflowActivation, *, decoded: bool = False
@@ -430,8 +443,7 @@ class Instance:
         try:
             if plain and not decoded:
                 self._visit(decode_activation, request)
-            with running_loop(None):
-                completion = self._context.run(self._instance.activate, request)
+            completion = self._activate(request)
             if not plain or completion.HasField("failed"):
                 return completion, completion
             travels = WorkflowActivationCompletion()
@@ -443,6 +455,12 @@ class Instance:
             completion.failed.failure.CopyFrom(self._parts.converter.to_failure(error))
             return completion, completion
         return completion, travels
+
+    def _activate(self, request: WorkflowActivation) -> WorkflowActivationCompletion:
+        completion: WorkflowActivationCompletion = call_as_in_a_thread(
+            self._in_context, self._instance.activate, request
+        )
+        return completion
 
     def _visit(self, visit: Callable[..., Coroutine[Any, Any, Any]], message: Any) -> None:
         start = self._start
@@ -479,20 +497,24 @@ class Instance:
         """Whether the workflow runs in a sandbox."""
         return not hasattr(self._instance, "_queries")
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no task is left in it; unknown, hence False, of a sandboxed workflow."""
+        tasks = getattr(self._instance, "_tasks", None)
+        return tasks is not None and not tasks
+
     def evict(self) -> None:
         """Take the workflow out of memory as a worker does, so that no task of the workflow is destroyed while pending.
 
         Raises:
             SimulationError: If tasks remain: the workflow cannot be evicted.
         """
-        tasks = getattr(self._instance, "_tasks", None)
-        if tasks is not None and not tasks:
+        if self.is_at_rest:
             return
         request = WorkflowActivation(run_id=self._start.run_id, is_replaying=True)
         request.jobs.add().remove_from_cache.message = "simulation"
         try:
-            with running_loop(None):
-                self._context.run(self._instance.activate, request)
+            self._activate(request)
         except RuntimeError as error:
             raise SimulationError(f"the workflow cannot be evicted from a worker's cache: {error}") from error
 
@@ -522,37 +544,40 @@ def quiet() -> Generator[None, None, None]:
 _executor = ThreadPoolExecutor(max_workers=1)
 
 
+_set_context = cast(Any, _Context).set
 _INFO_TEMPLATE = testing.ActivityEnvironment.default_info()
 
 
-class ActivityRun:
-    """One call of an activity's function, in this task, behind the interceptors and in the context of a worker."""
+class ActivityRun(worker.ActivityInboundInterceptor):
+    """One call of an activity's function, in this task, behind the interceptors and in the context of a worker.
+
+    It is the innermost of the interceptors itself.
+    """
 
     def __init__(
         self,
         parts: WorkerParts,
-        definition: ActivityDefinition,
+        definition: Any,
         info: Callable[[], activity.Info],
-        headers: Mapping[str, Payload],
+        command: ScheduleActivity,
         on_heartbeat: Callable[..., None],
         on_return: Callable[[], None],
         on_wait: Callable[[object], Awaitable[object] | None],
     ) -> None:
         self._parts = parts
         self._definition = definition
-        self._headers = headers
-        self._outbound = _Outbound(info, on_heartbeat)
+        self._command = command
         self._on_return = on_return
         self._on_wait = on_wait
         self._task = asyncio.current_task()
         self._cancelled = _ActivityCancellationDetailsHolder()
         self._context = _Context(
-            info=self._outbound.info,
+            info=info,
             heartbeat=on_heartbeat,
-            cancelled_event=_CompositeEvent(cast(Any, _Flag()), asyncio.Event())
+            cancelled_event=cast(Any, _Cancelled())
             if definition.is_async
             else _CompositeEvent(threading.Event(), None),
-            worker_shutdown_event=parts.shutdown,
+            worker_shutdown_event=cast(Any, _NO_SHUTDOWN),
             shield_thread_cancel_exception=None,
             payload_converter_class_or_instance=parts.converter.data.payload_converter,
             runtime_metric_meter=common.MetricMeter.noop,
@@ -572,36 +597,79 @@ class ActivityRun:
     async def __call__(self, args: Sequence[Any]) -> Any:
         """Run the function; what it raises is as it was raised."""
         # Whatever fails before its function runs is quicker than the functions that run beside it.
-        await asyncio.sleep(0)
-        cast(Any, _Context).set(self._context)
-        impl: worker.ActivityInboundInterceptor = _Innermost(self._on_return, self._on_wait)
+        await _next_turn()
+        _set_context(self._context)
+        impl: worker.ActivityInboundInterceptor = self
         for interceptor in reversed(self._parts.interceptors):
             impl = interceptor.intercept_activity(impl)
-        impl.init(self._outbound)
+        definition, context = self._definition, self._context
+        if impl is self:  # no interceptor has taken it
+            return await self._call(definition.fn, args)
+        impl.init(_Outbound(context.info, cast(Any, context).heartbeat))
+        executor = None if definition.is_async else _executor
         return await impl.execute_activity(
-            worker.ExecuteActivityInput(
-                fn=cast(Any, self._definition).fn,
-                args=args,
-                executor=None if self._definition.is_async else _executor,
-                headers=self._headers,
-            )
+            worker.ExecuteActivityInput(fn=definition.fn, args=args, executor=executor, headers=self._command.headers)
         )
 
+    def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
+        """Take what the interceptors have made of the outbound one."""
+        context = self._context
+        context.info = outbound.info
+        context.heartbeat = outbound.heartbeat
 
-class _Flag:
-    """A `threading.Event` for which nobody waits: an async activity has an event of asyncio's for that."""
+    async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
+        """Call the function."""
+        return await self._call(input.fn, input.args)
+
+    async def _call(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        definition = self._definition
+        if definition.is_async if function is definition.fn else _is_async(function):
+            result = await _watched(function(*args), self._on_wait)
+        else:
+            result = call_as_in_a_thread(function, *args)
+        self._on_return()
+        return result
+
+
+class _NoShutdown:
+    """The `_CompositeEvent` of a worker's shutdown, which never comes."""
+
+    def is_set(self) -> bool:
+        return False
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+    def wait_sync(self, timeout: float | None = None) -> None:
+        threading.Event().wait(timeout)
+
+
+_NO_SHUTDOWN = _NoShutdown()
+
+
+class _Cancelled:
+    """A `_CompositeEvent` of an async activity. Its event of asyncio's is made when somebody waits, as few do."""
 
     def __init__(self) -> None:
         self._is_set = False
+        self._event: asyncio.Event | None = None
 
     def set(self) -> None:
         self._is_set = True
+        if self._event is not None:
+            self._event.set()
 
     def is_set(self) -> bool:
         return self._is_set
 
-    def wait(self, timeout: float | None = None) -> bool:
-        return self._is_set
+    async def wait(self) -> None:
+        if self._is_set:
+            return
+        self._event = self._event or asyncio.Event()
+        await self._event.wait()
+
+    def wait_sync(self, timeout: float | None = None) -> None:
+        """Wait for nothing: this would block the loop."""
 
 
 class _Outbound(worker.ActivityOutboundInterceptor):
@@ -616,24 +684,13 @@ class _Outbound(worker.ActivityOutboundInterceptor):
         self._heartbeat(*details)
 
 
-class _Innermost(worker.ActivityInboundInterceptor):
-    def __init__(self, on_return: Callable[[], None], on_wait: Callable[[object], Awaitable[object] | None]) -> None:
-        self._on_return = on_return
-        self._on_wait = on_wait
+@types.coroutine
+def _next_turn() -> Generator[None, None, None]:
+    yield  # as `asyncio.sleep(0)` does
 
-    def init(self, outbound: worker.ActivityOutboundInterceptor) -> None:
-        context = _Context.current()
-        context.info = outbound.info
-        context.heartbeat = outbound.heartbeat
 
-    async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
-        call = type(input.fn).__call__
-        if inspect.iscoroutinefunction(input.fn) or inspect.iscoroutinefunction(call):
-            result = await _watched(input.fn(*input.args), self._on_wait)
-        else:
-            result = call_as_in_a_thread(input.fn, *input.args)
-        self._on_return()
-        return result
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 @types.coroutine

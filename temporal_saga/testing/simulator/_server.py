@@ -5,7 +5,6 @@ A discrete-event model of what a server and the SDK's core do: one thing follows
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -22,6 +21,8 @@ from ._sdk import RunStart
 from ._workflows import Workflows
 from ._world import World
 
+_NOT_RETRYABLE = RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE  # protobuf looks a name up in Python, each time
+
 
 class Execution:
     """A workflow id in use: a chain of runs, the last of which may be open."""
@@ -29,7 +30,7 @@ class Execution:
     def __init__(self, world: World, workflows: Workflows, *, main: bool, timeout: timedelta | None) -> None:
         self.runs: list[Run] = []
         self.on_close: list[Callable[[], None]] = []
-        self.retry_state: RetryState.ValueType = RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE
+        self.retry_state: RetryState.ValueType = _NOT_RETRYABLE
         """Why the last run was not tried again, in a parent's words."""
         self._world = world
         self._workflows = workflows
@@ -37,7 +38,7 @@ class Execution:
         self._expires: float | None = None
         if timeout:
             self._expires = world.time() + timeout.total_seconds()
-            world.loop.call_later(timeout.total_seconds(), self._expire)
+            world.loop.later(timeout.total_seconds(), self._expire)
 
     # --- its current run ---
 
@@ -101,7 +102,7 @@ class Execution:
         run = Run(self._world, start, self, self._workflows, is_main=self._is_main)
         self.runs.append(run)
         if delay:
-            self._world.loop.call_later(delay, run.begin)
+            self._world.loop.later(delay, run.begin)
         else:
             self._world.loop.soon(run.begin)
 
@@ -110,9 +111,7 @@ class Execution:
         run_id, seed = self._world.new_run(start.workflow_id)
         started = self._world.date(self._world.time())
         before = self.run.start.run_id
-        self.start_run(
-            dataclasses.replace(start, run_id=run_id, continued_run_id=before, started=started, seed=seed), delay
-        )
+        self.start_run(start.but(run_id=run_id, continued_run_id=before, started=started, seed=seed), delay)
 
     def next_attempt(self, failure: Failure) -> tuple[RunStart, float] | None:
         """Return the start of the retrying run and its delay in seconds; None if the workflow is not retried."""
@@ -127,7 +126,7 @@ class Execution:
         self.retry_state = final or RetryState.RETRY_STATE_IN_PROGRESS
         if final is not None:
             return None
-        return dataclasses.replace(start, attempt=start.attempt + 1, last_failure=failure), delay
+        return start.but(attempt=start.attempt + 1, last_failure=failure), delay
 
     def closed(self) -> None:
         """Tell those who wait for the end."""

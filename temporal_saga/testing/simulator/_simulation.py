@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from temporalio.common import RetryPolicy, TypedSearchAttributes
 from temporalio.converter import DataConverter
@@ -34,6 +34,9 @@ from ._world import World
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
+_PLUGIN = SagaPlugin()
+# All that the plugin adds where nothing is sandboxed. To ask the plugin takes long, and most simulations have no other.
+_INTERCEPTORS: Sequence[Interceptor] = cast(Any, _PLUGIN).interceptors
 START = datetime(2030, 1, 1, tzinfo=timezone.utc)
 MAX_ACTIVATIONS = 10_000
 RUNS_APART = 1_000_000
@@ -114,11 +117,14 @@ def simulate(
     definition = workflow_of(workflow_run)
     kinds = {fault.kind for fault in plan.faults}
     classes = [definition.cls, *(each for each in workflows if each is not definition.cls)]
+    if plugins is None:
+        plugins = [_PLUGIN] if sandboxed else []
+        interceptors = interceptors if sandboxed else [*interceptors, *_INTERCEPTORS]
     parts = configure(
         workflows=classes,
         activities=activities,
         interceptors=interceptors,
-        plugins=[SagaPlugin()] if plugins is None else plugins,
+        plugins=plugins,
         runner=_runner(sandboxed),
         failure_exception_types=failure_exception_types,
         data_converter=data_converter,
@@ -197,7 +203,7 @@ def replayer(
         workflows=[definition.cls, *(each for each in workflows if each is not definition.cls)],
         activities=(),
         interceptors=interceptors,
-        plugins=[SagaPlugin()] if plugins is None else plugins,
+        plugins=[_PLUGIN] if plugins is None else plugins,
         runner=UnsandboxedWorkflowRunner(),
         failure_exception_types=failure_exception_types,
         data_converter=data_converter,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from temporalio.api.failure.v1 import Failure
+from temporalio.bridge.proto.workflow_activation import WorkflowActivationJob
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 
 from ._cached import CachedRun
@@ -70,18 +71,22 @@ class WorkflowTasks:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._is_held():
-            return
-        jobs = self._state.inbox.take_all() if self._slow else self._state.inbox.take()
-        self._slow = None
+        jobs = self._jobs_with_faults() if self._slow or self._faults.of_activations else self._state.inbox.take()
         if not jobs:
             return
-        if not self._cached.activations:  # a fault in front of the first activation comes in it
-            jobs += self._messages.of_faults(self._take_faults())
-        jobs += self._messages.of_faults(self._take_faults(inside=True))
         self._deliver(jobs)
         if self._state.inbox:
             self.wake()
+
+    def _jobs_with_faults(self) -> list[Job]:
+        """Return the jobs of the next workflow task, its faults among them: none while a slow worker holds them."""
+        if self._is_held():
+            return []
+        jobs = self._state.inbox.take_all() if self._slow else self._state.inbox.take()
+        self._slow = None
+        if jobs:
+            jobs += self._messages.of_faults(self._take_faults_inside())
+        return jobs
 
     def _is_held(self) -> bool:
         """Tell whether a slow worker has not come to what there is."""
@@ -103,8 +108,13 @@ class WorkflowTasks:
             self._slow = None
             self.wake()
 
-    def _take_faults(self, *, inside: bool = False) -> list[ActivationFault]:
-        return self._faults.take(self._world.journal.activation + 1, inside=inside)
+    def _take_faults(self) -> list[ActivationFault]:
+        return self._faults.take(self._world.journal.activation + 1)
+
+    def _take_faults_inside(self) -> list[ActivationFault]:
+        """Take the faults that come in the next activation; in the first, so do those in front."""
+        in_front = [] if self._cached.activations else self._take_faults()
+        return [*in_front, *self._faults.take(self._world.journal.activation + 1, inside=True)]
 
     def _inject_if_due(self) -> None:
         """Let the faults come that are due in front of the next activation."""
@@ -151,9 +161,10 @@ class WorkflowTasks:
                 return
             pending, state.at_once = state.at_once, []
         state.at_once = []
-        begun, self.on_begin = self.on_begin, []
-        for callback in begun:
-            callback()
+        if self.on_begin:
+            begun, self.on_begin = self.on_begin, []
+            for callback in begun:
+                callback()
         self._on_end()
         if state.is_open and self._faults.are_in_front:
             # Behind the begin of what has been scheduled, before any of it runs.
@@ -163,18 +174,17 @@ class WorkflowTasks:
         """Deliver one activation; return the failure of the workflow task, if it failed."""
         state, world = self._state, self._world
         world.count_activation(of_main=state.is_main)
+        protos: list[WorkflowActivationJob] = []
+        state.reminds = True
         for job in jobs:
+            protos.append(job.proto)
             state.size += job.proto.ByteSize()
+            state.reminds &= job.of_reminder
         completion = self._cached.activate(
-            [job.proto for job in jobs],
-            task=state.task,
-            events=length,
-            size=state.size + length * _BYTES_OF_EVENT,
-            time=world.timestamp(),
+            protos, task=state.task, events=length, size=state.size + length * _BYTES_OF_EVENT, time=world.timestamp()
         )
         if completion.HasField("failed"):
             return completion.failed.failure
-        state.reminds = all(job.of_reminder for job in jobs)
         for command in completion.successful.commands:
             state.size += command.ByteSize()
             if not state.is_open:

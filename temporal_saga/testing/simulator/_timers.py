@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import Any
 
 from temporalio.bridge.proto.workflow_activation import FireTimer, WorkflowActivationJob
 
+from ._clock import Handle
 from ._jobs import Job
 from ._retries import seconds
 from ._run_state import RunState
@@ -18,7 +18,7 @@ from ._run_state import RunState
 @dataclasses.dataclass(eq=False)
 class _Timer:
     delay: float
-    handle: asyncio.TimerHandle
+    handle: Handle
     task: int
     job: Job | None = None
 
@@ -42,7 +42,7 @@ class Timers:
         """Take the command that starts a timer."""
         self._run.events += 1
         delay = seconds(command.start_to_fire_timeout)
-        handle = self._run.world.loop.call_later(delay, self._fire, command.seq)
+        handle = self._run.world.loop.later(delay, self._fire, command.seq)
         if self._run.reminds:
             self._run.world.note_reminder(handle)
         timer = self._pending[command.seq] = _Timer(delay, handle, self._run.task)

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import copy_context
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, NoReturn
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ._around import AroundWorker
-from ._clock import VirtualLoop
+from ._clock import Handle, VirtualLoop
 from ._errors import SimulationError
 from ._journal import Journal
 from ._pending import PendingFaults
@@ -49,14 +50,16 @@ class World:
         self.error: BaseException | None = None
         """What stopped the simulation."""
         self.is_stopping: bool = False
-        self._reminders: list[asyncio.TimerHandle] = []
+        self._reminders: list[Handle] = []
         self._start_time = start_time
         self._since_1970 = start_time - datetime.fromtimestamp(0, timezone.utc)
+        self._stamped: timedelta | None = None  # the time of `_stamp`
+        self._stamp = Timestamp()
         self._max_activations = max_activations
         self._activations = 0
         self._first_run = first_run
         self._run_numbers: dict[str, int] = {}
-        self._functions: set[asyncio.Task[Any]] = set()
+        self._functions: dict[Coroutine[Any, Any, Any], asyncio.Task[Any]] = {}
         self._context = copy_context()
         self._around = AroundWorker(parts, loop)
 
@@ -64,7 +67,7 @@ class World:
 
     def time(self) -> float:
         """Return the seconds since the start."""
-        return self.loop.time()
+        return self.loop.now
 
     def date(self, time: float) -> datetime:
         """Return the date at so many seconds since the start."""
@@ -72,12 +75,15 @@ class World:
 
     def timestamp(self) -> Timestamp:
         """Return the time as it travels."""
-        seconds, rest = divmod(self._since_1970 + self.loop.elapsed, _SECOND)
-        return Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
+        elapsed = self.loop.elapsed
+        if elapsed is not self._stamped:
+            seconds, rest = divmod(self._since_1970 + elapsed, _SECOND)
+            self._stamped, self._stamp = elapsed, Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
+        return self._stamp
 
     # --- reminders of what is parked ---
 
-    def note_reminder(self, timer: asyncio.TimerHandle) -> None:
+    def note_reminder(self, timer: Handle) -> None:
         """Note that all this timer brings is a reminder."""
         self._reminders = [each for each in self._reminders if not each.cancelled() and each.when() >= self.time()]
         self._reminders.append(timer)
@@ -123,18 +129,31 @@ class World:
     def start_function(self, function: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run a function beside all else; the function deals with its own errors."""
         # As on a worker, each function has its own context: no function sees what another has set there.
-        context = self._context.copy()
-        task: asyncio.Task[Any] = context.run(self.loop.create_task, function, name=name)
-        self._functions.add(task)
-        task.add_done_callback(self._function_ended)
+        task = self._functions[function] = self.loop.create_task_in(
+            self._context.copy(), self._to_its_end(function), name=name
+        )
         return task
 
-    def _function_ended(self, task: asyncio.Task[Any]) -> None:
-        self._functions.discard(task)
-        if self.is_stopping and not self._functions:
-            self.loop.stop()
+    async def _to_its_end(self, function: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            result = await function
+            del self._functions[function]  # not if it raises: `stop` looks at the error
+            if self.is_stopping and not self._functions:
+                self.loop.stop()
+            return result
+        finally:
+            if self.loop.refused is not None and not self.is_stopping:
+                self.loop.soon(self._refuse)
+
+    def _stopped(self, function: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
+        self._functions.pop(function, None)
+        function.close()  # else Python warns of one that has not begun
         if not task.cancelled():
-            task.exception()
+            task.exception()  # else asyncio logs that nobody has asked for it
+        if not self._functions:
+            self.loop.stop()
+
+    def _refuse(self) -> None:
         if self.loop.refused is not None and not self.is_stopping:
             self.fail(self.loop.refused)
 
@@ -162,7 +181,8 @@ class World:
     def stop(self) -> None:
         """End the functions that still run: they wait for something that never comes."""
         self.is_stopping = True
-        for task in list(self._functions):
+        for function, task in list(self._functions.items()):
+            task.add_done_callback(partial(self._stopped, function))
             task.cancel()
         if self._functions:
             self.loop.run()
