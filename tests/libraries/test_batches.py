@@ -659,7 +659,7 @@ def test_a_session_of_two_databases_commits_one_after_the_other(url: str, count:
     assert count() == 1
 
 
-@pytest.mark.parametrize("text", ["/*" * 50_000, "commit " * 20_000 + "x", "; " * 50_000, "begin " * 20_000])
+@pytest.mark.parametrize("text", ["/*" * 20_000, "commit " * 20_000 + "x", "; " * 50_000, "begin " * 20_000])
 def test_a_long_statement_is_read_at_once(text: str, url: str) -> None:
     with psycopg.connect(url) as db:
         error = failure(db.execute, f"SELECT nothing_of_that_name {text}")
