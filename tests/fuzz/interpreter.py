@@ -75,6 +75,7 @@ class Sender:
     """Whether it is due in this very second, and its timer may not have fired."""
     sent_at: int | None = None
     """How long history was then, if that is known."""
+    is_deadline: bool = False
 
 
 @dataclass(eq=False)
@@ -93,9 +94,10 @@ class Book:
     onlookers: list[Book] = field(default_factory=list)
     """Tasks that await it, and do not hand their cancel on."""
     borrowed: bool = False
-    """Whether the last CancelledError may be that of a task that this one has awaited."""
+    """Whether the last CancelledError may be that of a task that this one has awaited, or of a timeout inside."""
     unsure: set[Sender] = field(default_factory=set)
-    """Whose cancel is over and done with, unless a cancel that interrupts an `except` counts as the same."""
+    """Whose cancel is over and done with, or counts on: Python tells no `except` from a `finally`, and a body may
+    swallow a cancel while that of a deadline passes through it."""
     ended_cancelled: bool = False
     task: asyncio.Task[Any] | None = None
 
@@ -126,6 +128,8 @@ class Book:
             if sender.may_come_yet():
                 continue
             self.spent.setdefault(sender, history_length())
+            if any(each.is_deadline and each.has_sent() for each in self.senders if each is not sender):
+                self.unsure.add(sender)
 
     def excuse(self) -> None:
         """Python, or a documented case, may have swallowed whatever was sent so far."""
@@ -568,6 +572,8 @@ class Interpreter:
             others = [each for each in book.ever_sent() if each is not mine and not self.is_past(each, book)]
             if inside == outside == "cancel" and manager.expired() and not self.ending and not others:
                 self.objects(f"a timeout in {book.name} has expired, and a CancelledError leaves it")
+            if inside == outside == "cancel" and manager.expired():
+                book.borrowed = True  # it is the timeout's own, which counts for a cancel that came before it
             # Another task that it had cancelled may get that later.
             book.spent[mine] = TAKEN_BACK
 
@@ -649,13 +655,23 @@ class Interpreter:
                     raise
             finally:
                 if self.is_alive():
-                    await self.body(op["last"], env)
+                    await self.last(op["last"], env, inside)
         except BaseException as outside:
             if inside is not None and outside is not inside:
                 self.note("caught", how=kind_of(inside))
                 if kind_of(outside) != "cancel" and self.is_alive():
                     env.book.excuse()
             raise
+
+    async def last(self, body: Body, env: Env, passing: BaseException | None) -> None:
+        """Run a `finally`. A cancel that passes through goes on, whatever the body swallows meanwhile."""
+        book = env.book
+        seen, spent = book.seen, dict(book.spent)
+        await self.body(body, env)
+        if passing is not None and kind_of(passing) in ("cancel", "cancelled call"):
+            book.seen = seen
+            for sender in seen - spent.keys():
+                book.spent.pop(sender, None)
 
     async def op_saga(self, op: Op, env: Env) -> None:
         deadline = op["deadline"]
@@ -680,6 +696,7 @@ class Interpreter:
     ) -> None:
         scope = Scope(name, made, parent, asyncio.current_task(), env.book)
         own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, may_come_yet=scope.is_due_now)
+        own.is_deadline = True
         entered, got_before = False, set(env.book.got)
         inside = outside = "ok"
         first: BaseException | None = None
@@ -820,6 +837,7 @@ class Interpreter:
     async def called_back(self, op: Op) -> None:
         name, how = op["name"], "ok"
         book = Book(f"callback {name}", task=asyncio.current_task())
+        self.note("calls back", name=name)
         try:
             await self.body(op["body"], Env(book, place="a callback"))
             await workflow.execute_activity("undo", name, activity_id=f"callback {name}", **OPTIONS)

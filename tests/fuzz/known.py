@@ -350,8 +350,42 @@ PROGRAMS: dict[str, Program] = {
         [saga("order", [savepoint("way", [saga("inner", [step("a", undo="error", undo_takes=3), fail()])])])],
         cancel_at=2,
     ),
+    "oracle: a callback is under way before its activity begins": program(
+        [saga("order", [callback("x", [saga("inner", [step("a")])]), gather([[plain("p"), callback("y")], [fail()]])])]
+    ),
+    "oracle: a finally swallows the deadline's cancel, and the workflow's passes through it": program(
+        [saga("order", [attempt([step("a", takes=5)], last=[attempt([wait("g")], catches="any")])], deadline=9)],
+        cancel_at=4,
+        plugin=False,
+    ),
+    "oracle: a finally swallows the workflow's cancel, and the deadline's passes through it": program(
+        [
+            saga(
+                "order",
+                [attempt([step("a", takes=8)], last=[attempt([step("b", takes=8)], catches="cancel")])],
+                deadline=7,
+            )
+        ],
+        cancel_at=11,
+        plugin=False,
+    ),
 }
 """By what was wrong."""
+
+if HAS_TIMEOUT:
+    PROGRAMS["oracle: a timeout counts on a cancel that was swallowed before"] = program(
+        [
+            saga(
+                "order",
+                [
+                    attempt([step("a")], catches="any"),
+                    timeout(4, [attempt([sleep(5)], catches="any", handler=[sleep()])]),
+                ],
+                deadline=3,
+            )
+        ],
+        cancel_at=0,
+    )
 
 if not HAS_TIMEOUT:
     PROGRAMS = {

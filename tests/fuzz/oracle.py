@@ -73,6 +73,7 @@ class Oracle:
         self.parts: dict[str, Part] = {}
         self.items: dict[str, Item] = {}
         self.callbacks: dict[str, str] = {}
+        self.called_back_in: dict[str, int] = {}
         self.main: str | None = None
         self.run_is_over = False
         self.handlers: list[tuple[int, str, str]] = []
@@ -118,6 +119,8 @@ class Oracle:
             self.items[name].undo_at = index
         elif what == "undo ended":
             self.items[name].undo_how = how
+        elif what == "calls back":
+            self.called_back_in[name] = note.get("activation", 0)
         elif what == "callback":
             self.callbacks[name] = how or ""
         elif what == "went on":
@@ -337,7 +340,7 @@ class Oracle:
             for newer, second in undone:
                 if not self._began_before(older, newer) or self.unwound_by(older) != self.unwound_by(newer):
                     continue
-                if self._registered_later(newer, first):
+                if self._registered_later(newer, self.called_back_in.get(older.name, first.begun[0])):
                     continue
                 if self._is_concurrent(older.scope) and self._may_overlap(older, newer):
                     continue
@@ -367,9 +370,9 @@ class Oracle:
         turn = 1 if "child" in (self.ops[older.name]["op"], self.ops[newer.name]["op"]) else 3
         return begun[0][:turn] < begun[1][:turn]  # type: ignore[index]
 
-    def _registered_later(self, newer: Item, first: Undo) -> bool:
+    def _registered_later(self, newer: Item, activation: int) -> bool:
         begun = self.world.ledger[newer.name].begun
-        return (begun[0] if begun and not newer.pushed else newer.activation) >= first.begun[0]
+        return (begun[0] if begun and not newer.pushed else newer.activation) >= activation
 
     def _is_concurrent(self, scope: str) -> bool:
         op = self.ops.get(self.root_of(scope).name)
