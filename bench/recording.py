@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from temporalio.worker import Plugin, UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowRunner
 
-from tests.driver import Run, _activate, _evict, completed
+from tests.driver import Run, _evict, completed
 
 # Fixed: keys are made of it, and a run is to take the same path each time.
 RUN_ID = "5b3b7a42-6a1e-4b7e-9d1c-0f6f0a1d2c3b"
@@ -56,7 +56,7 @@ class Recording:
         """Run all of it on a new instance, and return that."""
         instance = self._run._new_instance(self._run.workflow)
         for request in self._requests:
-            completion = _activate(instance, request)
+            completion = instance.activate(request)
             assert not completion.HasField("failed"), completion.failed.failure.message
         return instance
 

@@ -39,6 +39,8 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
+from ._waiting import until_idle
+
 _DEADLINE = "the deadline of a saga has passed"
 _GIVEN_BACK = "given back after an unwind"
 
@@ -252,6 +254,7 @@ class Cancels:
     kept: asyncio.CancelledError | None = None  # the last cancel that came during the unwind
     expires_at: float | None = None  # on the event loop's clock; None without a deadline, or if it was stopped in time
     _timer: asyncio.TimerHandle | None = None
+    _watcher: asyncio.Task[None]
     _handled: BaseException | None = None  # the exception that was being handled when the scope was entered
     _expired_at = 0  # the length of the history when the deadline passed
     _unwound_at = 0  # the length of the history when the unwind began; 0 before that
@@ -263,8 +266,11 @@ class Cancels:
         self._arrivals = arrivals
         self.is_main = is_main
         self._count = _count(owner)  # the cancels from before the scope
-        # Whether the workflow's cancel may reach the owner inside the scope.
-        self._may_come = (arrivals.came_at() is None or self._is_coming()) and is_main
+        self._may_come = is_main  # whether the workflow's cancel may reach the owner inside the scope
+        if arrivals.came_at() is not None:
+            self._may_come = is_main and self._is_coming()
+            if self._may_come:
+                self._watcher = asyncio.create_task(self._see_whether_it_comes())
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 
@@ -356,6 +362,11 @@ class Cancels:
         # Without the plugin, a cancel is known before it reaches the owner, which it does in the same activation.
         return self._arrivals.gate is None and not self._count and _is_now(self._arrivals.came_at())
 
+    async def _see_whether_it_comes(self) -> None:
+        await until_idle()
+        if sys.version_info >= (3, 11):
+            self._may_come = _count(self._owner) > self._count
+
     def is_on_its_way(self) -> bool:
         """Tell whether the workflow's cancel has come in this activation, and has not reached the owner yet.
 
@@ -363,7 +374,6 @@ class Cancels:
         """
         return (
             sys.version_info >= (3, 11)
-            and self._arrivals.gate is not None
             and self._may_come
             and _is_now(self._arrivals.came_at())
             and _count(self._owner) == self._count
@@ -376,7 +386,8 @@ class Cancels:
     def _has_workflows(self, cancel: BaseException | None) -> bool:
         """Tell whether the workflow's cancel was leaving the body when the deadline passed, or has come since then.
 
-        A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it.
+        A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it, or
+        the unwind of a savepoint does.
         A plain activity turns the workflow's cancel into an ActivityError. Of several cancels, the end of a `TaskGroup`
         raises the first.
         """
@@ -385,11 +396,13 @@ class Cancels:
             return False
         if type(cancel) is asyncio.CancelledError and cancel.args != (_DEADLINE,):
             return True
-        passing = cancel.__context__ if cancel is not None else None
-        while passing is not None and passing is not self._handled:
-            if is_cancelled_exception(passing):
+        passing = [cancel]
+        for error in passing:
+            if error is None or error is self._handled:
+                continue
+            if error is not cancel and is_cancelled_exception(error):
                 return True
-            passing = passing.__context__
+            passing += dict.fromkeys((error.__context__, error.__cause__))
         return came_at >= self._expired_at
 
     def _came_at(self) -> int | None:

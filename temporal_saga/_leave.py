@@ -145,7 +145,7 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
             cancels.give_back()
         return error
     cancel: BaseException | None = cancels.kept
-    if cancel is None and error is not failure and is_cancel:
+    if cancel in (None, failure) and error is not failure and is_cancel:
         # An `except CompensationError` around the savepoint must not swallow a cancel. Raise a new object, since the
         # old one is the cause of the CompensationError.
         cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))

@@ -38,9 +38,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import dataclasses
 import logging
+import os
 import random
+import sys
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -1116,9 +1119,22 @@ def _running_loop(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
 
 
 def _activate(instance: WorkflowInstance, request: WorkflowActivation) -> WorkflowActivationCompletion:
-    # The SDK calls this in a thread without a loop, and leaves none behind.
-    with _running_loop(None):
+    # In a thread of its own, as in a worker. From Python 3.12 on, an error that a run keeps holds the frames of all its
+    # callers. Those of a test hold its `Run`, which would be left to the collector.
+    if sys.gettrace() is None:
+        return _worker.submit(instance.activate, request).result()
+    with _running_loop(None):  # a debugger, or a count of bytecodes, traces this thread
         return instance.activate(request)
+
+
+def _start_worker() -> None:
+    global _worker
+    _worker = concurrent.futures.ThreadPoolExecutor(1, "worker")
+
+
+_worker: concurrent.futures.ThreadPoolExecutor
+_start_worker()
+os.register_at_fork(after_in_child=_start_worker)  # a thread does not live on in a child
 
 
 class _Records(logging.Handler):

@@ -76,6 +76,8 @@ class Sender:
     sent_at: int | None = None
     """How long history was then, if that is known."""
     is_deadline: bool = False
+    is_doubtful: bool = False
+    """Whether it may not have sent, though `has_sent` says so."""
 
 
 @dataclass(eq=False)
@@ -145,6 +147,8 @@ class Scope:
     parent: Scope | None
     owner: asyncio.Task[Any] | None
     book: Book
+    place: str = "main"
+    """Where it was entered: main, a handler, a callback."""
     due: float | None = None
     exiting: bool = False
     closed: bool = False
@@ -341,9 +345,10 @@ class Interpreter:
         senders = self.plausible(env)
         if not senders and not task_ended:
             self.objects(f"{env.book.name} gets a cancel that nobody has sent, at {where}")
-        if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
+        if self.holds_the_cancel():
             # The workflow's is held: this is somebody else's, if there is one.
-            senders = {sender for sender in senders if sender.label != "the workflow"} or senders
+            others = {sender for sender in senders if sender.label != "the workflow"}
+            senders = senders if all(sender.is_doubtful for sender in others) else others
         env.book.seen, env.book.borrowed = senders, task_ended
         env.book.got |= senders
 
@@ -353,14 +358,15 @@ class Interpreter:
             return False
         return any(scope.past_pivot for scope in self.scopes)
 
+    def holds_the_cancel(self) -> bool:
+        """Whether a saga of the main method is past its pivot, and the workflow's cancel waits for it."""
+        return any(scope.root.past_pivot and not scope.root.left for scope in self.scopes if scope.place == "main")
+
     def owed(self, env: Env) -> str | None:
         """Whose cancel the next await must raise."""
         if self.confuses_senders():
             return None
-        if any(scope.root.past_pivot and not scope.root.left for scope in self.scopes):
-            held = {"the workflow"}
-        else:
-            held = set()
+        held = {"the workflow"} if self.holds_the_cancel() else set()
         for sender in env.book.senders:
             is_open = sender not in env.book.got and sender not in env.book.spent
             if is_open and sender.insists and sender.label not in held and sender.has_sent():
@@ -694,7 +700,7 @@ class Interpreter:
     async def scope(
         self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
     ) -> None:
-        scope = Scope(name, made, parent, asyncio.current_task(), env.book)
+        scope = Scope(name, made, parent, asyncio.current_task(), env.book, env.place)
         own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, may_come_yet=scope.is_due_now)
         own.is_deadline = True
         entered, got_before = False, set(env.book.got)
@@ -721,6 +727,8 @@ class Interpreter:
                     self.note("end", name=name, how=inside)
         except BaseException as error:
             outside, last = kind_of(error), error
+            if has_circle(error):
+                self.objects(f"{name} raises {outside}, which is among its own causes: no failure can be made of it")
             if outside == "cancel" and inside != "cancel":
                 self.sighted(env, f"the {'end' if entered else 'start'} of {name}")
             elif outside == "cancel":
@@ -810,7 +818,7 @@ class Interpreter:
         if not scope.passed_deadline():
             scope.due = None
         elif scope.is_due_now() and scope.deadline is not None:
-            scope.deadline.insists = False  # its timer was stopped, or has fired before
+            scope.deadline.insists, scope.deadline.is_doubtful = False, True  # its timer was stopped, or has fired
 
     def owned(self, env: Env) -> Scope | None:
         """The innermost scope, if it is open and this task has entered it."""
@@ -952,6 +960,7 @@ class Interpreter:
                 self.sighted(env, "compensate")
             raise
         finally:
+            scope.exiting = False
             self.note("compensated", name=scope.name, how=how)
 
     async def op_again(self, op: Op, env: Env) -> None:
@@ -990,6 +999,16 @@ def is_caught(error: BaseException, catches: str) -> bool:
         return False
     is_cancel = kind == "cancel"
     return catches == "any" or (catches == "cancel" and is_cancel) or (catches == "failure" and not is_cancel)
+
+
+def has_circle(error: BaseException) -> bool:
+    """Whether an error is one of its own causes, or one of its causes is."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__
+    return cause is not None
 
 
 def leaf_of(error: BaseException) -> BaseException:

@@ -350,6 +350,41 @@ PROGRAMS: dict[str, Program] = {
         [saga("order", [savepoint("way", [saga("inner", [step("a", undo="error", undo_takes=3), fail()])])])],
         cancel_at=2,
     ),
+    "G1: the workflow's cancel comes while a savepoint undoes a swallowed step, and an undo has failed inside": program(
+        [
+            saga(
+                "order",
+                [
+                    savepoint(
+                        "way",
+                        [
+                            attempt([step("a", fate="error", undo_takes=4)]),
+                            attempt([savepoint("inner", [step("b", fate="error", undo="error")])], catches="any"),
+                        ],
+                    )
+                ],
+            )
+        ],
+        cancel_at=5,
+    ),
+    "G2: the deadline passes while a savepoint unwinds, which a plain activity began that met the workflow's cancel": (
+        program(
+            [
+                attempt(
+                    [saga("order", [savepoint("way", [step("a", undo_takes=4), plain("p", takes=8)])], deadline=6)]
+                ),
+                sleep(),
+            ],
+            cancel_at=4,
+        )
+    ),
+    "oracle: the deadline is due in the second of the pivot": program(
+        [attempt([saga("order", [step("a", takes=4), pivot(), wait("f")], deadline=4)], catches="any", last=[sleep()])],
+        cancel_at=11,
+    ),
+    "oracle: a saga that has compensated itself holds no cancel": program(
+        [saga("order", [pivot(), compensate(), sleep(3), attempt([sleep(4)], catches="cancel")]), sleep()], cancel_at=5
+    ),
     "oracle: a callback is under way before its activity begins": program(
         [saga("order", [callback("x", [saga("inner", [step("a")])]), gather([[plain("p"), callback("y")], [fail()]])])]
     ),
@@ -373,6 +408,12 @@ PROGRAMS: dict[str, Program] = {
 """By what was wrong."""
 
 if HAS_TIMEOUT:
+    PROGRAMS["oracle: a handler's saga past its pivot holds no cancel"] = program(
+        [saga("order", [timeout(5, [attempt([step("a", takes=5)], catches="any"), sleep(5), step("b")])])],
+        events=[event(3, "signal", [saga("handlers", [pivot(), sleep(5)])])],
+        cancel_at=5,
+        ties="together",
+    )
     PROGRAMS["oracle: a timeout counts on a cancel that was swallowed before"] = program(
         [
             saga(

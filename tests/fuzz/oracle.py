@@ -358,6 +358,8 @@ class Oracle:
             return True
         if self.world.cancelled is not None and part.ended_in <= self.world.cancelled[0] < first.begun[0]:
             return True
+        if part.parent is not None:
+            return False  # a savepoint ends well, whatever a savepoint inside has raised
         inside = (item for item in self.items.values() if self.is_within(item.scope, older.scope))
         others = (undo for item in inside for undo in self.undos(item.name))
         return any(undo.ended is not None and not undo.ok and undo.ended < first.begun for undo in others)

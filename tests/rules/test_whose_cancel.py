@@ -508,6 +508,38 @@ def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_has_not_come_befo
     run.check()
 
 
+@both
+@pytest.mark.parametrize("depth", [1, 2])
+def test_rule_05_a_deadline_that_passes_in_an_unwind_leaves_a_cancel_that_a_plain_activity_has_met(
+    options: Options, depth: int
+) -> None:
+    """The workflow's cancel leaves the body as an ActivityError. The saga raises it, not `SagaDeadlineExceeded`."""
+
+    async def within(saga: Saga, depth: int) -> None:
+        async with saga.savepoint() as attempt:
+            if depth:
+                await within(attempt, depth - 1)
+            else:
+                attempt.add_compensation("undo_a", step="a")
+                await workflow.execute_activity("plain", **OPTIONS)
+
+    @flow
+    async def body() -> str:
+        with contextlib.suppress(ApplicationError):
+            async with new_saga(deadline=5 * SECOND) as saga:
+                await within(saga, depth - 1)
+        await asyncio.sleep(60)
+        return "not reached"
+
+    run = Run(body, **options).start()
+    run.activate(cancel())
+    assert run.names == ["undo_a"]
+    run.activate(timer())
+    run.activate(completed("undo_a"))
+    assert end(run) == "Cancelled"
+    run.check()
+
+
 @counts
 @both
 @pytest.mark.parametrize("sender", ["timeout", "an outer deadline"])  # the others pass the workflow's cancel on
@@ -1105,7 +1137,102 @@ def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_outlives_an_unwin
     run.check()
 
 
+@counts
+@both
+def test_rule_05_a_pivot_raises_a_cancel_that_comes_with_the_start_of_the_run(options: Options) -> None:
+    """The saga is not past the point of no return yet: everything is undone, and not half of it."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            saga.add_compensation("undo_z", step="z")
+            saga.pivot()
+            await do(saga, "b")
+            await do(saga, "c")
+
+    run = Run(body, **options).start(cancel())
+    run.autopilot({})
+    assert run.history == ["undo_z"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+@counts
+@both
+@pytest.mark.parametrize("later", [False, True], ids=["in the same activation", "later"])
+@pytest.mark.parametrize("how", ["uncancel()", "a task"])
+def test_rule_05_a_cancel_that_was_swallowed_before_the_saga_does_not_hide_a_timeouts(
+    options: Options, how: str, later: bool
+) -> None:
+    """The body has swallowed the workflow's cancel before it enters the saga: what comes then is the timeout's."""
+
+    async def clean_up() -> None:
+        async with timeout(3), new_saga(deadline=5 * SECOND) as saga:
+            saga.add_compensation("undo_z", step="z")
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            await asyncio.sleep(60)
+
+    @flow
+    async def body() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if how == "uncancel()":
+                current: Any = asyncio.current_task()
+                current.uncancel()
+        if later:
+            await asyncio.sleep(0.001)
+        try:
+            await (clean_up() if how == "uncancel()" else background(clean_up()))
+        except asyncio.TimeoutError:
+            return "timed out"
+        return "not reached"
+
+    run = Run(body, **options).start()
+    run.activate(cancel())
+    run.autopilot({})
+    assert undone(run) == ["undo_z"]
+    assert end(run) == "timed out"
+    run.check()
+
+
 # --- a good end that turns bad (E11) ---
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("order", ["reverse", "concurrent"])
+def test_rule_08_an_error_is_not_among_its_own_causes(order: Any, depth: int) -> None:
+    """No failure could be made of it: the workflow task would fail again and again, and the run would never close.
+
+    The workflow's cancel comes while a savepoint undoes what its body has swallowed, and an undo has failed inside.
+    The fuzzer looks at each error that leaves a scope (`has_circle`).
+    """
+
+    async def within(saga: Saga, depth: int) -> None:
+        async with saga.savepoint() as attempt:
+            if depth:
+                await within(attempt, depth - 1)
+            else:
+                with contextlib.suppress(ActivityError):
+                    await do(attempt, "a")
+                with contextlib.suppress(CompensationError):
+                    async with attempt.savepoint() as inner:
+                        await do(inner, "b")
+
+    @flow
+    async def body() -> None:
+        async with new_saga(order=order) as saga:
+            await within(saga, depth - 1)
+
+    run = Run(body).start()
+    for end_of in (failed("a", REFUSED), failed("b", REFUSED), failed("undo_b", REFUSED)):
+        run.activate(end_of)
+    run.activate(cancel())
+    run.activate(completed("undo_a"))
+    assert run.task_failure is None
+    assert end(run) == "CompensationError"
+    run.check()
 
 
 @pytest.mark.parametrize("what", ["undo()", "a savepoint"])
