@@ -89,6 +89,26 @@ class Callback:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        """Raise TypeError if the function cannot be called, now and not when the undo is needed."""
+        function = _not_called(self.function)
+        if not callable(cast("object", function)):
+            raise TypeError(f"a callback must be a function; got {type(function).__name__}")
+        if _is_registered(function):
+            name = registered_name(function)
+            raise TypeError(f"{name!r} is not workflow code: write saga.add_compensation({name}, ...)")
+        try:
+            signature = inspect.signature(function)
+        except ValueError:
+            return  # some functions written in C have none
+        try:
+            signature.bind(*self.args, **self.kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"callback {self.name!r} cannot be called as it was given ({error}): write "
+                f"saga.add_callback({self.name}, ...) with its arguments"
+            ) from None
+
     @property
     def name(self) -> str:
         """The function's name."""
@@ -104,6 +124,8 @@ class Callback:
 def arguments(arg: Any, args: Sequence[Any]) -> tuple[Any, ...]:
     """Return the arguments of a call. Raise TypeError if they were given both as `arg` and as `args`."""
     if arg is UNSET:
+        if not isinstance(cast("object", args), (list, tuple)):
+            raise TypeError(f"args= must be a list of the arguments, as in args=[...]; got {type(args).__name__}")
         return tuple(args)
     if args:
         raise TypeError("give one argument as arg, or several as args=[...], not both")
@@ -128,13 +150,39 @@ def registered_name(target: Any) -> str:
         if kind_of(target) == "child":
             return workflow._Definition.get_name_and_result_type(target)[0]
         raise TypeError(
-            f"{getattr(target, '__qualname__', type(target).__name__)!r} is not an activity: decorate it with "
-            "@activity.defn, or give workflow code to saga.add_callback(...)"
+            f"{getattr(_not_called(target), '__qualname__', type(target).__name__)!r} is not an activity: decorate it "
+            "with @activity.defn, or give workflow code to saga.add_callback(...)"
         )
     name: str | None = definition.name
     if name is None:
         raise TypeError("a dynamic activity has no name of its own: call it by the name that you want")
     return name
+
+
+def check_chooser(function: Any) -> None:
+    """Raise TypeError if a `compensation_from=` cannot be called when the outcome is known."""
+    if _is_registered(function):
+        raise TypeError(f"compensation_from= takes a function that chooses: write compensation={function.__name__}")
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(
+            "compensation_from= must be a function with `def`, which returns a Compensation and awaits nothing"
+        )
+
+
+def _is_registered(target: Any) -> bool:
+    """Tell whether this is an activity or a `@workflow.run` method."""
+    return hasattr(target, "__temporal_activity_definition") or kind_of(target) == "child"
+
+
+def _not_called(target: Any) -> Any:
+    """Return the target of a call. Raise TypeError if it was called where it should only be named."""
+    if inspect.iscoroutine(target):
+        target.close()
+        name = target.__qualname__
+        raise TypeError(
+            f"{name!r} was called: give {name} itself, and its arguments after it or in Compensation({name}, ...)"
+        )
+    return target
 
 
 def check_arguments(target: Any, args: Sequence[Any], *, of_step: bool = False) -> None:

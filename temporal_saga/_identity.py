@@ -85,7 +85,7 @@ def check_parts(parts: tuple[str | int, ...]) -> list[str | int]:
     for part in parts:
         # A float or a datetime has more than one spelling. A bool is an int, but nobody means it as one.
         if type(part) not in (str, int):
-            raise TypeError(f"a part of a key must be a str or an int, not {type(part).__name__}")
+            raise TypeError(f"a part of a key must be a str or an int, not {type(part).__name__}: write str(...)")
     return list(parts)
 
 

@@ -14,7 +14,7 @@ from temporalio.exceptions import is_cancelled_exception
 
 from ._cancels import chained
 from ._compensation import Callback
-from ._outcome import bug_in, saga_failure
+from ._outcome import bug_in, saga_failure, type_name
 from ._scope import Scope, State, unwound
 from ._state import VERSION, WARN_BYTES, SagaState, write_decisions, write_steps
 from ._unwind import Unwind
@@ -49,6 +49,12 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
         raise_if_evicted()
     if scope.parent is not None and await scope.is_taken_over():
         return error or unwound()
+    if scope.state is State.DETACHED and failure is not None:
+        message = (
+            "Saga %s was left with %s after detach(), so nothing is undone here. Unless its state goes on elsewhere, "
+            "the effects of its steps stand"
+        )
+        workflow.logger.error(message, scope.shared.name, type_name(failure), extra={"saga": scope.shared.name})
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
         return (failure and is_cancelled_exception(failure) and _deadline_error(scope, failure)) or error
     if scope.shared.misuse is not None:
@@ -258,7 +264,7 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
         failure = RuntimeError(
             "continue_as_new inside a saga would drop its compensations: pass saga.detach() to the next run, "
             "or leave the scope first"
-        )
+        ).with_traceback(error.__traceback__)
     elif isinstance(error, GeneratorExit) and scope.holds_compensations():
         failure = RuntimeError("the generator around a saga was closed: let it run to its end, so that the saga ends")
     else:
@@ -267,7 +273,7 @@ async def _fail_for_misuse(scope: Scope, error: BaseException) -> BaseException 
         return None
     if failure is error:
         message = (
-            "The body of saga %s raised a %s, which Temporal treats as a bug: the workflow task fails, and is retried "
+            "The body of saga %s raised %s, which Temporal treats as a bug: the workflow task fails, and is retried "
             "until the code is fixed. Nothing is undone. To undo, raise an ApplicationError"
         )
         workflow.logger.warning(message, scope.shared.name, type(error).__name__)

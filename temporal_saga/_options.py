@@ -34,6 +34,11 @@ _TYPES: Mapping[Kind, Mapping[str, type | None]] = {
     "child": _types(workflow.ChildWorkflowConfig),
 }
 _OF_A_STEP = ("args", "compensation", "compensation_from", "key", "on_step_failure", "step")
+# What other libraries call it.
+_SLIPS = {
+    **dict.fromkeys(("retries", "attempts", "max_retries", "max_attempts"), "maximum_attempts"),
+    "timeout": "start_to_close_timeout",
+}
 _POLICY = [field.name for field in fields(RetryPolicy)]
 
 
@@ -110,8 +115,8 @@ def _unknown(name: str, value: object, kind: Kind) -> str:
     if name == "activity_id":
         return "the saga sets the activity id, which carries the key: leave out activity_id="
     what = "a child workflow" if kind == "child" else "an activity"
-    counts = name in ("retries", "attempts", "max_retries", "max_attempts")
-    nearest = ["maximum_attempts"] if counts else get_close_matches(name, [*_TYPES[kind], *_POLICY], 1)
+    known = _SLIPS.get(name) if kind == "activity" or name != "timeout" else None
+    nearest = [known] if known else get_close_matches(name, [*_TYPES[kind], *_POLICY], 1)
     if not nearest:
         return f"{name}= is not an option of {what}"
     if nearest[0] not in _POLICY:

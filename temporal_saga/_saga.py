@@ -12,7 +12,7 @@ from temporalio import workflow
 from typing_extensions import Self
 
 from . import presets
-from ._compensation import Callback, arguments, check_arguments, registered_name
+from ._compensation import Callback, arguments, check_arguments, check_chooser, registered_name
 from ._enter import enter
 from ._execute import called, execute, undo_step
 from ._identity import checked_name
@@ -177,6 +177,8 @@ class Saga(Steps):
                 raise TypeError("give compensation= or compensation_from=, not both")
             if not isinstance(compensation, Compensation):
                 check_arguments(compensation, inputs, of_step=True)
+        elif compensation_from is not None:
+            check_chooser(compensation_from)
         name = registered_name(target) if step is None else checked_name("step=", step, 'step="charge"')
         if scope.has_ended:
             return scope.admit(f"step {name!r}")

@@ -9,8 +9,10 @@ here, and checks for an eviction first.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Collection, Generator
 from contextvars import Context
+from types import TracebackType
 from typing import Any
 
 from temporalio import workflow
@@ -114,6 +116,8 @@ async def fail_task(bug: Exception) -> None:
     """
     if workflow.is_failure_exception(bug):
         return
+    if bug.__traceback__ is None:
+        bug.__traceback__ = _way_here()
 
     def raise_bug() -> bool:
         raise bug
@@ -123,3 +127,15 @@ async def fail_task(bug: Exception) -> None:
             await workflow.wait_condition(raise_bug)
         except asyncio.CancelledError:
             raise_if_evicted()
+
+
+def _way_here() -> TracebackType | None:
+    """Return the coroutines that called the saga as a traceback, so that it shows the line of the user's code."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("temporal_saga."):
+        frame = frame.f_back
+    way: TracebackType | None = None
+    while frame is not None and frame.f_code.co_flags & inspect.CO_COROUTINE:
+        way = TracebackType(way, frame, frame.f_lasti, frame.f_lineno)
+        frame = frame.f_back
+    return way

@@ -124,6 +124,6 @@ def test_the_messages_are_read_from_the_source() -> None:
         "the state of saga … is in use in this run",  # returned by a function
         "undo() of …, which is not armed",  # put together from names
         "a blocking connection needs",  # one of two
-        "The body of saga … raised a …, which",  # a log's
+        "The body of saga … raised …, which",  # a log's
     ):
         assert any(text.startswith(beginning) for text in texts), beginning

@@ -675,6 +675,137 @@ def test_arguments_that_do_not_fit_a_push(how: str) -> None:
     assert "arg" in message
 
 
+async def awaits(outcome: object) -> None: ...
+
+
+async def calls_back(item: str) -> None: ...
+
+
+@workflow.defn
+class Ship:
+    @workflow.run
+    async def run(self, item: str) -> None: ...
+
+
+WRONG_FUNCTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a callback that is an activity": (lambda saga: saga.add_callback(undo_one, 1), "saga.add_compensation(undo_one"),
+    "a callback that is a workflow": (lambda saga: saga.add_callback(Ship.run, "x"), "saga.add_compensation(Ship"),
+    "a callback that was called": (lambda saga: saga.add_callback(calls_back("x")), "give calls_back itself"),
+    "a callback that is a value": (lambda saga: saga.add_callback("undo"), "got str"),
+    "a callback without its argument": (lambda saga: saga.add_callback(calls_back), "'item'"),
+    "a callback with one more": (lambda saga: saga.add_callback(calls_back, "x", 1), "too many"),
+    "a callback with another name": (lambda saga: saga.add_callback(calls_back, itm="x"), "'item'"),
+    "a compensation that was called": (
+        lambda saga: saga.execute_activity(take, 1, compensation=undo_one(1)),
+        "give undo_one itself",
+    ),
+    "a step that was called": (lambda saga: saga.execute_activity(take(1)), "give take itself"),
+    "a push that was called": (lambda saga: saga.add_compensation(undo_one(1)), "give undo_one itself"),
+    "a choice that is an activity": (
+        lambda saga: saga.execute_activity(take, 1, compensation_from=undo_one),
+        "write compensation=undo_one",
+    ),
+    "a choice that is a workflow": (
+        lambda saga: saga.execute_child_workflow("Pay", 1, compensation_from=Ship.run),
+        "write compensation=",
+    ),
+    "a choice that awaits": (lambda saga: saga.execute_activity(take, 1, compensation_from=awaits), "with `def`"),
+    "a choice that is a value": (lambda saga: saga.execute_activity(take, 1, compensation_from="undo"), "with `def`"),
+    "arguments that are one": (lambda saga: saga.execute_activity(take, args=1), "args=[...]"),
+    "arguments that are a string": (lambda saga: saga.execute_activity("take", args="abc"), "args=[...]"),
+    "a number in a key": (lambda saga: saga.idempotency_key("a", 1.5), "str(...)"),
+    "a timeout": (lambda saga: saga.execute_activity(take, 1, timeout=1), "start_to_close_timeout="),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_FUNCTIONS)
+def test_a_function_of_the_wrong_kind_is_refused_where_it_is_written(how: str) -> None:
+    """Not at the unwind, when the effects of the steps before it stand already, and not after the step itself."""
+    write, fix = WRONG_FUNCTIONS[how]
+    assert fix in refusal(write)
+
+
+@pytest.mark.parametrize("callback", [print, partial(calls_back, "x"), dict, partial([].append, 1)], ids=str)
+def test_a_callback_may_be_anything_that_can_be_called(callback: Any) -> None:
+    """Functions written in C, partials, classes, methods."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            saga.add_callback(callback)
+            raise REFUSED
+
+    assert end(Run(body).start()) == "Refused"
+
+
+def lost_in_a_run(how: str) -> Run:
+    """Return a run whose workflow task fails for misuse, in a line that has `# here`."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            if how == "continue_as_new":
+                workflow.continue_as_new()  # here
+        async with new_saga("second") as second:
+            way = second.savepoint()
+            async with way:
+                pass
+            if how == "a savepoint's step":
+                await way.execute_activity("b")  # here
+        if how == "a step":
+            await saga.execute_activity("b")  # here
+        if how == "a child":
+            await saga.execute_child_workflow("B")  # here
+        if how == "a savepoint":
+            async with saga.savepoint():  # here
+                pass
+        if how == "undo()":
+            await saga.undo("a")  # here
+        await saga.compensate()  # here
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    return run
+
+
+@pytest.mark.parametrize(
+    "how", ["continue_as_new", "a savepoint's step", "a step", "a child", "a savepoint", "undo()", "compensate()"]
+)
+def test_a_task_that_fails_for_misuse_shows_the_line(how: str) -> None:
+    """The SDK raises the error outside of the workflow's code, so the error brings the way to that code with it."""
+    run = lost_in_a_run(how)
+    assert run.task_failure is not None
+    trace = run.activations[-1].completion.failed.failure.stack_trace
+    assert trace.count("# here") == 1
+    assert "temporal_saga/_" not in trace.rpartition("# here")[2]
+
+
+@pytest.mark.parametrize("how", ["a failure", "a cancel", "a step"])
+def test_a_detached_saga_that_does_not_go_on_is_told(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing undoes its steps here. The next run or the parent may have the state, so it is no error of the run."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            saga.detach()
+            if how == "a failure":
+                raise REFUSED
+            if how == "a step":
+                await do(saga, "b")
+            await asyncio.sleep(60)
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    if how == "a cancel":
+        run.activate(cancel())
+    kind = {"a failure": "Refused", "a cancel": "CancelledError", "a step": "SagaClosed"}[how]
+    assert undone(run) == []
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert told.startswith(f"Saga saga was left with {kind} after detach(), so nothing is undone here")
+
+
 @pytest.mark.parametrize("how", ["activity", "child"])
 def test_an_undo_without_arguments_of_a_step_that_has_one(how: str) -> None:
     def write(saga: Saga) -> Any:
