@@ -386,8 +386,7 @@ class Cancels:
     def _has_workflows(self, cancel: BaseException | None) -> bool:
         """Tell whether the workflow's cancel was leaving the body when the deadline passed, or has come since then.
 
-        A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it, or
-        the unwind of a savepoint does.
+        A body that was still on its way out has not swallowed the cancel. Python chains the deadline's cancel to it.
         A plain activity turns the workflow's cancel into an ActivityError. Of several cancels, the end of a `TaskGroup`
         raises the first.
         """
@@ -396,13 +395,11 @@ class Cancels:
             return False
         if type(cancel) is asyncio.CancelledError and cancel.args != (_DEADLINE,):
             return True
-        passing = [cancel]
-        for error in passing:
-            if error is None or error is self._handled:
-                continue
-            if error is not cancel and is_cancelled_exception(error):
+        passing = cancel.__context__ if cancel is not None else None
+        while passing is not None and passing is not self._handled:
+            if is_cancelled_exception(passing):
                 return True
-            passing += dict.fromkeys((error.__context__, error.__cause__))
+            passing = passing.__context__
         return came_at >= self._expired_at
 
     def _came_at(self) -> int | None:

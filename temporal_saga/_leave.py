@@ -155,6 +155,8 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
         # An `except CompensationError` around the savepoint must not swallow a cancel. Raise a new object, since the
         # old one is the cause of the CompensationError.
         cancel = asyncio.CancelledError(*(failure.args if isinstance(failure, asyncio.CancelledError) else ()))
+    elif cancel is not None and cancel.__context__ is None and is_cancel:
+        cancel.__context__ = failure  # one `CancelledError` is raised for both, as in `chained`
     if cancel is not None:
         cancel.__cause__ = error
     return cancel or error

@@ -331,9 +331,9 @@ class Interpreter:
             # The saga has held it, though another cancel came meanwhile, and gives it back when it ends.
             result |= {sender for sender in self.main.senders[:1] if sender in env.book.ever_sent()}
         if self.ending:
-            result.add(Sender("the end of the run", lambda: True))
+            result.add(Sender("the end of the run", lambda: True, is_doubtful=True))
         if any(scope.exiting for scope in env.scopes):
-            result.add(Sender("an unwind", lambda: True))
+            result.add(Sender("an unwind", lambda: True, is_doubtful=True))
         return result
 
     def is_past(self, sender: Sender, book: Book) -> bool:
@@ -919,7 +919,7 @@ class Interpreter:
         is_owner = scope.owner is asyncio.current_task()
         allowed = {"closed"}
         if env.place == "main" and scope.left:
-            ends = [each.ended_well for each in scope.chain() if each.left]
+            ends = [each.ended_well and not each.closed for each in scope.chain() if each.left or each.closed]
             if is_owner or all(ends):
                 allowed = {"misuse"}
             elif ends[0] is not False:
@@ -960,7 +960,6 @@ class Interpreter:
                 self.sighted(env, "compensate")
             raise
         finally:
-            scope.exiting = False
             self.note("compensated", name=scope.name, how=how)
 
     async def op_again(self, op: Op, env: Env) -> None:
