@@ -259,7 +259,8 @@ class Interpreter:
         try:
             if state is not None:
                 again = Saga(state=state, activity_options=OPTIONS)
-                await self.scope(program["saga"], again, program["main"], env, deadline=program["left"])
+                past, left = program["past_pivot"], program["left"]
+                await self.scope(program["saga"], again, program["main"], env, deadline=left, past_pivot=past)
             else:
                 await self.body(program["main"], env)
             if carried == "must" and not any(sender.label.endswith("before") for sender in self.main.got):
@@ -698,9 +699,17 @@ class Interpreter:
             await self.scope(f"{op['step']}'s", Saga(state=state, activity_options=OPTIONS), op["body"], env)
 
     async def scope(
-        self, name: str, made: Saga, body: Body, env: Env, *, parent: Scope | None = None, deadline: float | None = None
+        self,
+        name: str,
+        made: Saga,
+        body: Body,
+        env: Env,
+        *,
+        parent: Scope | None = None,
+        deadline: float | None = None,
+        past_pivot: bool = False,
     ) -> None:
-        scope = Scope(name, made, parent, asyncio.current_task(), env.book, env.place)
+        scope = Scope(name, made, parent, asyncio.current_task(), env.book, env.place, past_pivot=past_pivot)
         own = Sender(f"the deadline of {name}", scope.passed_deadline, insists=COUNTS, may_come_yet=scope.is_due_now)
         own.is_deadline = True
         entered, got_before = False, set(env.book.got)
@@ -984,8 +993,8 @@ class Interpreter:
         if is_held and of_workflow.has_sent():
             carried = "must" if of_workflow not in self.main.got else "may" if scope.holds else ""
         left = None if scope.due is None else scope.due - asyncio.get_running_loop().time()
-        program = {**self.program, "main": op["body"], "saga": scope.name, "left": left}
-        workflow.continue_as_new(args=[program, state, carried])
+        rest = {"main": op["body"], "saga": scope.name, "left": left, "past_pivot": scope.past_pivot}
+        workflow.continue_as_new(args=[{**self.program, **rest}, state, carried])
 
 
 def is_caught(error: BaseException, catches: str) -> bool:
