@@ -616,12 +616,12 @@ class Interpreter:
             await task
         except asyncio.CancelledError:
             self.sighted(env, "join", task_ended=has_ended_cancelled(book))
-            if env.book.sent():  # it went to the task, and what the task awaits may get it turns later
-                book.senders.append(Sender("one who joined", lambda: True))
             raise
         finally:
             book.waiters.remove(env.book)
             mine = env.book.ever_sent()  # what the task has swallowed of them is over and done with
+            if mine:  # it went to the task, and what the task awaits may get it turns later
+                book.senders.append(Sender("one who joined", lambda: True))
             env.book.spent.update({sender: when for sender, when in book.spent.items() if sender in mine})
             env.book.excuse()  # the cancel went to the task, which may have swallowed it
 
