@@ -429,8 +429,9 @@ class Oracle:
             is_leaf = inside == "group" and any(
                 each.outside == "incomplete" for each in self.parts.values() if each is not part
             )
-            # A cancel that a savepoint has raised in place of the error of a saga inside, which is told after all.
-            is_hidden = part.parent is None and inside == "cancel" and self._has_incomplete_saga_inside(part)
+            # A cancel that a savepoint has raised in place of an error: of a saga inside, or of a task that was joined.
+            has_failed = any(self.undo_failed(name) for name in self.items)
+            is_hidden = part.parent is None and inside == "cancel" and has_failed
             if outside == "incomplete" and inside != "incomplete" and not failed and not is_leaf and not is_hidden:
                 yield f"false CompensationError: out of {part.name}"
             if inside in ("failure", "timeout") and outside in ("failure", "timeout") and not part.same:
@@ -443,19 +444,6 @@ class Oracle:
                 expected = self._expected_report(part, failed)
                 if expected and part.report not in expected:
                     yield f"report: {part.name} says {part.report}, not {expected}"
-
-    def _has_incomplete_saga_inside(self, part: Part) -> bool:
-        """Whether an independent saga has ended incomplete in a savepoint of a saga."""
-        ways = [each for each in self.parts.values() if each.parent is not None and self.root_of(each.name) is part]
-        return any(
-            each.parent is None
-            and each.outside == "incomplete"
-            and way.entered_at < each.entered_at
-            and each.left_at is not None
-            and (way.left_at is None or each.left_at < way.left_at)
-            for way in ways
-            for each in self.parts.values()
-        )
 
     def _expected_report(self, part: Part, failed: list[str]) -> set[str]:
         if failed:
