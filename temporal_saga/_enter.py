@@ -21,7 +21,7 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     if not workflow.in_workflow():
         raise RuntimeError("a saga was entered outside a workflow: enter it in the method with @workflow.run")
     run = Run.current()
-    if state is not None and (misuse := run.in_use(state.name, state.identity)):
+    if state is not None and (misuse := run.in_use(state)):
         raise RuntimeError(misuse)
     if options.parks_undos:
         run.parking.check_name_is_free()
@@ -52,7 +52,7 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     """
     task = asyncio.current_task()
     assert task is not None
-    if any(saga.owner is task for saga in run.open_sagas()):
+    if any(saga.owner is task for saga in run.open_sagas):
         workflow.logger.warning(
             "Saga %s is entered inside another saga and independent of it: if it ends well, its effects are final. "
             "For a part that is undone with the outer saga, use saga.savepoint()",

@@ -7,7 +7,6 @@ data: through continue-as-new, or from a child workflow into its parent.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
@@ -18,7 +17,7 @@ from ._outcome import bug_in, saga_failure, type_name
 from ._scope import Scope, State, unwound
 from ._state import VERSION, WARN_BYTES, SagaState, write_decisions, write_steps
 from ._unwind import Unwind
-from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
+from ._waiting import fail_task, raise_if_evicted, until_done, until_idle
 from .errors import CompensationError, SagaDeadlineExceeded, SagaStateTooLarge
 
 # If a timeout cancels a function that waits for a semaphore, a call that was passed to the function looks the same.
@@ -115,7 +114,7 @@ async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
     while scope.in_progress() or stack.called:
         try:
             if in_progress := scope.in_progress():
-                await until_first_done(in_progress)
+                await until_done(in_progress, asyncio.FIRST_COMPLETED)
             await until_idle()  # callers may go on to another step, and a step that was given to a task begins
         except asyncio.CancelledError as cancel:
             raise_if_evicted()
@@ -235,7 +234,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
 
 def _state_of(scope: Scope) -> SagaState:
     shared, expires_at = scope.shared, scope.cancels.expires_at
-    options: list[dict[str, Any]] = []
+    armed, failed = scope.stack.armed, scope.stack.failed
+    steps, options = write_steps([*armed, *failed], scope.options.compensation)
     return SagaState(
         version=VERSION,
         name=shared.name,
@@ -248,11 +248,11 @@ def _state_of(scope: Scope) -> SagaState:
         deadline=None if expires_at is None else expires_at - asyncio.get_running_loop().time(),
         run_id=shared.info.original_execution_run_id,
         repeats=shared.may_repeat(),
-        steps=write_steps(scope.stack.armed, scope.options.compensation, options),
+        steps=steps[: len(armed)],
         options=options,
-        failed=write_steps(scope.stack.failed, scope.options.compensation, options),
+        failed=steps[len(armed) :],
         cancelled=shared.pivot.is_holding_a_cancel(),
-        decided=write_decisions((*scope.stack.armed, *scope.stack.failed)),
+        decided=write_decisions([*armed, *failed]),
     )
 
 

@@ -302,7 +302,7 @@ class Saga(Steps):
             ValueError: If there are no parts.
             TypeError: If a part is neither a str nor an int.
         """
-        return self._entered().shared.user_key(parts)
+        return self._entered().shared.keys.of_parts(parts)
 
     # --- checks ------------------------------------------------------------------------------------------------------
 

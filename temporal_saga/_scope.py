@@ -100,7 +100,7 @@ class Scope:
         entry: The scope's number in the run, in order of entry.
         undos: The tasks that undo single steps while the scope is open.
         savepoints: The open savepoints directly inside the scope.
-        ended: Only a savepoint has it. Done when the savepoint has ended.
+        ended: Done when the scope has ended. A savepoint has it, and any scope once it unwinds.
     """
 
     state = State.OPEN
@@ -115,7 +115,6 @@ class Scope:
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # set by an unwind, which takes what is armed while it runs
     new_step: Callable[..., Step] = Step
-    released: asyncio.Future[None] | None = None  # done when the unwind has ended; held callers wait for it
 
     def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
         owner = asyncio.current_task()
@@ -174,8 +173,7 @@ class Scope:
         scope = self.unwinding_scope()
         if scope is None:
             return False
-        assert scope.released is not None
-        await wait_through_cancels(scope.released)
+        await wait_through_cancels(scope.ended)
         return True
 
     async def is_taken_over(self) -> bool:
@@ -268,7 +266,7 @@ class Scope:
             self._log_end()
         parent = self.parent
         if parent is None:
-            self.shared.run.leave(self)
+            self.shared.run.open_sagas.remove(self)
             if outcome := _OUTCOMES.get(state):
                 count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
             self.cancel_waited = self.shared.pivot.end()
@@ -277,10 +275,8 @@ class Scope:
                 parent.stack.take(self.stack.give())
             parent.note_failed(self.stack.failed, self.failed_for)
             parent.savepoints = [each for each in parent.savepoints if each is not self]
-            self.ended.set_result(None)
-        # The owner raises right after this, so the held callers go on after the owner.
-        if self.released is not None and not self.released.done():
-            self.released.set_result(None)
+        if parent is not None or was is State.UNWINDING:
+            self.ended.set_result(None)  # the owner raises right after this, and the callers that were held go on then
 
     def _log_end(self) -> None:
         name = self.shared.name

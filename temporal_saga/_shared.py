@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from ._cancels import Pivot
-from ._identity import Keys, check_parts, checked_name
+from ._identity import Keys, checked_name
 from ._outcome import type_name
 from ._parking import Parked, Resolution, Ticket
 from ._report import show
@@ -56,7 +57,7 @@ class Shared:
         self.pivot = pivot
         self.info = workflow.info()
         self.steps: list[Step] = []
-        self.uses: dict[str, Uses] = {}  # by the names of steps
+        self.uses = defaultdict[str, Uses](Uses)  # by the names of steps
         if state is None:
             self.anchor = self.info.original_execution_run_id
             self.ordinal = run.next_ordinal(name)
@@ -67,7 +68,7 @@ class Shared:
             for step in (*state.counts, *state.keyed):
                 self.uses[step] = Uses(state.counts.get(step, 0), dict.fromkeys(state.keyed.get(step, ())))
             self._repeats = state.repeats or not is_straight_from(state.run_id)
-        self._keys = Keys(self.anchor, name, self.ordinal)
+        self.keys = Keys(self.anchor, name, self.ordinal)
 
     @property
     def identity(self) -> tuple[str, int, str]:
@@ -83,7 +84,7 @@ class Shared:
         if key is not None:
             return self._chosen_key(step, key)
         task = asyncio.current_task()
-        uses = self.uses.get(step) or self.uses.setdefault(step, Uses())
+        uses = self.uses[step]
         if uses.caller is not task:
             if uses.caller is not None:
                 raise self.refuse(
@@ -93,11 +94,7 @@ class Shared:
                 )
             uses.caller = task
         uses.count = use = uses.count + 1
-        return self._keys.of_use(step, use)
-
-    def key_of(self, step: str, key: str) -> str:
-        """Return the key of the call of a step that `key=` names."""
-        return self._keys.of_key(step, key)
+        return self.keys.of_use(step, use)
 
     def checked_key(self, step: str, key: str) -> str:
         """Return a `key=` if it is a string that is not empty; else raise."""
@@ -108,7 +105,7 @@ class Shared:
 
     def _chosen_key(self, step: str, key: str) -> str:
         key = self.checked_key(step, key)
-        uses = self.uses.setdefault(step, Uses())
+        uses = self.uses[step]
         if uses.keys is None:
             uses.keys = {}
         if key in uses.keys:
@@ -118,18 +115,14 @@ class Shared:
             self.has_refused_a_call = True
             raise DuplicateStep(message)  # a client's data did that, and must not block the run
         uses.keys[key] = None
-        return self._keys.of_key(step, key)
+        return self.keys.of_key(step, key)
 
     def callback_key(self, name: str) -> str:
         """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
         name = f"{name}()"  # not the name of a step
-        uses = self.uses.setdefault(name, Uses())
+        uses = self.uses[name]
         uses.count += 1
-        return self._keys.of_use(name, uses.count)
-
-    def user_key(self, parts: tuple[str | int, ...]) -> str:
-        """Return a key for an effect of the workflow itself."""
-        return self._keys.of_parts(check_parts(parts))
+        return self.keys.of_use(name, uses.count)
 
     def refuse(self, message: str) -> RuntimeError:
         """Return an error for misuse, and keep it for the exit: asyncio only logs an error that nobody awaits."""

@@ -129,8 +129,8 @@ class Stack:
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
             if misuse := unreadable(chosen):
-                raise refuse(f"compensation_from= of step {step.name!r} returned what cannot be read: {misuse}")
-            if misuse := self._shared.run.in_use(chosen.name, chosen.identity):
+                raise refuse(f"{what} returned what cannot be read: {misuse}")
+            if misuse := self._shared.run.in_use(chosen):
                 raise refuse(misuse)
             self._shared.run.joined = [*self._shared.run.joined, chosen.identity]
             step.join(self.join(chosen, step.began))

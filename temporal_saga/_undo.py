@@ -189,18 +189,18 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
     how.on_change(step)
     compensation = step.undo
     assert compensation is not None
-    takes_room = not isinstance(compensation, Callback)
-    if not takes_room:
-        how.room.leave()  # a callback itself asks nothing of the server, and may wait for undos that do
     try:
         if isinstance(compensation, Callback):
-            try:
-                await compensation.run()
-            except workflow.ContinueAsNewError as error:
-                raise RuntimeError("continue_as_new in a callback of an unwind would cut off the unwind") from error
+            how.room.leave()  # a callback itself asks nothing of the server, and may wait for undos that do
+            await compensation.run()
         else:
             id = step_id(step.name, step.phase, step.key)
-            await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
+            try:
+                await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
+            finally:
+                how.room.leave()
+    except workflow.ContinueAsNewError as error:
+        raise RuntimeError("continue_as_new in a callback of an unwind would cut off the unwind") from error
     except (Exception, asyncio.CancelledError) as error:
         # A compensation that ends cancelled has failed: an operator cancelled it, or its callback awaited a cancelled
         # task.
@@ -209,9 +209,6 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
         if saga_failure(error) is None:
             raise
         return error
-    finally:
-        if takes_room:
-            how.room.leave()
     return None
 
 

@@ -20,7 +20,7 @@ from ._metrics import count, record_seconds
 from ._scope import Scope, State, undoing_in
 from ._step import Step
 from ._undo import How, Todo, undo
-from ._waiting import fail_task, until_all_done, wait_through_cancels
+from ._waiting import fail_task, until_done, wait_through_cancels
 
 _MOST_SHOWN = 50  # with more steps, the list in the UI is not redrawn for each undo
 
@@ -53,13 +53,14 @@ class Unwind:
         scope.cancels.begin_unwind()
         began = asyncio.get_running_loop().time()
         if scope.state is State.OPEN:
+            if scope.parent is None:
+                scope.ended = asyncio.get_running_loop().create_future()
             shared.run.keep_details()
             shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
         shared.run.show_state()
         shared.show()
-        scope.released = scope.released or asyncio.get_running_loop().create_future()
         while True:
             task = asyncio.create_task(self._drain_and_undo())
             await wait_through_cancels(task, self._keep)
@@ -99,11 +100,11 @@ class Unwind:
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
             # Not the task of a savepoint's unwind: its owner has more to do after that task, and does it first.
-            waits += [scope.released for scope in scopes[1:] if scope.released is not None]
+            waits += [scope.ended for scope in scopes[1:] if scope.state is State.UNWINDING]
             pending = [wait for wait in waits if not wait.done()]
             if not pending:
                 break
-            await until_all_done(pending)
+            await until_done(pending)
         for scope in scopes:
             scope.stack.settle_ended()
         for scope in reversed(scopes[1:]):  # the inner ones first: each hands its steps to its parent

@@ -201,7 +201,7 @@ class _HoldClose(WorkflowInboundInterceptor):
             if self._main_has_ended:
                 return
             run = Run.find()
-            if not any(saga.holds_compensations() for saga in (run.open_sagas() if run else ())):
+            if not any(saga.holds_compensations() for saga in (run.open_sagas if run else ())):
                 _forget_parked(run)
                 raise
             failure: BaseException = RuntimeError(
@@ -281,7 +281,7 @@ async def _end_sagas() -> None:
     cancelled: list[OpenSaga] = []
 
     def open_sagas() -> list[OpenSaga]:
-        return [saga for saga in (run.open_sagas() if run else ()) if saga.owner is not task and not saga.owner.done()]
+        return [saga for saga in (run.open_sagas if run else ()) if saga.owner is not task and not saga.owner.done()]
 
     def to_cancel() -> list[OpenSaga]:
         sagas = open_sagas()
