@@ -29,7 +29,7 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     scope = Scope(Shared(run, name, pivot, state), None, options)
     seconds = None if deadline is None else deadline.total_seconds()
     if any(not each.is_over for each in undoing.get()):
-        scope.is_in_unwind = True
+        scope.is_in_callback = True
     if state is not None:
         scope.stack.join(state, ())
         seconds = state.deadline

@@ -54,13 +54,14 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
             "the effects of its steps stand"
         )
         workflow.logger.error(message, scope.shared.name, type_name(failure), extra={"saga": scope.shared.name})
+    expiry = None
+    if failure is not None and is_cancelled_exception(failure):
+        expiry = _deadline_error(scope, failure)
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
-        return (failure and is_cancelled_exception(failure) and _deadline_error(scope, failure)) or error
+        return expiry or error
     if scope.shared.misuse is not None:
         await fail_task(scope.shared.misuse)
-        failure = failure or scope.shared.misuse
-    if failure is not None and is_cancelled_exception(failure):
-        failure = _deadline_error(scope, failure) or failure
+    failure = expiry or failure or scope.shared.misuse
     pivot = scope.shared.pivot
     if failure is None or pivot.hold_if_workflows(failure) or pivot.is_relayed(failure):
         return await _end_well(scope)
@@ -136,7 +137,7 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
         failure: The reason for the unwind. It goes on unless an undo fails for good.
         is_cancel: Whether the reason is a cancel that has not been raised outside the scope.
     """
-    await Unwind(scope, None).run(failure)
+    await Unwind(scope).run(failure)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
     error = scope.compensation_error(scope.stack.failed, failure) if scope.stack.failed else failure
     assert error is not None
@@ -168,7 +169,7 @@ async def compensate(scope: Scope) -> None:
         raise scope.shared.refuse("compensate() inside a savepoint of this task: leave the savepoint first")
     if scope.shared.misuse is not None:
         await fail_task(scope.shared.misuse)
-    await Unwind(scope, None).run(None)
+    await Unwind(scope).run(None)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
     cancel = scope.cancels.kept or (scope.shared.pivot.held if scope.parent is None else None)
     if scope.stack.failed:
@@ -184,15 +185,16 @@ def pass_pivot(scope: Scope) -> None:
     scopes = [scope]
     while (parent := scopes[-1].parent) is not None:
         scopes.append(parent)
-    if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
+    saga = scopes[-1]
+    if any(each.is_busy for each in (saga, *saga.open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
-    if not (pivot := scope.shared.pivot).is_passed and (pivot.is_barred or scopes[-1].cancels.is_on_its_way()):
+    if not (pivot := scope.shared.pivot).is_passed and (pivot.is_barred or saga.cancels.is_on_its_way()):
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()
-        each.cancels.stop_deadline()
-        if each.cancels.expired:
-            each.cancels.take_back_deadline()
+    saga.cancels.stop_deadline()
+    if saga.cancels.expired:
+        saga.cancels.take_back_deadline()
     pivot.pass_()
 
 

@@ -45,8 +45,8 @@ class OpenSaga(Protocol):
     """The task that entered the saga."""
     cancels: Cancels
     """The cancels of the owner."""
-    incomplete: CompensationError | None
-    """The error that the saga has raised, if an undo failed for good."""
+    raised: CompensationError | None
+    """The error that says that an undo failed for good."""
 
     @property
     def ends_by_itself(self) -> bool: ...  # whether the plugin must not cancel the saga

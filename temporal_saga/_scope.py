@@ -59,9 +59,6 @@ class State(Enum):
     """A savepoint that has ended. Its steps belong to its parent."""
 
 
-_OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", State.INCOMPLETE: "incomplete"}
-
-
 @dataclass(eq=False)
 class Undoing:
     """An unwind, or the undo of one step, as seen by the code that it runs."""
@@ -109,8 +106,8 @@ class Scope:
     undos: Sequence[asyncio.Task[None]] = ()
     savepoints: Sequence[Scope] = ()
     ended: asyncio.Future[None]
-    is_in_unwind = False  # True iff a callback of another scope's unwind has entered this scope
-    incomplete: CompensationError | None = None  # the error that the scope has raised, if an undo failed for good
+    is_in_callback = False  # True iff a callback of another saga's unwind has entered this saga
+    raised: CompensationError | None = None  # the error that says that an undo failed for good
     failed_for: BaseException | None = None  # the error that caused the first failed undo to run
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # set by an unwind, which takes what is armed while it runs
@@ -153,8 +150,7 @@ class Scope:
             raise unwound()
         if self.state is not State.OPEN:
             error = self.closed(what)
-            if not isinstance(error, SagaClosed):
-                await fail_task(error)
+            await fail_task(error)  # if it is misuse, and not SagaClosed
             raise error
 
     def closed(self, what: str) -> Exception:
@@ -218,7 +214,7 @@ class Scope:
     @property
     def ends_by_itself(self) -> bool:
         """Whether the plugin must not cancel the saga: it unwinds, an unwind runs it, or it is past its pivot."""
-        return self.state is State.UNWINDING or self.is_in_unwind or self.shared.pivot.is_passed
+        return self.state is State.UNWINDING or self.is_in_callback or self.shared.pivot.is_passed
 
     def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether the scope has, or had, the steps of the saga with this identity."""
@@ -267,8 +263,8 @@ class Scope:
         parent = self.parent
         if parent is None:
             self.shared.run.open_sagas.remove(self)
-            if outcome := _OUTCOMES.get(state):
-                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
+            if state is not State.DETACHED:
+                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=state.value.lower())
             self.cancel_waited = self.shared.pivot.end()
         else:
             if state is State.MERGED:
@@ -305,5 +301,5 @@ class Scope:
         names = ", ".join(step.name for step in failed)
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause
-        self.incomplete = error
+        self.raised = error
         return error

@@ -68,7 +68,7 @@ class Stack:
         if kind == "activity":
             options = {**self._activity_options, **options}
         try:
-            task = step.start(kind, target, options, shared.info)
+            step.task = task = step.start(kind, target, options, shared.info)
         except Exception:
             if step.undo_state is not None:
                 self.armed.remove(step)  # bad options or input: no command was given

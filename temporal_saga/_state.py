@@ -119,7 +119,7 @@ def write_steps(
     options: list[dict[str, Any]] = []
     places: dict[str, int] = {}  # of each of the options, by its JSON
     for step in steps:
-        compensation = step.undo
+        compensation = step.undo_call
         assert isinstance(compensation, Call)
         assert step.outcome is not None
         is_activity = compensation.kind == "activity"

@@ -16,12 +16,11 @@ from temporalio import workflow
 
 from ._compensation import Callback
 from ._identity import step_id
-from ._outcome import saga_failure
+from ._outcome import failure_or_raise
 from ._parking import Resolution
 from ._run import Room
 from ._step import Step
 from ._typing import Moment, Options
-from ._waiting import raise_if_evicted
 
 
 class Todo:
@@ -151,7 +150,7 @@ async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
 
 async def _undo(step: Step, how: How) -> None:
     """Run one compensation until it succeeds, fails for good, or a person has decided about it."""
-    if step.undo is None:  # its compensation_from= failed, which fails the workflow
+    if step.undo_call is None:  # its compensation_from= failed, which fails the workflow
         how.room.leave()
         step.undo_state = "FAILED"
         how.failed.append(step)
@@ -187,7 +186,7 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
     """Run one compensation. Return the error if it fails for good, None if it succeeds."""
     step.undo_state = "RUNNING"
     how.on_change(step)
-    compensation = step.undo
+    compensation = step.undo_call
     assert compensation is not None
     try:
         if isinstance(compensation, Callback):
@@ -204,17 +203,14 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
     except (Exception, asyncio.CancelledError) as error:
         # A compensation that ends cancelled has failed: an operator cancelled it, or its callback awaited a cancelled
         # task.
-        if isinstance(error, asyncio.CancelledError):
-            raise_if_evicted()
-        if saga_failure(error) is None:
-            raise
+        failure_or_raise(error)
         return error
     return None
 
 
 def _size(step: Step, how: How) -> int:
     """Return the size of a compensation's arguments in bytes; 0 if they cannot be converted, which fails its start."""
-    compensation = step.undo
+    compensation = step.undo_call
     if compensation is None or isinstance(compensation, Callback):
         return 0
     try:

@@ -34,14 +34,13 @@ class Unwind:
             the scope ends badly: then everything that is armed is undone.
     """
 
-    def __init__(self, scope: Scope, swallowed: list[Step] | None) -> None:
+    def __init__(self, scope: Scope, swallowed: list[Step] | None = None) -> None:
         self._scope = scope
         self._takes_all = swallowed is None
         self._is_drained = False
         self._todo = Todo()
         self._todo.add(swallowed or [])
         self._how = How(scope.options, scope.shared.run.room, self._on_change, scope.park_undo)
-        scope.on_push = self._take_late
 
     async def run(self, cause: BaseException | None) -> list[Step]:
         """Undo, whatever happens meanwhile. Return the steps whose undo failed for good.
@@ -59,6 +58,7 @@ class Unwind:
             shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
+        scope.on_push = self._take_late
         shared.run.show_state()
         shared.show()
         while True:
@@ -95,8 +95,10 @@ class Unwind:
             scopes = [self._scope, *self._scope.open_savepoints()]
             in_flight = [step for scope in scopes for step in scope.stack.in_flight]
             for step in in_flight:
-                end = step.stop_waiting if self._scope.shared.pivot.is_passed else step.request_cancel
-                end()
+                if self._scope.shared.pivot.is_passed:
+                    step.stop_waiting()
+                else:
+                    step.request_cancel()
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
             # Not the task of a savepoint's unwind: its owner has more to do after that task, and does it first.
