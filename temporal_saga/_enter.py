@@ -26,7 +26,7 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     if options.parks_undos:
         run.parking.check_name_is_free()
     pivot = Pivot(run, _main_task(name, run))
-    scope = Scope(Shared(run, name, pivot, state), None, options)
+    scope = Scope(Shared(run, name, options, pivot, state), None)
     seconds = None if deadline is None else deadline.total_seconds()
     if any(not each.is_over for each in undoing.get()):
         scope.is_in_callback = True
@@ -37,7 +37,8 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
             pivot.pass_()
         if state.cancelled:
             pivot.held = asyncio.CancelledError()
-    run.enter(scope)
+    run.sagas.append(scope)
+    run.open_sagas.append(scope)
     if seconds is not None and not pivot.is_passed:
         scope.cancels.set_deadline(seconds)
     return scope

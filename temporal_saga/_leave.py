@@ -46,7 +46,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
             return await _pass_on(scope, error)
     if failure is not None:
         raise_if_evicted()
-    if scope.parent is not None and await scope.is_taken_over():
+    if scope.parent is not None and await scope.was_taken_over():
         return error or unwound()
     if scope.state is State.DETACHED and failure is not None:
         message = (
@@ -121,7 +121,7 @@ async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
             raise_if_evicted()
             if not scope.shared.pivot.hold_if_workflows(cancel):
                 return cancel
-        if await scope.is_taken_over():
+        if await scope.was_taken_over():
             raise unwound()
         stack.settle_ended()
         if stack.called and not scope.in_progress() and (never := stack.never_awaited()):
@@ -237,7 +237,7 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
 def _state_of(scope: Scope) -> SagaState:
     shared, expires_at = scope.shared, scope.cancels.expires_at
     armed, failed = scope.stack.armed, scope.stack.failed
-    steps, options = write_steps([*armed, *failed], scope.options.compensation)
+    steps, options = write_steps([*armed, *failed], shared.options.compensation)
     return SagaState(
         version=VERSION,
         name=shared.name,

@@ -95,18 +95,19 @@ class Run(Arrivals):
     Attributes:
         sagas: All of them.
         open_sagas: Those that have not ended.
+        entries: How many scopes have been entered.
         unwinding: How many scopes unwind.
         details: The text that the UI showed before it showed a saga. It is restored later.
         is_incomplete: Whether an undo has failed for good: then its saga ends incomplete, perhaps much later.
     """
 
+    entries = 0
     unwinding = 0
     details = ""
     is_incomplete = False
     _shown: str | None = None  # the value of the search attribute
 
     joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
-    _entries = 0
     _when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] | None = None
 
     def __init__(self) -> None:
@@ -167,16 +168,6 @@ class Run(Arrivals):
         """Return the number of the next saga of this name in the run, from 1."""
         self._ordinals[name] = ordinal = self._ordinals.get(name, 0) + 1
         return ordinal
-
-    def next_entry(self) -> int:
-        """Return the number of the next scope in the run, from 1."""
-        self._entries += 1
-        return self._entries
-
-    def enter(self, saga: OpenSaga) -> None:
-        """Note a saga that has been entered."""
-        self.sagas.append(saga)
-        self.open_sagas.append(saga)
 
     def in_use(self, state: SagaState) -> str | None:
         """If a saga of this run has, or had, the steps of a state, return the message that refuses the state."""

@@ -13,12 +13,11 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. A call of a step is h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, cast
 
 from temporalio import workflow
@@ -26,13 +25,11 @@ from temporalio import workflow
 from ._cancels import Cancels
 from ._metrics import count
 from ._outcome import type_name
-from ._parking import Resolution
 from ._report import SagaReport
 from ._run import in_main_method
 from ._shared import Shared
 from ._stack import Stack
-from ._step import ParkingStep, Step
-from ._typing import Options
+from ._step import Step
 from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
 
@@ -88,7 +85,6 @@ class Scope:
     Args:
         shared: What the scopes of one saga share.
         parent: The scope around a savepoint; None for the saga's own.
-        options: The saga's options.
 
     Attributes:
         owner: The task that entered the scope.
@@ -111,25 +107,22 @@ class Scope:
     failed_for: BaseException | None = None  # the error that caused the first failed undo to run
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # set by an unwind, which takes what is armed while it runs
-    new_step: Callable[..., Step] = Step
 
-    def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
+    def __init__(self, shared: Shared, parent: Scope | None) -> None:
         owner = asyncio.current_task()
         assert owner is not None
         self.owner = owner
         self.shared = shared
         self.parent = parent
-        self.options = options
-        self.stack = Stack(shared, options.activity)
+        self.stack = Stack(shared)
         self.cancels = Cancels(owner, shared.run, is_main=in_main_method.get())
-        if options.parks_steps:
-            self.new_step = self.parking_step
-        self.entry = shared.run.next_entry()
+        shared.run.entries += 1
+        self.entry = shared.run.entries
 
     async def enter_savepoint(self) -> Scope:
         """Enter a savepoint in this scope."""
         await self.admit("savepoint()")
-        savepoint = Scope(self.shared, self, self.options)
+        savepoint = Scope(self.shared, self)
         savepoint.ended = asyncio.get_running_loop().create_future()
         self.savepoints = [*self.savepoints, savepoint]
         return savepoint
@@ -138,8 +131,9 @@ class Scope:
 
     async def admit(self, what: str) -> None:
         """Let a step start or a savepoint open. Hold the caller while the scope unwinds."""
-        # Refuse a callback of a savepoint's unwind too. This scope may start to unwind at any time, and its drain would
-        # wait for the savepoint. Refuse a task that a callback has left behind only while its unwind goes on.
+        # Refuse each callback of the saga, also that of another scope's unwind: this scope may start to unwind at any
+        # time, and its drain would wait for the other scope. A task that a callback has left behind is refused only
+        # while the scope of that callback unwinds.
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
                 raise self.shared.refuse(
@@ -156,7 +150,7 @@ class Scope:
     def closed(self, what: str) -> Exception:
         """Return what to raise for a call after the end. It is misuse if only the programmer can have caused it."""
         name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
-        ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)
+        ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)  # open: a savepoint's parent
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
@@ -172,14 +166,14 @@ class Scope:
         await wait_through_cancels(scope.ended)
         return True
 
-    async def is_taken_over(self) -> bool:
-        """Tell whether a scope around this savepoint unwinds, and so undoes its steps. Wait until that has ended."""
+    async def was_taken_over(self) -> bool:
+        """Tell whether a scope around this savepoint has taken over its steps, to undo them. Wait for its end."""
         return await self.waited_for_unwind() or self.state is State.MERGED
 
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand, in this scope or in the one that it has merged into."""
         scope = self.merged_into()
-        if scope.state is not State.UNWINDING and (scope is not self or scope.state is not State.OPEN):
+        if self.state is not State.OPEN and scope.state is not State.UNWINDING:
             raise self.closed("add_compensation()")
         scope.stack.push(step)
         if scope.on_push is not None:
@@ -220,18 +214,6 @@ class Scope:
         """Tell whether the scope has, or had, the steps of the saga with this identity."""
         return self.shared.identity == identity and self.state is not State.DETACHED
 
-    @property
-    def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
-        """The function that parks an undo that has failed for good; None if the saga does not park undos."""
-        return partial(self.shared.park, "undo", self.options.reminder) if self.options.parks_undos else None
-
-    def parking_step(self, *args: Any) -> Step:
-        """Return a new step that waits for a person if it fails for good."""
-        self.shared.run.parking.check_name_is_free()
-        step = ParkingStep(*args)
-        step.park = partial(self.shared.park, "step", self.options.reminder)
-        return step
-
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
         scopes = (self, *self.open_savepoints())
@@ -252,9 +234,11 @@ class Scope:
 
     def close(self, state: State) -> None:
         """End the scope in this state, and release the callers that it holds."""
-        was, self.state, self.has_ended = self.state, state, True
+        has_unwound = self.state is State.UNWINDING
+        self.state = state
+        self.has_ended = True
         self.cancels.stop_deadline()
-        if was is State.UNWINDING:
+        if has_unwound:
             run = self.shared.run
             run.unwinding -= 1
             run.show_state()
@@ -271,7 +255,7 @@ class Scope:
                 parent.stack.take(self.stack.give())
             parent.note_failed(self.stack.failed, self.failed_for)
             parent.savepoints = [each for each in parent.savepoints if each is not self]
-        if parent is not None or was is State.UNWINDING:
+        if parent is not None or has_unwound:
             self.ended.set_result(None)  # the owner raises right after this, and the callers that were held go on then
 
     def _log_end(self) -> None:

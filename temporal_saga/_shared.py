@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from temporalio import workflow
@@ -18,8 +20,8 @@ from ._report import show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
-from ._step import Step
-from ._typing import Reminder
+from ._step import ParkingStep, Step
+from ._typing import Options
 from .errors import DuplicateStep
 
 
@@ -41,19 +43,24 @@ class Shared:
     Args:
         run: The run.
         name: The saga's name.
+        options: The saga's options.
         pivot: The saga's point of no return.
         state: The state that the saga continues from; None for a new saga.
     """
 
     ticks = 0  # of the clock
+    new_step: Callable[..., Step] = Step
     misuse: Exception | None = None  # raised at the exit: asyncio only logs an error in a task that nobody awaits
     has_refused_a_call = False  # True iff a call failed because of a client's data
     _shows_soon = False
     _repeats = False  # True iff the whole saga may repeat what another run did, not only its part after a reset
 
-    def __init__(self, run: Run, name: str, pivot: Pivot, state: SagaState | None) -> None:
+    def __init__(self, run: Run, name: str, options: Options, pivot: Pivot, state: SagaState | None) -> None:
         self.run = run
         self.name = name
+        self.options = options
+        if options.parks_steps:
+            self.new_step = self.parking_step
         self.pivot = pivot
         self.info = workflow.info()
         self.steps: list[Step] = []
@@ -129,9 +136,19 @@ class Shared:
         self.misuse = error = RuntimeError(message)
         return error
 
-    async def park(
-        self, what: Literal["step", "undo"], reminder: Reminder | None, step: Step, error: BaseException
-    ) -> Resolution | None:
+    def parking_step(self, *args: Any) -> Step:
+        """Return a new step that waits for a person if it fails for good."""
+        self.run.parking.check_name_is_free()
+        step = ParkingStep(*args)
+        step.park = partial(self.park, "step")
+        return step
+
+    @property
+    def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
+        """The function that parks an undo that has failed for good; None if the saga does not park undos."""
+        return partial(self.park, "undo") if self.options.parks_undos else None
+
+    async def park(self, what: Literal["step", "undo"], step: Step, error: BaseException) -> Resolution | None:
         """Let a step or its undo wait for a person. Return the decision, or None if a cancel came first."""
         run = self.run
         ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)), self._show_soon)
@@ -144,7 +161,7 @@ class Shared:
             run.parking.park(ticket)
             self._show_soon()
             run.show_state()
-            resolution = await run.parking.decision(ticket, reminder)
+            resolution = await run.parking.decision(ticket, self.options.reminder)
         finally:
             step.ticket = None
         step.resolution = resolution or step.resolution

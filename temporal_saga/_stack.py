@@ -37,7 +37,6 @@ class Stack:
 
     Args:
         shared: What the scopes of the saga share.
-        activity_options: The saga's options for steps that are activities.
 
     Attributes:
         called: The calls that have not begun, each with its coroutine.
@@ -46,11 +45,10 @@ class Stack:
         failed: The steps whose undo failed for good, here or in a savepoint.
     """
 
-    __slots__ = ("_activity_options", "_given_up", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
+    __slots__ = ("_given_up", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
 
-    def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._activity_options = activity_options
         self.called: dict[Step | Called, Coroutine[Any, Any, Any]] = {}
         self.in_flight: list[Step] = []
         self.armed: list[Step] = []
@@ -66,7 +64,7 @@ class Stack:
         if step.undo_state is not None:
             self.armed.append(step)
         if kind == "activity":
-            options = {**self._activity_options, **options}
+            options = {**shared.options.activity, **options}
         try:
             step.task = task = step.start(kind, target, options, shared.info)
         except Exception:

@@ -26,8 +26,8 @@ from ._typing import Moment, Options
 class Todo:
     """The steps that are still to be undone, in the order in which they began. Steps may be added during the undo."""
 
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps = sorted(steps, key=_began)
         self._reach: list[Moment] = []  # for each step, the latest end among the steps up to it; filled in by `ready`
 
     def __bool__(self) -> bool:

@@ -38,9 +38,8 @@ class Unwind:
         self._scope = scope
         self._takes_all = swallowed is None
         self._is_drained = False
-        self._todo = Todo()
-        self._todo.add(swallowed or [])
-        self._how = How(scope.options, scope.shared.run.room, self._on_change, scope.park_undo)
+        self._todo = Todo(swallowed or [])
+        self._how = How(scope.shared.options, scope.shared.run.room, self._on_change, scope.shared.park_undo)
 
     async def run(self, cause: BaseException | None) -> list[Step]:
         """Undo, whatever happens meanwhile. Return the steps whose undo failed for good.
@@ -136,9 +135,8 @@ class Unwind:
 
 async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     """Undo one step while its scope stays open, whatever happens meanwhile. Return a cancel that came, if any."""
-    todo = Todo()
-    todo.add([step])
-    how = How(scope.options, scope.shared.run.room, lambda _: None, scope.park_undo)
+    todo = Todo([step])
+    how = How(scope.shared.options, scope.shared.run.room, lambda _: None, scope.shared.park_undo)
 
     async def protected() -> None:
         with undoing_in(scope):
