@@ -64,6 +64,10 @@ class Undoing:
     is_over: bool = False
 
 
+undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
+"""The unwinds and undos that run the current code (a callback). Such code must not wait for them."""
+
+
 @contextmanager
 def undoing_in(scope: Scope) -> Generator[None, None, None]:
     """Note that the code of this task is part of an undo."""
@@ -73,10 +77,6 @@ def undoing_in(scope: Scope) -> Generator[None, None, None]:
         yield
     finally:
         this.is_over = True
-
-
-undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
-"""The unwinds and undos that run the current code (a callback). Such code must not wait for them."""
 
 
 class Scope:

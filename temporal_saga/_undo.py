@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from temporalio import workflow
 
-from ._compensation import Callback
+from ._compensation import Call, Callback
 from ._identity import step_id
 from ._outcome import failure_or_raise
 from ._parking import Resolution
@@ -150,13 +150,14 @@ async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
 
 async def _undo(step: Step, how: How) -> None:
     """Run one compensation until it succeeds, fails for good, or a person has decided about it."""
-    if step.undo_call is None:  # its compensation_from= failed, which fails the workflow
+    call = step.undo_call
+    if call is None:  # its compensation_from= failed, which fails the workflow
         how.room.leave()
         step.undo_state = "FAILED"
         how.failed.append(step)
         return
     while True:
-        error = await _attempt(step, how)
+        error = await _attempt(step, call, how)
         if error is None:
             step.undo_state = "DONE"
             return
@@ -182,20 +183,18 @@ async def _undo(step: Step, how: How) -> None:
     how.on_change(step)
 
 
-async def _attempt(step: Step, how: How) -> BaseException | None:
+async def _attempt(step: Step, call: Call | Callback, how: How) -> BaseException | None:
     """Run one compensation. Return the error if it fails for good, None if it succeeds."""
     step.undo_state = "RUNNING"
     how.on_change(step)
-    compensation = step.undo_call
-    assert compensation is not None
     try:
-        if isinstance(compensation, Callback):
+        if isinstance(call, Callback):
             how.room.leave()  # a callback itself asks nothing of the server, and may wait for undos that do
-            await compensation.run()
+            await call.run()
         else:
             id = step_id(step.name, step.phase, step.key)
             try:
-                await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
+                await call.start(how.options.compensation, id, summary=f"undo {step.name}")
             finally:
                 how.room.leave()
     except workflow.ContinueAsNewError as error:
@@ -210,11 +209,11 @@ async def _attempt(step: Step, how: How) -> BaseException | None:
 
 def _size(step: Step, how: How) -> int:
     """Return the size of a compensation's arguments in bytes; 0 if they cannot be converted, which fails its start."""
-    compensation = step.undo_call
-    if compensation is None or isinstance(compensation, Callback):
+    call = step.undo_call
+    if call is None or isinstance(call, Callback):
         return 0
     try:
-        payloads = compensation.payloads(how.options.compensation, step_id(step.name, step.phase, step.key))
+        payloads = call.payloads(how.options.compensation, step_id(step.name, step.phase, step.key))
     except Exception:
         return 0
     return sum(payload.ByteSize() for payload in payloads)
