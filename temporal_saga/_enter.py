@@ -28,8 +28,7 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     pivot = Pivot(run, _main_task(name, run))
     scope = Scope(Shared(run, name, options, pivot, state), None)
     seconds = None if deadline is None else deadline.total_seconds()
-    if any(not each.is_over for each in undoing.get()):
-        scope.is_in_callback = True
+    scope.is_in_callback = any(not each.is_over for each in undoing.get())
     if state is not None:
         scope.stack.join(state, ())
         seconds = state.deadline

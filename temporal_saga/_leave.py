@@ -59,8 +59,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
         expiry = _deadline_error(scope, failure)
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
         return expiry or error
-    if scope.shared.misuse is not None:
-        await fail_task(scope.shared.misuse)
+    await fail_task(scope.shared.misuse)
     failure = expiry or failure or scope.shared.misuse
     pivot = scope.shared.pivot
     if failure is None or pivot.hold_if_workflows(failure) or pivot.is_relayed(failure):
@@ -167,8 +166,7 @@ async def compensate(scope: Scope) -> None:
     await scope.admit("compensate()")
     if any(each.owner is scope.owner for each in scope.open_savepoints()):
         raise scope.shared.refuse("compensate() inside a savepoint of this task: leave the savepoint first")
-    if scope.shared.misuse is not None:
-        await fail_task(scope.shared.misuse)
+    await fail_task(scope.shared.misuse)
     await Unwind(scope).run(None)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
     cancel = scope.cancels.kept or (scope.shared.pivot.held if scope.parent is None else None)

@@ -64,8 +64,7 @@ class Unwind:
             task = asyncio.create_task(self._drain_and_undo())
             await wait_through_cancels(task, self._keep)
             await _fail_for_bug(task)
-            if shared.misuse is not None:
-                await fail_task(shared.misuse)
+            await fail_task(shared.misuse)
             if not self._todo:  # nothing was pushed after the task's last look
                 break
         scope.on_push = None

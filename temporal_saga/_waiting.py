@@ -98,13 +98,13 @@ async def until_idle() -> None:
     await workflow.wait_condition(lambda: True)
 
 
-async def fail_task(bug: Exception) -> None:
-    """Fail the workflow task with `bug`, so that no code around the caller can catch it.
+async def fail_task(bug: Exception | None) -> None:
+    """Fail the workflow task with `bug`, if there is one, so that no code around the caller can catch it.
 
     The SDK evaluates a condition outside of all workflow code, and a condition that raises fails the activation.
     If the user's `failure_exception_types` name such an exception, return: then the saga unwinds.
     """
-    if workflow.is_failure_exception(bug):
+    if bug is None or workflow.is_failure_exception(bug):
         return
     if bug.__traceback__ is None:
         bug.__traceback__ = _way_here()
