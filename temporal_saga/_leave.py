@@ -60,7 +60,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
     if scope.state is not State.OPEN:  # compensate() or detach() has ended it
         return expiry or error
     await fail_task(scope.shared.misuse)
-    failure = expiry or failure or scope.shared.misuse
+    failure = scope.shared.misuse if failure is None else expiry or failure
     pivot = scope.shared.pivot
     if failure is None or pivot.hold_if_workflows(failure) or pivot.is_relayed(failure):
         return await _end_well(scope)

@@ -53,7 +53,7 @@ class State(Enum):
     INCOMPLETE = "INCOMPLETE"
     DETACHED = "DETACHED"
     MERGED = "MERGED"
-    """A savepoint that has ended. Its steps belong to its parent."""
+    """A savepoint that has ended well, or that a scope around it undoes. Its steps belong to its parent."""
 
 
 @dataclass(eq=False)

@@ -38,7 +38,7 @@ class Uses:
 
 
 class Shared:
-    """What the scopes of one saga share: its clock, its keys, its steps, its pivot, and misuse to raise.
+    """What the scopes of one saga share: its options, its clock, its keys, its steps, its pivot, and misuse to raise.
 
     Args:
         run: The run.

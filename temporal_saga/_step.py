@@ -80,7 +80,7 @@ class Step:
         """Give the command. Return the task of the call, which ends when the call has ended."""
         id = f"{self.name}:do:{self.key}"  # `step_id`, inlined for speed
         if kind == "child":
-            raise_if_evicted()  # an eviction would wait for the child's task; it lets no activity start
+            raise_if_evicted()  # for an activity the SDK does that, and no task begins that an eviction waits for
             self._child = _Child(target, {"id": id, **_CHILD_OPTIONS, **options})
             task = self._child.task
         else:

@@ -12,8 +12,6 @@ from bisect import bisect, bisect_left, insort
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from temporalio import workflow
-
 from ._compensation import Call, Callback
 from ._identity import step_id
 from ._outcome import failure_or_raise
@@ -197,8 +195,6 @@ async def _attempt(step: Step, call: Call | Callback, how: How) -> BaseException
                 await call.start(how.options.compensation, id, summary=f"undo {step.name}")
             finally:
                 how.room.leave()
-    except workflow.ContinueAsNewError as error:
-        raise RuntimeError("continue_as_new in a callback of an unwind would cut off the unwind") from error
     except (Exception, asyncio.CancelledError) as error:
         # A compensation that ends cancelled has failed: an operator cancelled it, or its callback awaited a cancelled
         # task.
