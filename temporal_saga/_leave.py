@@ -47,7 +47,7 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
     if failure is not None:
         raise_if_evicted()
     if scope.parent is not None and await scope.was_taken_over():
-        return error or unwound()
+        return unwound() if error is None else error
     if scope.state is State.DETACHED and failure is not None:
         message = (
             "Saga %s was left with %s after detach(), so nothing is undone here. Unless its state goes on elsewhere, "

@@ -275,7 +275,7 @@ class Scope:
     def note_failed(self, failed: Sequence[Step], cause: BaseException | None) -> None:
         """Note undos that failed for good. `close` passes those of a savepoint on to its parent."""
         if failed and not self.stack.failed:
-            self.failed_for = cause or failed[0].undo_error
+            self.failed_for = failed[0].undo_error if cause is None else cause
         self.stack.failed = [*self.stack.failed, *failed]
         self.shared.run.is_incomplete |= bool(self.stack.failed)
         self.shared.run.show_state()
