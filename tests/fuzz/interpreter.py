@@ -417,7 +417,7 @@ class Interpreter:
         self.waiting += 1
         if self.program["single_batch"] and not self._workflow_was_cancelled():
             # With that flag the SDK raises the workflow's cancel here in any task.
-            env.book.senders.append(Sender("wait_condition", self._workflow_was_cancelled))
+            env.book.senders.append(Sender("wait_condition", self._workflow_was_cancelled, is_doubtful=True))
         try:
             condition = workflow.wait_condition(lambda: self.released or flag in self.flags)
             await self.leaf(env, "wait", condition, must=False)
