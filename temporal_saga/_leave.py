@@ -187,7 +187,9 @@ def pass_pivot(scope: Scope) -> None:
         scopes.append(parent)
     if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
-    if not (pivot := scope.shared.pivot).is_passed and (pivot.is_barred or scopes[-1].cancels.is_on_its_way()):
+    pivot = scope.shared.pivot
+    may_be_cancelled = not pivot.is_passed and not scopes[-1].is_in_unwind  # no cancel interrupts an unwind
+    if may_be_cancelled and (pivot.is_barred or scopes[-1].cancels.is_on_its_way()):
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()
