@@ -38,6 +38,7 @@ class Step:
         stands: Whether its effect stands: "yes", "maybe" or "no".
         calls: Its calls, in order.
         handed_over: Whether it is a child whose own steps have taken its place.
+        taken_over: Whether its parent's saga has taken it over, and undoes it.
         undone_within: Whether it is a child whose own saga has undone all that took effect.
         left_behind: The runs of a child that took effect before a reset repeated it, if their effects may stand.
     """
@@ -53,13 +54,14 @@ class Step:
     stands: Literal["yes", "maybe", "no"] = "maybe"
     calls: list[Call] = field(default_factory=list[Call])
     handed_over: bool = False
+    taken_over: bool = False
     undone_within: bool = False
     left_behind: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     @property
     def id(self) -> str:
-        """The id of the step's first call."""
-        if self.calls:
+        """The id of the step's first call, its undo's only if nothing else is known."""
+        if self.calls and (self.calls[0].phase != "undo" or not self.target):
             return self.calls[0].id
         return f"{self.name}:do:{self.key}" if self.target else self.name
 
@@ -323,11 +325,12 @@ def _join_children(steps: dict[str, Step], children: Sequence[Story]) -> None:
             theirs = own[step.key]
             step.state, step.target, step.error = theirs.state, theirs.target, theirs.error
             theirs.undo, theirs.undo_state, theirs.who, theirs.stands = step.undo, step.undo_state, step.who, "no"
+            theirs.taken_over = True
         if taken:
             for key, theirs in own.items():
                 if key not in steps and theirs.stands != "no":  # also handed over, and not undone
                     steps[key] = replace(theirs, calls=[])
-                    theirs.stands = "no"
+                    theirs.stands, theirs.taken_over = "no", True
             for step in steps.values():
                 if any(call.child in child.executions for call in step.calls if call.phase == "do"):
                     step.handed_over = True

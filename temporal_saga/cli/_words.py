@@ -160,6 +160,8 @@ def duration(time: timedelta) -> str:
 
 def _troubles(story: Story, now: datetime) -> Iterable[Line]:
     for step in story.steps:
+        if step.taken_over:
+            continue  # its parent's account has it
         last, name = step.last, step.undo or "its undo"
         error = f" ({last.error})" if last and last.error else ""
         how = f"temporal-saga resolve {quote(story.workflow_id)} {step.key}"

@@ -211,6 +211,41 @@ class Parent:
 
 
 @workflow.defn
+class UndoesItself:
+    @workflow.run
+    async def run(self) -> SagaState:
+        async with saga() as order:
+            await order.execute_activity(reserve, MARKER, compensation=release)
+            await order.execute_activity(decline, MARKER)
+            return order.detach()
+
+
+@workflow.defn
+class UndoneWithin:
+    """Would take over what its child did; but the child fails, and undoes it itself."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga() as order:
+            await order.execute_activity(charge, MARKER, compensation=release)
+            await order.execute_child_workflow(
+                UndoesItself.run, compensation_from=lambda outcome: outcome.result, step="trip"
+            )
+
+
+@workflow.defn
+class Repeats:
+    """Is reset to before its child."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga() as order:
+            await workflow.sleep(timedelta(milliseconds=10))
+            await order.execute_child_workflow(Child.run, False, step="trip")
+            await order.execute_activity(charge, MARKER, compensation=release)
+
+
+@workflow.defn
 class Swallowed:
     """Goes on although an undo has failed for good: nothing is parked in it."""
 
@@ -267,6 +302,31 @@ class Parked:
 
 
 @workflow.defn
+class Refundable:
+    @workflow.run
+    async def run(self) -> SagaState:
+        async with saga() as order:
+            await order.execute_activity(reserve, MARKER, compensation=release)
+            await order.execute_activity(charge, MARKER, compensation=refund_in_vain)
+            return order.detach()
+
+
+@workflow.defn
+class ParkedOver:
+    """Parks an undo that a child has handed over."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga(on_compensation_failure="park") as order:
+            await order.execute_activity(reserve, MARKER, compensation=release, step="before")
+            await order.execute_child_workflow(
+                Refundable.run, compensation_from=lambda outcome: outcome.result, step="trip"
+            )
+            await order.execute_activity(reserve, MARKER, compensation=release, step="after")
+            raise ApplicationError(MARKER, type="Late")
+
+
+@workflow.defn
 class ParkedStep:
     @workflow.run
     async def run(self) -> None:
@@ -290,8 +350,13 @@ WORKFLOWS: list[type] = [
     Parent,
     Stubborn,
     UndoneByChild,
+    UndoesItself,
+    UndoneWithin,
+    Repeats,
     Swallowed,
     Waits,
     Parked,
+    Refundable,
+    ParkedOver,
     ParkedStep,
 ]

@@ -44,6 +44,8 @@ SETTINGS = (
     "frontend.WorkflowPauseEnabled=true",
 )
 REASON = f"{MARKER} reason"
+CHILDREN = (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.UndoesItself, sagas.Refundable)
+PARKED = [("Parked", "charge"), ("ParkedOver", "charge"), ("ParkedStep", "ship")]
 
 
 class Reversed(PayloadCodec):
@@ -171,7 +173,7 @@ async def world() -> AsyncIterator[World]:
 
         handles = {}
         for workflow in sagas.WORKFLOWS:
-            if workflow not in (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.Parked, sagas.ParkedStep):
+            if workflow not in (*CHILDREN, *(getattr(sagas, name) for name, _ in PARKED)):
                 args = [sagas.Hop(1)] if workflow is sagas.Continued else []
                 id = workflow.__name__.lower()
                 handles[id] = await start(client, workflow, id, *args)
@@ -179,11 +181,14 @@ async def world() -> AsyncIterator[World]:
         await until(failures(handles["terminated"]))
         await handles["terminated"].terminate(REASON)
         await reset(client, handles["waits"])
+        await until(lambda: ended(handles["repeats"]))
+        await reset(client, handles["repeats"])
         await until(failures(handles["retrying"]))
         await until(lambda: failures(client.get_workflow_handle("stubborn"), "")())
-        for id in ("incomplete", "compensated", "completed", "parent", "encoded"):
+        for id in ("incomplete", "compensated", "completed", "parent", "encoded", "undonewithin"):
             await until(lambda handle=handles[id]: ended(handle))  # type: ignore[misc]
-        await until(lambda: ended(client.get_workflow_handle("continued")))
+        for id in ("continued", "repeats"):
+            await until(lambda id=id: ended(client.get_workflow_handle(id)))  # type: ignore[misc]
         await until(lambda: happened(client.get_workflow_handle("waits"), "charge"))
         await until(lambda: happened(handles["bug"], "reserve"))
         await until(lambda: happened(handles["swallowed"], "charge"))
@@ -207,6 +212,8 @@ async def world() -> AsyncIterator[World]:
         "waits",
         "encoded",
         "undonebychild",
+        "undonewithin",
+        "repeats",
         "swallowed",
     ],
 )
@@ -295,9 +302,6 @@ async def key_of(world: World, id: str, step: str, namespace: str = "operators")
     return str(next(each["key"] for each in story["steps"] if each["name"] == step))
 
 
-PARKED = [("Parked", "charge"), ("ParkedStep", "ship")]
-
-
 @pytest.mark.parametrize(("workflow", "step"), PARKED)
 async def test_parked(world: World, workflow: str, step: str) -> None:
     """What is parked is shown, listed by the attribute, asked about, and settled; who decided is on record."""
@@ -319,9 +323,12 @@ async def test_parked(world: World, workflow: str, step: str) -> None:
     check_snapshot(f"show-{id}", (await cli("show", id)).out)
     key = await key_of(world, id, step)
     if workflow == "ParkedStep":
+        other = await key_of(world, id, "reserve")
+        said = await cli("resolve", id, other, "retry", "--who", "a", "--why", "b")
+        assert f"parked now: {step} {key}" in said.err
         said = await cli("resolve", id, key, "done-by-hand", "--who", "a", "--why", "b")
         assert "nobody can give its result by hand" in said.err
-    decision = (id, key, "done-by-hand" if workflow == "Parked" else "give-up", "--who", "alice", "--why", REASON)
+    decision = (id, key, "give-up" if workflow == "ParkedStep" else "done-by-hand", "--who", "alice", "--why", REASON)
     refused = await cli("resolve", *decision, answer="n\n")
     assert refused.code == 1
     assert refused.out.count("?") == 2
