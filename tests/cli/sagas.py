@@ -301,6 +301,30 @@ class Parked:
             raise ApplicationError(MARKER, type="Late")
 
 
+@workflow.defn(sandboxed=False)
+class Rejects:
+    """Rejects the first decisions, as a saga does; `asked` counts all of them."""
+
+    asked = 0
+
+    @workflow.init
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    @workflow.run
+    async def run(self, message: str) -> None:
+        await workflow.wait_condition(lambda: False)
+
+    @workflow.update
+    def saga_resolve(self, key: str, action: str, who: str, why: str) -> None: ...
+
+    @saga_resolve.validator
+    def check(self, key: str, action: str, who: str, why: str) -> None:
+        Rejects.asked += 1
+        if Rejects.asked < 3:
+            raise ApplicationError(self.message, type="SagaNotResolved")
+
+
 @workflow.defn
 class Refundable:
     @workflow.run
@@ -356,6 +380,7 @@ WORKFLOWS: list[type] = [
     Swallowed,
     Waits,
     Parked,
+    Rejects,
     Refundable,
     ParkedOver,
     ParkedStep,

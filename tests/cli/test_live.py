@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
+from temporal_saga import _parking
 from temporal_saga.cli import _fetch
 from temporal_saga.cli._connect import Problem
 from temporal_saga.cli._history import read
-from temporal_saga.cli._resolve import Settlement, settle
+from temporal_saga.cli._resolve import TOO_EARLY, Settlement, settle
 from temporal_saga.plugin import SagaPlugin
 from tests.cli import sagas
 from tests.cli.sagas import KEY, MARKER
@@ -44,7 +46,7 @@ SETTINGS = (
     "frontend.WorkflowPauseEnabled=true",
 )
 REASON = f"{MARKER} reason"
-CHILDREN = (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.UndoesItself, sagas.Refundable)
+CHILDREN = (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.UndoesItself, sagas.Rejects, sagas.Refundable)
 PARKED = [("Parked", "charge"), ("ParkedOver", "charge"), ("ParkedStep", "ship")]
 
 
@@ -384,6 +386,22 @@ async def test_a_workflow_that_ends_before_the_decision_comes(world: World) -> N
     late = Settlement("completed", run_id, "update", "", KEY, "retry", "?", "!")
     with pytest.raises(Problem, match="the workflow has ended in the meantime"):
         await settle(world.client, late, "ann", "x")
+
+
+@pytest.mark.parametrize(("message", "asked"), [(f"'charge' {TOO_EARLY}: decide again", 3), ("nothing is parked", 1)])
+async def test_a_decision_that_comes_too_early_is_sent_again(
+    world: World, message: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query may show what is parked before the history has it. Only for this the command waits by itself."""
+    assert TOO_EARLY in inspect.getsource(_parking)
+    monkeypatch.setattr(sagas.Rejects, "asked", 0)
+    handle = await start(world.client, sagas.Rejects, f"rejects-{asked}", message)
+    run_id = (await handle.describe()).run_id
+    settlement = Settlement(handle.id, run_id, "update", "", KEY, "retry", "?", "!")
+    with nullcontext() if asked > 1 else pytest.raises(Problem, match=message):
+        await settle(world.client, settlement, "ann", "x")
+    assert sagas.Rejects.asked == asked
+    await handle.terminate()
 
 
 async def test_resolve_where_nobody_is_asked(world: World) -> None:
