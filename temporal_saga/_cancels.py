@@ -355,7 +355,10 @@ class Cancels:
         came_at = self._arrivals.came_at()
         # Perhaps the scope was entered in the same activation, before the workflow's cancel reached the owner.
         came = came_at is not None and came_at >= self._unwound_at
-        if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
+        kept = None if self.kept is None else self.kept.args
+        # The deadline is an outer saga's: this one's stopped when the unwind began. But a saga inside may have kept the
+        # cancel of this one's, and given it back.
+        if came or kept == (_DEADLINE,) or (kept == (_GIVEN_BACK,) and not self.expired):
             self._owner.cancel(_GIVEN_BACK)
 
     def _is_coming(self) -> bool:

@@ -186,7 +186,9 @@ def pass_pivot(scope: Scope) -> None:
     saga = scopes[-1]
     if any(each.is_busy for each in (saga, *saga.open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
-    if not (pivot := scope.shared.pivot).is_passed and (pivot.is_barred or saga.cancels.is_on_its_way()):
+    pivot = scope.shared.pivot
+    may_be_cancelled = not pivot.is_passed and not saga.is_in_callback  # no cancel interrupts an unwind
+    if may_be_cancelled and (pivot.is_barred or saga.cancels.is_on_its_way()):
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()

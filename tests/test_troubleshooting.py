@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import temporal_saga
+from temporal_saga import Saga
+from tests.driver import Run
+from tests.rules.workflows import flow
 
 PACKAGE = Path(temporal_saga.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
@@ -95,9 +98,13 @@ class Source:
         return []
 
 
-def entries() -> list[str]:
-    """Return what the first column of the page's tables has."""
-    return [entry for _, entry in re.findall(r"^\| (`+)(.+?)\1 \|", PAGE.read_text(), re.MULTILINE)]
+def entries(*, of_the_sdk: bool = False) -> list[str]:
+    """Return what the first column of the page's tables has, or that of the table with the SDK's own messages."""
+    before, heading, rest = PAGE.read_text().partition("\n## What the SDK says\n")
+    theirs, *after = rest.partition("\n## ")
+    assert heading
+    text = theirs if of_the_sdk else "".join([before, *after])
+    return [entry for _, entry in re.findall(r"^\| (`+)(.+?)\1 \|", text, re.MULTILINE)]
 
 
 def begins(message: str, entry: str) -> bool:
@@ -127,3 +134,17 @@ def test_the_messages_are_read_from_the_source() -> None:
         "The body of saga … raised …, which",  # a log's
     ):
         assert any(text.startswith(beginning) for text in texts), beginning
+
+
+def test_a_step_without_a_timeout_is_what_the_page_says() -> None:
+    """The very first mistake: the message is the SDK's, and it is on the page."""
+
+    @flow
+    async def body() -> None:
+        async with Saga() as saga:
+            await saga.execute_activity("charge", 1, compensation="refund")
+
+    run = Run(body).start()
+    assert run.task_failure is not None
+    (said,) = [each for each in entries(of_the_sdk=True) if "timeout" in each]
+    assert run.task_failure[1:] == ("ValueError", said)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from io import TextIOWrapper
 from pathlib import Path
@@ -32,22 +33,16 @@ __all__ = ["cli"]
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+_SETTINGS = tuple(each.name for each in fields(Connection))
 _MOST_DAYS = 36_500
 _MOST_PROBLEMS = 5
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="temporal-saga")
-def cli() -> None:
-    """See what happened to sagas on Temporal, find those that need a person, and settle them.
-
-    The server, the namespace and the credentials come from the same place as for the temporal CLI: its configuration
-    file and profiles, and the variables TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS and so on.
-    """
-
-
 def _connects(command: F) -> F:
-    """Add the options for the connection, and pass them to the command as one `Connection`."""
+    """Add the options for the connection, and pass them to the command as one `Connection`.
+
+    Like those of the `temporal` CLI they may stand before the command's name or after it. Those after it win.
+    """
     options = [
         click.option("--profile", help="The profile in the configuration file.  [env: TEMPORAL_PROFILE]"),
         click.option("--config-file", type=click.Path(), help="The configuration file.  [env: TEMPORAL_CONFIG_FILE]"),
@@ -58,21 +53,27 @@ def _connects(command: F) -> F:
     ]
 
     @functools.wraps(command)
-    def connected(
-        *,
-        profile: str | None,
-        config_file: str | None,
-        address: str | None,
-        namespace: str | None,
-        api_key: str | None,
-        tls: bool | None,
-        **rest: Any,
-    ) -> Any:
-        return command(connection=Connection(profile, config_file, address, namespace, api_key, tls), **rest)
+    def connected(**options: Any) -> Any:
+        context = click.get_current_context()
+        given = {name: options.pop(name) for name in _SETTINGS}
+        context.obj = {**(context.obj or {}), **{name: value for name, value in given.items() if value is not None}}
+        return command(connection=Connection(**context.obj), **options)
 
     for option in reversed(options):
         connected = option(connected)
     return cast(F, connected)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="temporal-saga")
+@_connects
+def cli(connection: Connection) -> None:
+    """See what happened to sagas on Temporal, find those that need a person, and settle them.
+
+    The server, the namespace and the credentials come from the same place as for the temporal CLI: its configuration
+    file and profiles, and the variables TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS and so on.
+    The options for them may stand before the command or after it.
+    """
 
 
 @cli.command("show")

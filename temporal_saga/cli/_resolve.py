@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from shlex import quote
@@ -23,6 +25,12 @@ Action = Literal["retry", "done-by-hand", "give-up"]
 ACTIONS = ("retry", "done-by-hand", "give-up")
 
 _PATIENCE = timedelta(seconds=15)
+_PAUSES = (0.2, 0.4, 0.8, 1.6)
+_MOST_NAMED = 10
+
+TOO_EARLY = "is not on record as parked yet"
+"""A part of the message with which a workflow rejects a decision that comes a moment too early."""
+
 _MOST_WHO, _MOST_WHY = 100, 800  # the server takes an identity of 1,000 bytes
 
 
@@ -79,7 +87,8 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
         Problem: If the action is not possible. The message says what is.
     """
     parts = parse_id(key)
-    story, step = _find(story, parts[2] if parts else key)
+    whole = story
+    story, step = _find(whole, parts[2] if parts else key)
     name, last = step.undo or "its undo", step.last
     if step.undone:
         raise Problem(f"{step.name} is already undone: {undoing(step, story, now)}")
@@ -111,7 +120,9 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
     undo_waits = step.undo_state in ("PARKED", "FAILED")
     step_waits = step.state == "PARKED" or (step.state == "UNKNOWN" and step.undo_state in (None, "PENDING"))
     if not undo_waits and not step_waits:
-        raise Problem(f"{step.name} does not wait for a person; {_became(step, story, now)}")
+        waiting = _waiting(whole)
+        parked = f"; parked now: {_named(waiting)}" if waiting else ""
+        raise Problem(f"{step.name} does not wait for a person; {_became(step, story, now)}{parked}")
     if action == "done-by-hand" and not undo_waits:
         raise Problem(f"{step.name} itself is parked, and nobody can give its result by hand: choose retry or give-up")
     if story.status == "PAUSED":
@@ -127,7 +138,11 @@ def decide(story: Story, key: str, action: Action, now: datetime) -> Settlement:
             else "The step then fails, and the saga goes on from its error."
         ),
     }
-    done = {"retry": f"{what} runs again.", "done-by-hand": "It counts as done.", "give-up": "It is given up."}
+    done = {
+        "retry": f"{what} runs again.",
+        "done-by-hand": f"{name} counts as done: {step.name} is undone by hand.",
+        "give-up": f"{what} is given up.",
+    }
     activity = last.id if last is not None else ""
     return Settlement(
         story.workflow_id, story.run_id, "update", activity, step.key, action, question[action], done[action]
@@ -168,14 +183,28 @@ async def _complete(client: Client, settlement: Settlement) -> None:
 async def _update(client: Client, settlement: Settlement, who: str, why: str) -> None:
     handle: Any = client.get_workflow_handle(settlement.workflow_id, run_id=settlement.run_id)
     arguments = [settlement.key, settlement.action.replace("-", "_"), who, why]
-    async with explained(client, f"workflow {settlement.workflow_id!r}"):
+    for pause in _PAUSES:
+        with suppress(_TooEarly):
+            await _send(client, handle, arguments)
+            return
+        await asyncio.sleep(pause)
+    await _send(client, handle, arguments)
+
+
+class _TooEarly(Problem):
+    """The workflow has shown that something is parked before its history has the parking."""
+
+
+async def _send(client: Client, handle: Any, arguments: list[str]) -> None:
+    async with explained(client, f"workflow {handle.id!r}"):
         try:
             update = handle.execute_update("saga_resolve", args=arguments, rpc_timeout=_PATIENCE)
             await asyncio.wait_for(update, _PATIENCE.total_seconds() + 1)
         except WorkflowUpdateFailedError as error:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.type == "SagaNotResolved":
-                raise Problem(cause.message) from error  # the library's own words: keys and names
+                # The library's own words: keys and names.
+                raise (_TooEarly if TOO_EARLY in cause.message else Problem)(cause.message) from error
             raise Problem("the workflow refuses the decision: nothing is parked under that key") from error
         except (asyncio.TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
             raise _unheard() from error
@@ -194,10 +223,23 @@ def _unheard() -> Problem:
     )
 
 
+def _waiting(story: Story) -> list[Step]:
+    """Return what is parked, of children too."""
+    steps = {step.key: step for each in story.family() for step in each.steps}  # a step that was handed over is in two
+    return [step for step in steps.values() if "PARKED" in (step.state, step.undo_state)]
+
+
+def _named(steps: Sequence[Step]) -> str:
+    names = [f"{step.name} {step.key}" for step in steps[:_MOST_NAMED]]
+    return ", ".join(names) + (f" and {len(steps) - _MOST_NAMED} more" if len(steps) > _MOST_NAMED else "")
+
+
 def _find(story: Story, key: str) -> tuple[Story, Step]:
     """Find a step. If a child has handed it over, find it in the saga that undoes it."""
     found = [(each, step) for each in story.family() for step in each.steps if step.key == key]
     if not found:
-        known = ", ".join(f"{step.name} {step.key}" for step in story.steps[:10]) or "none"
-        raise Problem(f"workflow {story.workflow_id!r} has no step with the key {key!r}; its steps: {known}")
+        waiting = _waiting(story)
+        parked = f"parked now: {_named(waiting)}; all its " if waiting else "its "
+        known = f"{parked}steps: {_named(story.steps) or 'none'}"
+        raise Problem(f"workflow {story.workflow_id!r} has no step with the key {key!r}; {known}")
     return max(found, key=lambda each: any(call.phase != "do" for call in each[1].calls))

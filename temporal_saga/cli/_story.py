@@ -38,6 +38,9 @@ class Step:
         stands: Whether its effect stands: "yes", "maybe" or "no".
         calls: Its calls, in order.
         handed_over: Whether it is a child whose own steps have taken its place.
+        taken_over: Whether its parent's saga has taken it over, and undoes it.
+        undone_within: Whether it is a child whose own saga has undone all that took effect.
+        left_behind: The runs of a child that took effect before a reset repeated it, if their effects may stand.
     """
 
     name: str
@@ -51,11 +54,14 @@ class Step:
     stands: Literal["yes", "maybe", "no"] = "maybe"
     calls: list[Call] = field(default_factory=list[Call])
     handed_over: bool = False
+    taken_over: bool = False
+    undone_within: bool = False
+    left_behind: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     @property
     def id(self) -> str:
-        """The id of the step's first call."""
-        if self.calls:
+        """The id of the step's first call, its undo's only if nothing else is known."""
+        if self.calls and (self.calls[0].phase != "undo" or not self.target):
             return self.calls[0].id
         return f"{self.name}:do:{self.key}" if self.target else self.name
 
@@ -194,9 +200,10 @@ def tell(
         _park(steps.values(), decisions, run.parked)
     _join_children(steps, children)
     for step in steps.values():
+        _account_of_children(step, children)
         step.stands = _stands(step)
     marks = [mark for each in runs for mark in each.marks if each is run or not _copied(mark, each, runs)]
-    in_order = sorted(steps.values(), key=lambda step: step.calls[0].scheduled if step.calls else run.started)
+    in_order = _in_order(steps, known, children, run.started)
     story = Story(
         run.workflow_id,
         run.run_id,
@@ -318,18 +325,72 @@ def _join_children(steps: dict[str, Step], children: Sequence[Story]) -> None:
             theirs = own[step.key]
             step.state, step.target, step.error = theirs.state, theirs.target, theirs.error
             theirs.undo, theirs.undo_state, theirs.who, theirs.stands = step.undo, step.undo_state, step.who, "no"
+            theirs.taken_over = True
         if taken:
             for key, theirs in own.items():
                 if key not in steps and theirs.stands != "no":  # also handed over, and not undone
                     steps[key] = replace(theirs, calls=[])
-                    theirs.stands = "no"
+                    theirs.stands, theirs.taken_over = "no", True
             for step in steps.values():
                 if any(call.child in child.executions for call in step.calls if call.phase == "do"):
                     step.handed_over = True
 
 
+def _account_of_children(step: Step, children: Sequence[Story]) -> None:
+    """See what the child workflows of a step have undone themselves, and which run of a child is left behind."""
+    ran = [call.child for call in step.calls if call.phase == "do" and call.child is not None]
+    whole = {run: child for child in children if _is_whole(child) for run in child.executions}
+    # A reset starts the child again under its workflow id. Its keys come from its run id: the effects happen twice.
+    step.left_behind = [run for run in dict.fromkeys(ran) if run != ran[-1] and run not in whole]
+    if not ran or step.handed_over or step.undo_state is not None or not whole.keys() >= set(ran):
+        return
+    step.undone_within = any(each.undone or each.undone_within for run in ran for each in whole[run].steps)
+    if not step.undone_within and step.state == "UNKNOWN":
+        step.state = "NOT_APPLIED"  # it ended badly, and none of its own steps had an effect
+
+
+def _is_whole(child: Story) -> bool:
+    """Tell whether a workflow has ended and nothing of it stands, as far as its sagas can tell."""
+    return not child.is_open and bool(child.steps) and not child.others and not child.standing
+
+
+def _in_order(steps: dict[str, Step], known: Iterable[str], children: Sequence[Story], started: datetime) -> list[Step]:
+    """Return the steps in the order in which they began, as far as their calls, the report and the children tell."""
+    after: dict[str, str] = {}
+    for child in children:
+        giver = next((step.key for step in steps.values() if _is_from(step, child)), None)
+        for key in (step.key for step in child.steps if giver is not None):
+            if key in steps:
+                if not any(call.phase == "do" for call in steps[key].calls):
+                    after.setdefault(key, cast(str, giver))
+                giver = key
+    before: str | None = None
+    for key in known:  # a callback has no call
+        if before is not None and not steps[key].calls:
+            after.setdefault(key, before)
+        before = key
+    rest = sorted(
+        (step for step in steps.values() if step.key not in after),
+        key=lambda step: step.calls[0].scheduled if step.calls else started,
+        reverse=True,
+    )
+    followers: dict[str, list[Step]] = {}
+    for key in steps:
+        if key in after:
+            followers.setdefault(after[key], []).insert(0, steps[key])
+    found: list[Step] = []
+    while rest:
+        found.append(rest.pop())
+        rest += followers.get(found[-1].key, ())
+    return found
+
+
+def _is_from(step: Step, child: Story) -> bool:
+    return step.handed_over and any(call.child in child.executions for call in step.calls if call.phase == "do")
+
+
 def _stands(step: Step) -> Literal["yes", "maybe", "no"]:
-    if step.state == "NOT_APPLIED" or step.undone or step.handed_over:
+    if step.state == "NOT_APPLIED" or step.undone or step.handed_over or step.undone_within:
         return "no"
     if step.state is None and step.undo_state is None:
         return "no"

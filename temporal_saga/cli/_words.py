@@ -29,7 +29,7 @@ class Line:
 
 def verdict(story: Story, now: datetime) -> list[Line]:
     """Say how a workflow's sagas stand: the headline, the troubles, and the effects that stand."""
-    return [headline(story), *_troubles(story, now), *_standing(story)]
+    return [headline(story), *_troubles(story, now), *_standing(story), *_children(story)]
 
 
 def summary(story: Story, now: datetime) -> str:
@@ -89,6 +89,8 @@ def effect(step: Step) -> str:
     """Say what is known of a step's effect."""
     if step.handed_over:
         return "handed over to its parent"
+    if step.undone_within and step.state == "UNKNOWN":
+        return f"failed ({step.error})" if step.error else "ended badly"
     words = {
         "RUNNING": "running",
         "PARKED": "failed, parked",
@@ -103,6 +105,8 @@ def effect(step: Step) -> str:
 
 def undoing(step: Step, story: Story, now: datetime) -> str:
     """Say how far the undo of a step is."""
+    if step.undone_within:
+        return "by the child itself"
     if step.undo_state is None:
         if not story.is_due(step):
             return "-"
@@ -156,6 +160,8 @@ def duration(time: timedelta) -> str:
 
 def _troubles(story: Story, now: datetime) -> Iterable[Line]:
     for step in story.steps:
+        if step.taken_over:
+            continue  # its parent's account has it
         last, name = step.last, step.undo or "its undo"
         error = f" ({last.error})" if last and last.error else ""
         how = f"temporal-saga resolve {quote(story.workflow_id)} {step.key}"
@@ -194,13 +200,27 @@ def _standing(story: Story) -> Iterable[Line]:
         without = [step for step in found if step.undo_state is None]
         found = [step for step in found if step.undo_state is not None]
         if without:
-            yield Line(f"Not undone (no compensation, past a pivot, or nothing was undone at all): {_ids(without)}")
+            reasons = "no compensation, past a pivot, given up by detach(), or nothing was undone at all"
+            yield Line(f"Not undone ({reasons}): {_ids(without)}")
     sure = [step for step in found if step.stands == "yes"]
     unsure = [step for step in found if step.stands == "maybe"]
     if sure:
         yield Line(f"Stands: {_ids(sure)}", "bad")
     if unsure:
         yield Line(f"May stand: {_ids(unsure)}", "bad")
+
+
+def _children(story: Story) -> Iterable[Line]:
+    for step in story.steps:
+        if step.undone_within:
+            yield Line(f"The child workflow of {step.name} has undone its steps itself: nothing of it stands.")
+        for id, run in step.left_behind:
+            yield Line(
+                f"A reset has run the child workflow of {step.name} again, with new keys. The effects of its earlier "
+                "run may stand as well.",
+                "bad",
+                f"temporal-saga show {quote(id)} --run-id {run}",
+            )
 
 
 def _is_bad(step: Step) -> bool:

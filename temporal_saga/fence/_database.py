@@ -385,6 +385,11 @@ def _driver_connection(connection: Any) -> Any:
         raise TypeError(f"{_name(connection)} is not a connection that the fence can use: pass {fix}")
     if root in _DIALECTS and not hasattr(connection, "cursor"):
         raise TypeError(f"{_name(connection)} is not a connection: pass the connection that it belongs to")
+    if not hasattr(connection, "cursor"):  # a file's name, a URL, a function that connects
+        raise TypeError(
+            f"{_name(connection)} is not a connection: pass an open one, such as sqlite3.connect(...) or "
+            "psycopg.connect(...)"
+        )
     return connection
 
 

@@ -7,10 +7,12 @@ imported before a test asks for it.
 from __future__ import annotations
 
 import argparse
+import linecache
 import re
 import zlib
 from collections.abc import Generator
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -130,7 +132,9 @@ def saga_explore(pytestconfig: pytest.Config) -> SagaExplore:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the plan and the timeline instead of a traceback through the kit."""
+    """Show the plan and the timeline, or what is misused, instead of a traceback through the kit."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace"):
+        _hide_the_kit(call.excinfo)
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
     # By its name: to import the class would import the kit.
@@ -139,3 +143,27 @@ def pytest_runtest_makereport(
         where = f"{item.path}:{entry.lineno + 1}: ViolationError" if entry is not None else "ViolationError"
         report.longrepr = f"{error}\n{where}"
     return report
+
+
+def _hide_the_kit(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Leave only the user's lines in the traceback of an error that the kit raises on purpose, such as misuse."""
+    entries: list[TracebackType] = []
+    traceback = excinfo.value.__traceback__
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    own = [entry for entry in entries if not _is_of_the_kit(entry)]
+    if own and _is_of_the_kit(entries[-1]) and _line(entries[-1]).startswith("raise "):
+        # Linked anew: pytest cuts its own lines off, and goes along the links after that.
+        for entry in reversed(own):
+            traceback = TracebackType(traceback, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+        assert traceback is not None
+        excinfo.traceback = type(excinfo.traceback)(traceback)
+
+
+def _is_of_the_kit(entry: TracebackType) -> bool:
+    return str(entry.tb_frame.f_globals.get("__name__", "")).startswith(f"{__package__}.")
+
+
+def _line(entry: TracebackType) -> str:
+    return linecache.getline(entry.tb_frame.f_code.co_filename, entry.tb_lineno).strip()

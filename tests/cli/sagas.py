@@ -211,6 +211,41 @@ class Parent:
 
 
 @workflow.defn
+class UndoesItself:
+    @workflow.run
+    async def run(self) -> SagaState:
+        async with saga() as order:
+            await order.execute_activity(reserve, MARKER, compensation=release)
+            await order.execute_activity(decline, MARKER)
+            return order.detach()
+
+
+@workflow.defn
+class UndoneWithin:
+    """Would take over what its child did; but the child fails, and undoes it itself."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga() as order:
+            await order.execute_activity(charge, MARKER, compensation=release)
+            await order.execute_child_workflow(
+                UndoesItself.run, compensation_from=lambda outcome: outcome.result, step="trip"
+            )
+
+
+@workflow.defn
+class Repeats:
+    """Is reset to before its child."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga() as order:
+            await workflow.sleep(timedelta(milliseconds=10))
+            await order.execute_child_workflow(Child.run, False, step="trip")
+            await order.execute_activity(charge, MARKER, compensation=release)
+
+
+@workflow.defn
 class Swallowed:
     """Goes on although an undo has failed for good: nothing is parked in it."""
 
@@ -266,6 +301,55 @@ class Parked:
             raise ApplicationError(MARKER, type="Late")
 
 
+@workflow.defn(sandboxed=False)
+class Rejects:
+    """Rejects the first decisions, as a saga does; `asked` counts all of them."""
+
+    asked = 0
+
+    @workflow.init
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    @workflow.run
+    async def run(self, message: str) -> None:
+        await workflow.wait_condition(lambda: False)
+
+    @workflow.update
+    def saga_resolve(self, key: str, action: str, who: str, why: str) -> None: ...
+
+    @saga_resolve.validator
+    def check(self, key: str, action: str, who: str, why: str) -> None:
+        Rejects.asked += 1
+        if Rejects.asked < 3:
+            raise ApplicationError(self.message, type="SagaNotResolved")
+
+
+@workflow.defn
+class Refundable:
+    @workflow.run
+    async def run(self) -> SagaState:
+        async with saga() as order:
+            await order.execute_activity(reserve, MARKER, compensation=release)
+            await order.execute_activity(charge, MARKER, compensation=refund_in_vain)
+            return order.detach()
+
+
+@workflow.defn
+class ParkedOver:
+    """Parks an undo that a child has handed over."""
+
+    @workflow.run
+    async def run(self) -> None:
+        async with saga(on_compensation_failure="park") as order:
+            await order.execute_activity(reserve, MARKER, compensation=release, step="before")
+            await order.execute_child_workflow(
+                Refundable.run, compensation_from=lambda outcome: outcome.result, step="trip"
+            )
+            await order.execute_activity(reserve, MARKER, compensation=release, step="after")
+            raise ApplicationError(MARKER, type="Late")
+
+
 @workflow.defn
 class ParkedStep:
     @workflow.run
@@ -290,8 +374,14 @@ WORKFLOWS: list[type] = [
     Parent,
     Stubborn,
     UndoneByChild,
+    UndoesItself,
+    UndoneWithin,
+    Repeats,
     Swallowed,
     Waits,
     Parked,
+    Rejects,
+    Refundable,
+    ParkedOver,
     ParkedStep,
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from examples.dev_server import dev_server
+from temporal_saga import _parking
 from temporal_saga.cli import _fetch
 from temporal_saga.cli._connect import Problem
 from temporal_saga.cli._history import read
-from temporal_saga.cli._resolve import Settlement, settle
+from temporal_saga.cli._resolve import TOO_EARLY, Settlement, settle
 from temporal_saga.plugin import SagaPlugin
 from tests.cli import sagas
 from tests.cli.sagas import KEY, MARKER
@@ -44,6 +46,8 @@ SETTINGS = (
     "frontend.WorkflowPauseEnabled=true",
 )
 REASON = f"{MARKER} reason"
+CHILDREN = (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.UndoesItself, sagas.Rejects, sagas.Refundable)
+PARKED = [("Parked", "charge"), ("ParkedOver", "charge"), ("ParkedStep", "ship")]
 
 
 class Reversed(PayloadCodec):
@@ -171,7 +175,7 @@ async def world() -> AsyncIterator[World]:
 
         handles = {}
         for workflow in sagas.WORKFLOWS:
-            if workflow not in (sagas.Child, sagas.TakesBack, sagas.Stubborn, sagas.Parked, sagas.ParkedStep):
+            if workflow not in (*CHILDREN, *(getattr(sagas, name) for name, _ in PARKED)):
                 args = [sagas.Hop(1)] if workflow is sagas.Continued else []
                 id = workflow.__name__.lower()
                 handles[id] = await start(client, workflow, id, *args)
@@ -179,11 +183,14 @@ async def world() -> AsyncIterator[World]:
         await until(failures(handles["terminated"]))
         await handles["terminated"].terminate(REASON)
         await reset(client, handles["waits"])
+        await until(lambda: ended(handles["repeats"]))
+        await reset(client, handles["repeats"])
         await until(failures(handles["retrying"]))
         await until(lambda: failures(client.get_workflow_handle("stubborn"), "")())
-        for id in ("incomplete", "compensated", "completed", "parent", "encoded"):
+        for id in ("incomplete", "compensated", "completed", "parent", "encoded", "undonewithin"):
             await until(lambda handle=handles[id]: ended(handle))  # type: ignore[misc]
-        await until(lambda: ended(client.get_workflow_handle("continued")))
+        for id in ("continued", "repeats"):
+            await until(lambda id=id: ended(client.get_workflow_handle(id)))  # type: ignore[misc]
         await until(lambda: happened(client.get_workflow_handle("waits"), "charge"))
         await until(lambda: happened(handles["bug"], "reserve"))
         await until(lambda: happened(handles["swallowed"], "charge"))
@@ -207,6 +214,8 @@ async def world() -> AsyncIterator[World]:
         "waits",
         "encoded",
         "undonebychild",
+        "undonewithin",
+        "repeats",
         "swallowed",
     ],
 )
@@ -295,9 +304,6 @@ async def key_of(world: World, id: str, step: str, namespace: str = "operators")
     return str(next(each["key"] for each in story["steps"] if each["name"] == step))
 
 
-PARKED = [("Parked", "charge"), ("ParkedStep", "ship")]
-
-
 @pytest.mark.parametrize(("workflow", "step"), PARKED)
 async def test_parked(world: World, workflow: str, step: str) -> None:
     """What is parked is shown, listed by the attribute, asked about, and settled; who decided is on record."""
@@ -319,9 +325,12 @@ async def test_parked(world: World, workflow: str, step: str) -> None:
     check_snapshot(f"show-{id}", (await cli("show", id)).out)
     key = await key_of(world, id, step)
     if workflow == "ParkedStep":
+        other = await key_of(world, id, "reserve")
+        said = await cli("resolve", id, other, "retry", "--who", "a", "--why", "b")
+        assert f"parked now: {step} {key}" in said.err
         said = await cli("resolve", id, key, "done-by-hand", "--who", "a", "--why", "b")
         assert "nobody can give its result by hand" in said.err
-    decision = (id, key, "done-by-hand" if workflow == "Parked" else "give-up", "--who", "alice", "--why", REASON)
+    decision = (id, key, "give-up" if workflow == "ParkedStep" else "done-by-hand", "--who", "alice", "--why", REASON)
     refused = await cli("resolve", *decision, answer="n\n")
     assert refused.code == 1
     assert refused.out.count("?") == 2
@@ -377,6 +386,22 @@ async def test_a_workflow_that_ends_before_the_decision_comes(world: World) -> N
     late = Settlement("completed", run_id, "update", "", KEY, "retry", "?", "!")
     with pytest.raises(Problem, match="the workflow has ended in the meantime"):
         await settle(world.client, late, "ann", "x")
+
+
+@pytest.mark.parametrize(("message", "asked"), [(f"'charge' {TOO_EARLY}: decide again", 3), ("nothing is parked", 1)])
+async def test_a_decision_that_comes_too_early_is_sent_again(
+    world: World, message: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query may show what is parked before the history has it. Only for this the command waits by itself."""
+    assert TOO_EARLY in inspect.getsource(_parking)
+    monkeypatch.setattr(sagas.Rejects, "asked", 0)
+    handle = await start(world.client, sagas.Rejects, f"rejects-{asked}", message)
+    run_id = (await handle.describe()).run_id
+    settlement = Settlement(handle.id, run_id, "update", "", KEY, "retry", "?", "!")
+    with nullcontext() if asked > 1 else pytest.raises(Problem, match=message):
+        await settle(world.client, settlement, "ann", "x")
+    assert sagas.Rejects.asked == asked
+    await handle.terminate()
 
 
 async def test_resolve_where_nobody_is_asked(world: World) -> None:

@@ -104,6 +104,16 @@ async def test_settings_come_from_the_profile_and_options_win(tmp_path: Path) ->
     assert "in namespace 'payments'" in said.err
 
 
+@pytest.mark.parametrize("command", [["show", "order"], ["list"], ["resolve", "o", "k", "retry", "--who=a", "--why=b"]])
+async def test_settings_may_stand_before_the_command(command: list[str]) -> None:
+    """As with the `temporal` CLI; after the command they win."""
+    with refusing(grpc.StatusCode.PERMISSION_DENIED) as address:
+        said = await run("--address", address, "-n", "payments", "--no-tls", *command)
+        assert "in namespace 'payments'" in said.err
+        said = await run("--address", "127.0.0.1:1", "-n", "payments", *command, "--address", address)
+        assert "in namespace 'payments'" in said.err
+
+
 # --- the command ---
 
 

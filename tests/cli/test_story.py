@@ -549,6 +549,13 @@ def test_a_workflow_that_an_incompatible_deployment_has_closed_is_listed(error: 
     assert f"charge:do:{KEYS[0]}" in shown(written.story())
 
 
+def test_what_is_not_undone_may_have_been_given_up() -> None:
+    """After `detach()` nothing is armed, so a run that does not continue as new leaves its effects."""
+    written = Written().do("charge", KEYS[0])
+    written.add("WORKFLOW_EXECUTION_FAILED")
+    assert "given up by detach()" in shown(written.story())
+
+
 # --- what to do about a step ---
 
 
@@ -567,7 +574,9 @@ def test_what_can_be_decided() -> None:
     [
         (retried().story(pending(7)), KEYS[0], "retry", "temporal activity reset --workflow-id w"),
         (retried().story(pending(7)), KEYS[0], "give-up", "give-up is only for a parked one"),
-        (retried().story(pending(7)), KEYS[5], "retry", f"its steps: charge {KEYS[0]}"),
+        (retried().story(pending(7)), KEYS[5], "retry", f"; its steps: charge {KEYS[0]}"),
+        (parked_undo().story(PARKED), KEYS[5], "retry", f"{KEYS[5]!r}; parked now: charge {KEYS[0]}; all its steps: "),
+        (parked_undo().story(PARKED), KEYS[1], "retry", f"; parked now: charge {KEYS[0]}"),
         (parked_step().story(PARKED), KEYS[0], "done-by-hand", "retry or give-up"),
         (parked_undo().story(PARKED), KEYS[1], "retry", "reserve does not wait for a person"),
         (parked_undo().story(Now("PAUSED", saga_state="PARKED")), KEYS[0], "retry", "is paused"),
@@ -580,6 +589,16 @@ def test_what_cannot_be_decided_says_what_can(story: Story, key: str, action: An
         decide(story, key, action, NOW)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("action", ["retry", "done-by-hand", "give-up"])
+def test_what_was_decided_names_the_thing(action: Any) -> None:
+    """Whoever settles several reads which one this was."""
+    undo = decide(parked_undo().story(PARKED), KEYS[0], action, NOW)
+    assert "charge" in undo.done
+    assert not undo.done.startswith("It ")
+    if action != "done-by-hand":
+        assert decide(parked_step().story(PARKED), KEYS[0], action, NOW).done.startswith("charge ")
 
 
 @pytest.mark.parametrize(

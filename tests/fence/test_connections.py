@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -213,6 +214,18 @@ def test_a_driver_whose_dialect_is_told(database: Database) -> None:
         take(other, new_key())
     check_all_paths(other, other.commit, dialect=database.dialect)
     assert database.balance == 80
+
+
+@pytest.mark.parametrize("dialect", [None, "sqlite"])
+@pytest.mark.parametrize(
+    "thing",
+    ["bank.db", b"bank.db", Path("bank.db"), None, 1, sqlite3, sqlite3.connect, {"dsn": "x"}],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_what_is_not_a_connection_at_all(thing: Any, dialect: Any) -> None:
+    """The first mistake: a file's name in place of an open connection. The message says what to pass."""
+    with pytest.raises(TypeError, match=r" is not a connection: pass an open one, such as sqlite3\.connect\(\.\.\.\)"):
+        take(thing, new_key(), dialect=dialect)
 
 
 def test_a_driver_whose_rows_are_mappings(postgresql: Database) -> None:

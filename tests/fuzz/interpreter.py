@@ -417,7 +417,7 @@ class Interpreter:
         self.waiting += 1
         if self.program["single_batch"] and not self._workflow_was_cancelled():
             # With that flag the SDK raises the workflow's cancel here in any task.
-            env.book.senders.append(Sender("wait_condition", self._workflow_was_cancelled))
+            env.book.senders.append(Sender("wait_condition", self._workflow_was_cancelled, is_doubtful=True))
         try:
             condition = workflow.wait_condition(lambda: self.released or flag in self.flags)
             await self.leaf(env, "wait", condition, must=False)
@@ -556,7 +556,7 @@ class Interpreter:
                 env.book.excuse()  # before 3.13 a group prefers its errors, and the cancel is lost
                 if self.is_alive() and is_being_cancelled(asyncio.current_task()):
                     # From 3.13 on a group with errors sends it again, one that was swallowed long before too.
-                    env.book.senders.append(Sender("a group", lambda: True))
+                    env.book.senders.append(Sender("a group", lambda: True, is_doubtful=True))
             raise
 
     async def op_timeout(self, op: Op, env: Env) -> None:
@@ -621,7 +621,7 @@ class Interpreter:
             book.waiters.remove(env.book)
             mine = env.book.ever_sent()  # what the task has swallowed of them is over and done with
             if mine:  # it went to the task, and what the task awaits may get it turns later
-                book.senders.append(Sender("one who joined", lambda: True))
+                book.senders.append(Sender("one who joined", lambda: True, is_doubtful=True))
             env.book.spent.update({sender: when for sender, when in book.spent.items() if sender in mine})
             env.book.excuse()  # the cancel went to the task, which may have swallowed it
 

@@ -378,6 +378,25 @@ PROGRAMS: dict[str, Program] = {
             cancel_at=4,
         )
     ),
+    "G4: the workflow's cancel waits for a saga that unwinds past its pivot, and a callback passes a pivot": (
+        program(
+            [
+                saga(
+                    "order",
+                    [
+                        pivot(),
+                        callback("x", [saga("inner", [step("b"), pivot(), step("c")])]),
+                        step("a", undo_takes=4),
+                        fail(),
+                    ],
+                )
+            ],
+            cancel_at=3,
+        )
+    ),
+    "G3: on Python 3.10 the deadline passes while a saga inside unwinds, and its cancel outlives the saga": program(
+        [attempt([saga("order", [step("a"), saga("inner", [step("b", undo_takes=4), fail()])], deadline=4)]), wait("f")]
+    ),
     "oracle: the deadline is due in the second of the pivot": program(
         [attempt([saga("order", [step("a", takes=4), pivot(), wait("f")], deadline=4)], catches="any", last=[sleep()])],
         cancel_at=11,

@@ -81,6 +81,7 @@ class Oracle:
         self.went_on: list[tuple[int, str, int, int]] = []
         self.forgotten: dict[str, str] = {}
         self.forgotten_at: dict[str, int] = {}
+        self.forgot_at_the_end = False
         self.late: list[dict[str, Any]] = []
         for index, note in enumerate(world.notes):
             self._read(index, note)
@@ -126,7 +127,9 @@ class Oracle:
         elif what == "went on":
             self.went_on.append((index, name, note["since"], note.get("activation", 0)))
         elif what == "forget":
-            if self.parts[note["scope"]].inside is None:  # later, a call finds a scope that ends
+            if self.parts[note["scope"]].inside is not None:
+                self.forgot_at_the_end = True  # a call finds a scope that ends
+            else:
                 self.forgotten[name], self.forgotten_at[name] = note["scope"], index
         elif what == "late":
             self.late.append(note)
@@ -283,7 +286,9 @@ class Oracle:
             return False
         if "never awaited" in text:
             scopes = [self.parts[scope] for scope in self.forgotten.values()]
-            return any(part.inside not in (None, "failure") or part.detached for part in scopes)
+            return self.forgot_at_the_end or any(
+                part.inside not in (None, "failure") or part.detached for part in scopes
+            )
         if "which is not armed in saga" in text:  # it has been undone at the good end of a savepoint
             return any(op["op"] == "undo" for op in all_ops(self.world.program))
         # Documented: a scope does not wait for a task that has not called its step when the block ends.

@@ -1137,6 +1137,43 @@ def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_outlives_an_unwin
     run.check()
 
 
+@both
+@pytest.mark.parametrize("when", ["before the callback", "with its start", "during its saga"])
+@pytest.mark.parametrize("pivot", [False, True], ids=["before the pivot", "after the pivot"])
+def test_rule_05_a_saga_in_an_unwind_passes_its_pivot_though_a_cancel_waits(
+    options: Options, when: str, pivot: bool
+) -> None:
+    """No cancel interrupts an unwind: what a callback does in a saga of its own is done to its end."""
+
+    async def put_back() -> None:
+        async with new_saga("inner") as inner:
+            await do(inner, "b")
+            inner.pivot()
+            await do(inner, "c")
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            if pivot:
+                saga.pivot()
+            saga.add_callback(put_back)
+            saga.add_compensation("undo_a", step="a")
+            raise REFUSED
+
+    run = Run(body, **options).start()
+    assert run.names == ["undo_a"]
+    if when == "before the callback":
+        run.activate(cancel())
+    run.activate(completed("undo_a"), *([cancel()] if when == "with its start" else []))
+    assert run.names == ["b"]
+    run.activate(completed("b"), *([cancel()] if when == "during its saga" else []))
+    assert run.names == ["c"]
+    run.activate(completed("c"))
+    assert run.history == ["undo_a", "b", "c"]
+    assert end(run) in ("Refused", "Cancelled")
+    run.check()
+
+
 @counts
 @both
 def test_rule_05_a_pivot_raises_a_cancel_that_comes_with_the_start_of_the_run(options: Options) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio import workflow
+from temporalio import activity, workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
@@ -18,7 +20,9 @@ from examples.versioning.__main__ import HISTORIES, eventually, happened, start,
 from examples.versioning.activities import Agency
 from examples.versioning.models import Trip
 from examples.versioning.workflows import VERSIONS, BookingV1
+from temporal_saga import Saga, current_step, presets
 from tests.server.support import History, Replays
+from tests.test_troubleshooting import entries
 
 REPLAYS = {1: {1, 2}, 2: {2, 3}, 3: {2, 3, 4}, 4: {3, 4}}
 
@@ -110,3 +114,99 @@ async def test_with_worker_versioning_a_run_keeps_its_version(client: Client) ->
         "flight to Rome for",
         "hotel in Rome for",
     ]
+
+
+# --- what a changed call does to an open run, as docs/keys.md says ---
+
+MADE: list[tuple[int, str]] = []
+
+
+@activity.defn(name="charge_once")
+async def charge(number: int) -> None:
+    MADE.append((number, current_step().key))
+
+
+class _Changing:
+    """Waits after its call, without a command in the history."""
+
+    saga = "changing"
+    numbers: tuple[int, ...] = (1,)
+    key: str | None = None
+
+    def __init__(self) -> None:
+        self.is_due = False
+
+    async def pay(self) -> None:
+        async with Saga(self.saga, activity_options=presets.standard()) as saga:
+            for number in self.numbers:
+                await saga.execute_activity(charge, number, key=self.key)
+            await workflow.wait_condition(lambda: self.is_due)
+
+    @workflow.signal
+    def go_on(self) -> None:
+        self.is_due = True
+
+
+@workflow.defn(name="Changing", sandboxed=False)
+class Before(_Changing):
+    @workflow.run
+    async def run(self) -> None:
+        await self.pay()
+
+
+@workflow.defn(name="Changing", sandboxed=False)
+class Inserted(_Changing):
+    numbers = (0, 1)
+
+    @workflow.run
+    async def run(self) -> None:
+        await self.pay()
+
+
+@workflow.defn(name="Changing", sandboxed=False)
+class Renamed(_Changing):
+    saga = "renamed"
+
+    @workflow.run
+    async def run(self) -> None:
+        await self.pay()
+
+
+@workflow.defn(name="Changing", sandboxed=False)
+class Keyed(_Changing):
+    key = "1"
+
+    @workflow.run
+    async def run(self) -> None:
+        await self.pay()
+
+
+@pytest.mark.parametrize("changed", [Inserted, Renamed, Keyed])
+async def test_a_call_that_changes_in_an_open_run(client: Client, changed: type[_Changing]) -> None:
+    """Renamed or keyed, it stops the run with a message that is on the page; a call before it makes it happen twice."""
+    queue = f"v-{uuid4()}"
+    MADE.clear()
+    async with Worker(client, task_queue=queue, workflows=[Before], activities=[charge]):
+        handle = await client.start_workflow("Changing", id=queue, task_queue=queue)
+        await eventually(lambda: happened(handle, EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED))
+        await eventually(lambda: _is_idle(handle))
+    ((_, key),) = MADE
+    async with Worker(client, task_queue=queue, workflows=[changed], activities=[charge]):
+        await handle.signal("go_on")
+        if changed is Inserted:
+            await handle.result()
+            assert [(number, other == key) for number, other in MADE] == [(1, True), (1, False)]
+            return
+        await eventually(lambda: happened(handle, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED))
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            message = event.workflow_task_failed_event_attributes.failure.message
+            entry = next(each for each in entries(of_the_sdk=True) if "Activity id" in each)
+            assert re.fullmatch(re.escape(entry).replace("…", "charge_once:do:[0-9a-f-]{36}"), message)
+    assert len(MADE) == 1
+    await handle.terminate()
+
+
+async def _is_idle(handle: WorkflowHandle[Any, Any]) -> bool:
+    events = [event async for event in handle.fetch_history_events()]
+    return events[-1].event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED

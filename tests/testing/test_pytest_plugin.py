@@ -86,6 +86,78 @@ def test_a_failure_shows_the_plan_and_the_timeline(pytester: pytest.Pytester) ->
     assert "_explore.py" not in result.stdout.str()
 
 
+MISUSE = """
+import pytest
+from temporalio import activity, workflow
+
+from temporal_saga import Saga, presets
+from temporal_saga.testing import explore, simulate
+from tests.testing.bank import Bank, Transfer
+
+
+@workflow.defn
+class Child:
+    @workflow.run
+    async def run(self) -> None: ...
+
+
+@workflow.defn
+class Parent:
+    @workflow.run
+    async def run(self) -> None:
+        async with Saga(activity_options=presets.standard()) as saga:
+            await saga.execute_child_workflow(Child.run)
+
+
+@workflow.defn
+class Calls:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(opens, start_to_close_timeout=presets.standard()["start_to_close_timeout"])
+
+
+@activity.defn
+async def opens() -> None:
+    await asyncio.open_connection("localhost", 1)  # marked
+
+
+import asyncio
+
+
+def test_child(saga_explore):
+    saga_explore(Parent.run, setup=list)  # marked
+
+
+@pytest.mark.parametrize(
+    "options", [{"setup": 1}, {"setup": lambda: 1}, {"setup": Bank, "faults": "2"}, {"setup": Bank, "fault": 2}]
+)
+def test_option(options):
+    explore(Transfer.run, 30, **options)  # marked
+
+
+def test_activity():
+    simulate(Transfer.run, 30)  # marked
+
+
+def test_unsupported():
+    simulate(Calls.run, activities=[opens])
+"""
+
+
+def test_misuse_shows_the_line_of_the_test_alone(pytester: pytest.Pytester) -> None:
+    """Each error that the kit raises on purpose; `--full-trace` shows the kit's frames too."""
+    pytester.makepyfile(MISUSE)
+    result = pytester.runpytest_subprocess("-p", "temporal_saga.testing.pytest_plugin")
+    result.assert_outcomes(failed=7)
+    said = result.stdout.str()
+    assert said.count("# marked") == 7
+    assert "workflow 'Child' is not registered; registered: Parent. Give it with workflows=[...]" in said
+    assert "temporal_saga/testing/" not in said.replace("\\", "/")
+    full = pytester.runpytest_subprocess("-p", "temporal_saga.testing.pytest_plugin", "--full-trace", "-k", "child")
+    full.assert_outcomes(failed=1)
+    assert "_simulation.py" in full.stdout.str()
+
+
 def test_a_page_for_each_test_that_explores(pytester: pytest.Pytester) -> None:
     """And an index that leads to them, those with violations first."""
     pytester.makepyfile(TEST.format(bank="UnfencedBank", tried="> 0") + HELD)

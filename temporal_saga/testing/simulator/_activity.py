@@ -95,7 +95,7 @@ class ActivityTask:
                 SimulationError(
                     f"activity {command.activity_type!r} is not registered; registered: "
                     f"{', '.join(sorted(map(str, world.parts.activities))) or 'none'}. "
-                    "Give it with activities=[...] "
+                    "Give it with activities=[...]; explore takes it from the world that setup returns "
                     "(a real worker would fail each attempt, and the server would retry forever)"
                 )
             )
