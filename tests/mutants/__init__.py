@@ -110,7 +110,7 @@ class Nursery:
         """
         package = bed / "temporal_saga"
         shutil.copytree(Path(temporal_saga.__file__).parent, package)
-        for name in ("tests", "examples", "pyproject.toml"):
+        for name in ("tests", "examples", "tools", "pyproject.toml"):
             (bed / name).symlink_to(_TESTS.parent / name)
         if mutant is not None:
             broken = package / mutant.file
