@@ -18,8 +18,6 @@ from typing import Any, cast
 
 from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
 
-__all__ = ["watching"]
-
 
 def watching(runner: WorkflowRunner) -> WorkflowRunner:
     """Return a copy of a workflow runner that drops each run that is ahead of its history."""

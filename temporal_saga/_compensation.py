@@ -116,9 +116,12 @@ class Callback:
 
     async def run(self) -> None:
         """Call the function, and wait for what it returns if that can be awaited."""
-        result = self.function(*self.args, **self.kwargs)
-        if inspect.isawaitable(result):
-            await result
+        try:
+            result = self.function(*self.args, **self.kwargs)
+            if inspect.isawaitable(result):
+                await result
+        except workflow.ContinueAsNewError as error:
+            raise RuntimeError("continue_as_new in a callback of an unwind would cut off the unwind") from error
 
 
 def arguments(arg: Any, args: Sequence[Any]) -> tuple[Any, ...]:

@@ -21,15 +21,14 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
     if not workflow.in_workflow():
         raise RuntimeError("a saga was entered outside a workflow: enter it in the method with @workflow.run")
     run = Run.current()
-    if state is not None and (misuse := run.in_use(state.name, state.identity)):
+    if state is not None and (misuse := run.in_use(state)):
         raise RuntimeError(misuse)
     if options.parks_undos:
         run.parking.check_name_is_free()
     pivot = Pivot(run, _main_task(name, run))
-    scope = Scope(Shared(run, name, pivot, state), None, options)
+    scope = Scope(Shared(run, name, options, pivot, state), None)
     seconds = None if deadline is None else deadline.total_seconds()
-    if any(not each.is_over for each in undoing.get()):
-        scope.is_in_unwind = True
+    scope.is_in_callback = any(not each.is_over for each in undoing.get())
     if state is not None:
         scope.stack.join(state, ())
         seconds = state.deadline
@@ -37,7 +36,8 @@ def enter(name: str, options: Options, deadline: timedelta | None, state: SagaSt
             pivot.pass_()
         if state.cancelled:
             pivot.held = asyncio.CancelledError()
-    run.enter(scope)
+    run.sagas.append(scope)
+    run.open_sagas.append(scope)
     if seconds is not None and not pivot.is_passed:
         scope.cancels.set_deadline(seconds)
     return scope
@@ -52,7 +52,7 @@ def _main_task(name: str, run: Run) -> asyncio.Task[Any] | None:
     """
     task = asyncio.current_task()
     assert task is not None
-    if any(saga.owner is task for saga in run.open_sagas()):
+    if any(saga.owner is task for saga in run.open_sagas):
         workflow.logger.warning(
             "Saga %s is entered inside another saga and independent of it: if it ends well, its effects are final. "
             "For a part that is undone with the outer saga, use saga.savepoint()",

@@ -97,7 +97,7 @@ async def undo_step(scope: Scope, name: str, key: str | None) -> None:
 
 
 def _to_undo(scope: Scope, name: str, key: str | None) -> Step:
-    step = scope.stack.newest(name, None if key is None else scope.shared.key_of(name, key))
+    step = scope.stack.newest(name, None if key is None else scope.shared.keys.of_key(name, key))
     if step is not None and step.outcome is not None:
         return step
     which = f"step {name!r}" if key is None else f"step {name!r} with key={key!r}"

@@ -10,6 +10,7 @@ The derivation is frozen: a change would break every open run.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
@@ -50,9 +51,9 @@ class Keys:
         """Return the key of the call of a step that `key=` names."""
         return self._uuid5(f"{_as_json(step)},{_as_json(key)}]")
 
-    def of_parts(self, parts: list[str | int]) -> str:
+    def of_parts(self, parts: Sequence[str | int]) -> str:
         """Return the key of a user's own effect. Its path has a list in place of a step's name, so no step has it."""
-        return self._uuid5(f"{json.dumps(parts, separators=(',', ':'))}]")
+        return self._uuid5(f"{_parts_as_json(parts)}]")
 
     def _uuid5(self, path: str) -> str:
         hash = self._prefix.copy()
@@ -78,15 +79,15 @@ def step_id(name: str, phase: Phase, key: str) -> str:
     return f"{name}:{phase}:{key}"
 
 
-def check_parts(parts: tuple[str | int, ...]) -> list[str | int]:
-    """Return the parts of a key as a list. Raise ValueError for no parts, TypeError for one that is not str or int."""
+def _parts_as_json(parts: Sequence[str | int]) -> str:
+    """Return the parts of a key as JSON. Raise ValueError for no parts, TypeError for one that is not str or int."""
     if not parts:
         raise ValueError("a key needs at least one part")
     for part in parts:
         # A float or a datetime has more than one spelling. A bool is an int, but nobody means it as one.
         if type(part) not in (str, int):
             raise TypeError(f"a part of a key must be a str or an int, not {type(part).__name__}: write str(...)")
-    return list(parts)
+    return json.dumps(parts, separators=(",", ":"))
 
 
 def business_key(*parts: str | int) -> str:
@@ -105,7 +106,7 @@ def business_key(*parts: str | int) -> str:
         ValueError: If there are no parts.
         TypeError: If a part is neither a str nor an int.
     """
-    return str(uuid5(_BUSINESS, json.dumps(check_parts(parts), separators=(",", ":"))))
+    return str(uuid5(_BUSINESS, _parts_as_json(parts)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ data: through continue-as-new, or from a child workflow into its parent.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
@@ -18,7 +17,7 @@ from ._outcome import bug_in, saga_failure, type_name
 from ._scope import Scope, State, unwound
 from ._state import VERSION, WARN_BYTES, SagaState, write_decisions, write_steps
 from ._unwind import Unwind
-from ._waiting import fail_task, raise_if_evicted, until_first_done, until_idle
+from ._waiting import fail_task, raise_if_evicted, until_done, until_idle
 from .errors import CompensationError, SagaDeadlineExceeded, SagaStateTooLarge
 
 # If a timeout cancels a function that waits for a semaphore, a call that was passed to the function looks the same.
@@ -47,21 +46,21 @@ async def leave(scope: Scope, error: BaseException | None) -> BaseException | No
             return await _pass_on(scope, error)
     if failure is not None:
         raise_if_evicted()
-    if scope.parent is not None and await scope.is_taken_over():
-        return error or unwound()
+    if scope.parent is not None and await scope.was_taken_over():
+        return unwound() if error is None else error
     if scope.state is State.DETACHED and failure is not None:
         message = (
             "Saga %s was left with %s after detach(), so nothing is undone here. Unless its state goes on elsewhere, "
             "the effects of its steps stand"
         )
         workflow.logger.error(message, scope.shared.name, type_name(failure), extra={"saga": scope.shared.name})
-    if scope.state is not State.OPEN:  # compensate() or detach() has ended it
-        return (failure and is_cancelled_exception(failure) and _deadline_error(scope, failure)) or error
-    if scope.shared.misuse is not None:
-        await fail_task(scope.shared.misuse)
-        failure = failure or scope.shared.misuse
+    expiry = None
     if failure is not None and is_cancelled_exception(failure):
-        failure = _deadline_error(scope, failure) or failure
+        expiry = _deadline_error(scope, failure)
+    if scope.state is not State.OPEN:  # compensate() or detach() has ended it
+        return expiry or error
+    await fail_task(scope.shared.misuse)
+    failure = scope.shared.misuse if failure is None else expiry or failure
     pivot = scope.shared.pivot
     if failure is None or pivot.hold_if_workflows(failure) or pivot.is_relayed(failure):
         return await _end_well(scope)
@@ -115,13 +114,13 @@ async def _wait_for_steps(scope: Scope) -> asyncio.CancelledError | None:
     while scope.in_progress() or stack.called:
         try:
             if in_progress := scope.in_progress():
-                await until_first_done(in_progress)
+                await until_done(in_progress, asyncio.FIRST_COMPLETED)
             await until_idle()  # callers may go on to another step, and a step that was given to a task begins
         except asyncio.CancelledError as cancel:
             raise_if_evicted()
             if not scope.shared.pivot.hold_if_workflows(cancel):
                 return cancel
-        if await scope.is_taken_over():
+        if await scope.was_taken_over():
             raise unwound()
         stack.settle_ended()
         if stack.called and not scope.in_progress() and (never := stack.never_awaited()):
@@ -137,7 +136,7 @@ async def _end_badly(scope: Scope, failure: BaseException | None, *, is_cancel: 
         failure: The reason for the unwind. It goes on unless an undo fails for good.
         is_cancel: Whether the reason is a cancel that has not been raised outside the scope.
     """
-    await Unwind(scope, None).run(failure)
+    await Unwind(scope).run(failure)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
     error = scope.compensation_error(scope.stack.failed, failure) if scope.stack.failed else failure
     assert error is not None
@@ -167,9 +166,8 @@ async def compensate(scope: Scope) -> None:
     await scope.admit("compensate()")
     if any(each.owner is scope.owner for each in scope.open_savepoints()):
         raise scope.shared.refuse("compensate() inside a savepoint of this task: leave the savepoint first")
-    if scope.shared.misuse is not None:
-        await fail_task(scope.shared.misuse)
-    await Unwind(scope, None).run(None)
+    await fail_task(scope.shared.misuse)
+    await Unwind(scope).run(None)
     scope.close(State.INCOMPLETE if scope.stack.failed else State.COMPENSATED)
     cancel = scope.cancels.kept or (scope.shared.pivot.held if scope.parent is None else None)
     if scope.stack.failed:
@@ -185,17 +183,18 @@ def pass_pivot(scope: Scope) -> None:
     scopes = [scope]
     while (parent := scopes[-1].parent) is not None:
         scopes.append(parent)
-    if any(each.is_busy for each in (scopes[-1], *scopes[-1].open_savepoints())):
+    saga = scopes[-1]
+    if any(each.is_busy for each in (saga, *saga.open_savepoints())):
         raise scope.shared.refuse("pivot() with a step in flight: await every step first, it may yet fail")
     pivot = scope.shared.pivot
-    may_be_cancelled = not pivot.is_passed and not scopes[-1].is_in_unwind  # no cancel interrupts an unwind
-    if may_be_cancelled and (pivot.is_barred or scopes[-1].cancels.is_on_its_way()):
+    may_be_cancelled = not pivot.is_passed and not saga.is_in_callback  # no cancel interrupts an unwind
+    if may_be_cancelled and (pivot.is_barred or saga.cancels.is_on_its_way()):
         raise asyncio.CancelledError  # the saga is not past the point of no return yet
     for each in scopes:
         each.stack.forget_what_succeeded()
-        each.cancels.stop_deadline()
-        if each.cancels.expired:
-            each.cancels.take_back_deadline()
+    saga.cancels.stop_deadline()
+    if saga.cancels.expired:
+        saga.cancels.take_back_deadline()
     pivot.pass_()
 
 
@@ -237,7 +236,8 @@ def detach(scope: Scope, max_bytes: int) -> SagaState:
 
 def _state_of(scope: Scope) -> SagaState:
     shared, expires_at = scope.shared, scope.cancels.expires_at
-    options: list[dict[str, Any]] = []
+    armed, failed = scope.stack.armed, scope.stack.failed
+    steps, options = write_steps([*armed, *failed], shared.options.compensation)
     return SagaState(
         version=VERSION,
         name=shared.name,
@@ -250,11 +250,11 @@ def _state_of(scope: Scope) -> SagaState:
         deadline=None if expires_at is None else expires_at - asyncio.get_running_loop().time(),
         run_id=shared.info.original_execution_run_id,
         repeats=shared.may_repeat(),
-        steps=write_steps(scope.stack.armed, scope.options.compensation, options),
+        steps=steps[: len(armed)],
         options=options,
-        failed=write_steps(scope.stack.failed, scope.options.compensation, options),
+        failed=steps[len(armed) :],
         cancelled=shared.pivot.is_holding_a_cancel(),
-        decided=write_decisions((*scope.stack.armed, *scope.stack.failed)),
+        decided=write_decisions([*armed, *failed]),
     )
 
 

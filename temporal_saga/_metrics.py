@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from temporalio import workflow
 
-__all__ = ["count", "record_seconds"]
-
 
 def count(name: str, text: str, **labels: str) -> None:
     """Add one to a counter."""

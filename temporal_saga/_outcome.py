@@ -20,6 +20,7 @@ from temporalio.exceptions import (
 from typing_extensions import TypeVar
 
 from ._proof import mark_in, says_no_effect
+from ._waiting import raise_if_evicted
 
 
 class Outcome(str, Enum):
@@ -115,6 +116,16 @@ def saga_failure(error: BaseException) -> BaseException | None:
     if not all(isinstance(leaf, Exception) and workflow.is_failure_exception(leaf) for leaf in failures):
         return None
     return [*failures, *cancels][0]
+
+
+def failure_or_raise(error: BaseException) -> BaseException:
+    """Return the exception that makes a saga unwind. Raise what does not: a bug, control flow, an eviction."""
+    failure = saga_failure(error)
+    if failure is None:
+        raise error
+    if isinstance(failure, asyncio.CancelledError):
+        raise_if_evicted()
+    return failure
 
 
 def type_name(error: BaseException | None) -> str:

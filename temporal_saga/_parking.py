@@ -22,8 +22,6 @@ from ._metrics import count
 from ._typing import Reminder
 from ._waiting import UntilDone
 
-__all__ = ["MEMO", "MOST_NAMED", "UPDATE", "Parked", "Parking", "Resolution", "Ticket", "check_reminder"]
-
 UPDATE = "saga_resolve"
 MEMO = "saga_parked"
 

@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey
 from ._cancels import Arrivals, Cancels
 from ._parking import Parking
 from ._report import SagaReport
+from ._state import SagaState
 from ._waiting import until_idle
 from .errors import CompensationError
 
@@ -44,8 +45,8 @@ class OpenSaga(Protocol):
     """The task that entered the saga."""
     cancels: Cancels
     """The cancels of the owner."""
-    incomplete: CompensationError | None
-    """The error that the saga has raised, if an undo failed for good."""
+    raised: CompensationError | None
+    """The error that says that an undo failed for good."""
 
     @property
     def ends_by_itself(self) -> bool: ...  # whether the plugin must not cancel the saga
@@ -92,24 +93,27 @@ class Run(Arrivals):
     """The sagas of one run, in order of entry. It is the run's query handler, so that nothing is global.
 
     Attributes:
+        sagas: All of them.
+        open_sagas: Those that have not ended.
+        entries: How many scopes have been entered.
         unwinding: How many scopes unwind.
         details: The text that the UI showed before it showed a saga. It is restored later.
         is_incomplete: Whether an undo has failed for good: then its saga ends incomplete, perhaps much later.
     """
 
+    entries = 0
     unwinding = 0
     details = ""
     is_incomplete = False
     _shown: str | None = None  # the value of the search attribute
 
     joined: Sequence[tuple[str, int, str]] = ()  # the sagas of children whose entries another saga has taken over
-    _open: Sequence[OpenSaga] = ()
-    _entries = 0
     _when_idle: list[tuple[tuple[Any, ...], Callable[[], object]]] | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.sagas: list[OpenSaga] = []
+        self.open_sagas: list[OpenSaga] = []
         self._ordinals: dict[str, int] = {}
 
     @cached_property
@@ -165,30 +169,13 @@ class Run(Arrivals):
         self._ordinals[name] = ordinal = self._ordinals.get(name, 0) + 1
         return ordinal
 
-    def next_entry(self) -> int:
-        """Return the number of the next scope in the run, from 1."""
-        self._entries += 1
-        return self._entries
-
-    def enter(self, saga: OpenSaga) -> None:
-        """Note a saga that has been entered."""
-        self.sagas.append(saga)
-        self._open = (*self._open, saga)
-
-    def leave(self, saga: OpenSaga) -> None:
-        """Note that a saga has ended."""
-        self._open = tuple(each for each in self._open if each is not saga)
-
-    def open_sagas(self) -> Sequence[OpenSaga]:
-        """Return the sagas that have not ended, in order of entry."""
-        return self._open
-
-    def in_use(self, name: str, identity: tuple[str, int, str]) -> str | None:
-        """If a saga of this run has, or had, the steps of that saga's state, return the message that refuses it."""
+    def in_use(self, state: SagaState) -> str | None:
+        """If a saga of this run has, or had, the steps of a state, return the message that refuses the state."""
+        identity = state.identity
         if identity not in self.joined and not any(saga.has_steps_of(identity) for saga in self.sagas):
             return None
         return (
-            f"the state of saga {name!r} is in use in this run: give it to Saga(state=...), or return it from "
+            f"the state of saga {state.name!r} is in use in this run: give it to Saga(state=...), or return it from "
             "compensation_from=, once"
         )
 

@@ -164,12 +164,12 @@ class Saga(Steps):
         # A plain function, so that the call is numbered now, in the order of the calls. A `gather` would leave the
         # order in which coroutines first run to the loop.
         scope = self._scope or self._entered(f", for step {step or getattr(target, '__name__', target)!r}")
-        make = scope.new_step
+        make = scope.shared.new_step
         if options:
             if "on_step_failure" in options:
                 choice = options.pop("on_step_failure")
                 check_choice("on_step_failure", choice, ("raise", "park"))
-                make = scope.parking_step if choice == "park" else Step
+                make = scope.shared.parking_step if choice == "park" else Step
             check_option_names(options, kind)
         inputs = (arg,) if arg is not UNSET and not args else arguments(arg, args)
         if compensation is not None:
@@ -302,7 +302,7 @@ class Saga(Steps):
             ValueError: If there are no parts.
             TypeError: If a part is neither a str nor an int.
         """
-        return self._entered().shared.user_key(parts)
+        return self._entered().shared.keys.of_parts(parts)
 
     # --- checks ------------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,11 @@ Once a scope unwinds (`_unwind.py`), no step starts in it. A call of a step is h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, cast
 
 from temporalio import workflow
@@ -26,13 +25,11 @@ from temporalio import workflow
 from ._cancels import Cancels
 from ._metrics import count
 from ._outcome import type_name
-from ._parking import Resolution
 from ._report import SagaReport
 from ._run import in_main_method
 from ._shared import Shared
 from ._stack import Stack
-from ._step import ParkingStep, Step
-from ._typing import Options
+from ._step import Step
 from ._waiting import fail_task, wait_through_cancels
 from .errors import CompensationError, SagaClosed
 
@@ -56,10 +53,7 @@ class State(Enum):
     INCOMPLETE = "INCOMPLETE"
     DETACHED = "DETACHED"
     MERGED = "MERGED"
-    """A savepoint that has ended. Its steps belong to its parent."""
-
-
-_OUTCOMES = {State.COMPLETED: "completed", State.COMPENSATED: "compensated", State.INCOMPLETE: "incomplete"}
+    """A savepoint that has ended well, or that a scope around it undoes. Its steps belong to its parent."""
 
 
 @dataclass(eq=False)
@@ -68,6 +62,10 @@ class Undoing:
 
     scope: Scope
     is_over: bool = False
+
+
+undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
+"""The unwinds and undos that run the current code (a callback). Such code must not wait for them."""
 
 
 @contextmanager
@@ -81,17 +79,12 @@ def undoing_in(scope: Scope) -> Generator[None, None, None]:
         this.is_over = True
 
 
-undoing: ContextVar[tuple[Undoing, ...]] = ContextVar("temporal_saga_undoing", default=())
-"""The unwinds and undos that run the current code (a callback). Such code must not wait for them."""
-
-
 class Scope:
     """A scope that has been entered.
 
     Args:
         shared: What the scopes of one saga share.
         parent: The scope around a savepoint; None for the saga's own.
-        options: The saga's options.
 
     Attributes:
         owner: The task that entered the scope.
@@ -100,7 +93,7 @@ class Scope:
         entry: The scope's number in the run, in order of entry.
         undos: The tasks that undo single steps while the scope is open.
         savepoints: The open savepoints directly inside the scope.
-        ended: Only a savepoint has it. Done when the savepoint has ended.
+        ended: Done when the scope has ended. A savepoint has it, and any scope once it unwinds.
     """
 
     state = State.OPEN
@@ -109,31 +102,27 @@ class Scope:
     undos: Sequence[asyncio.Task[None]] = ()
     savepoints: Sequence[Scope] = ()
     ended: asyncio.Future[None]
-    is_in_unwind = False  # True iff a callback of another scope's unwind has entered this scope
-    incomplete: CompensationError | None = None  # the error that the scope has raised, if an undo failed for good
+    is_in_callback = False  # True iff a callback of another saga's unwind has entered this saga
+    raised: CompensationError | None = None  # the error that says that an undo failed for good
     failed_for: BaseException | None = None  # the error that caused the first failed undo to run
     cancel_waited = False  # True iff the workflow's cancel had to wait for this saga
     on_push: Callable[[], None] | None = None  # set by an unwind, which takes what is armed while it runs
-    new_step: Callable[..., Step] = Step
-    released: asyncio.Future[None] | None = None  # done when the unwind has ended; held callers wait for it
 
-    def __init__(self, shared: Shared, parent: Scope | None, options: Options) -> None:
+    def __init__(self, shared: Shared, parent: Scope | None) -> None:
         owner = asyncio.current_task()
         assert owner is not None
         self.owner = owner
         self.shared = shared
         self.parent = parent
-        self.options = options
-        self.stack = Stack(shared, options.activity)
+        self.stack = Stack(shared)
         self.cancels = Cancels(owner, shared.run, is_main=in_main_method.get())
-        if options.parks_steps:
-            self.new_step = self.parking_step
-        self.entry = shared.run.next_entry()
+        shared.run.entries += 1
+        self.entry = shared.run.entries
 
     async def enter_savepoint(self) -> Scope:
         """Enter a savepoint in this scope."""
         await self.admit("savepoint()")
-        savepoint = Scope(self.shared, self, self.options)
+        savepoint = Scope(self.shared, self)
         savepoint.ended = asyncio.get_running_loop().create_future()
         self.savepoints = [*self.savepoints, savepoint]
         return savepoint
@@ -142,8 +131,9 @@ class Scope:
 
     async def admit(self, what: str) -> None:
         """Let a step start or a savepoint open. Hold the caller while the scope unwinds."""
-        # Refuse a callback of a savepoint's unwind too. This scope may start to unwind at any time, and its drain would
-        # wait for the savepoint. Refuse a task that a callback has left behind only while its unwind goes on.
+        # Refuse each callback of the saga, also that of another scope's unwind: this scope may start to unwind at any
+        # time, and its drain would wait for the other scope. A task that a callback has left behind is refused only
+        # while the scope of that callback unwinds.
         for each in undoing.get():
             if each.scope.shared is self.shared and (not each.is_over or each.scope.state is State.UNWINDING):
                 raise self.shared.refuse(
@@ -154,14 +144,13 @@ class Scope:
             raise unwound()
         if self.state is not State.OPEN:
             error = self.closed(what)
-            if not isinstance(error, SagaClosed):
-                await fail_task(error)
+            await fail_task(error)  # if it is misuse, and not SagaClosed
             raise error
 
     def closed(self, what: str) -> Exception:
         """Return what to raise for a call after the end. It is misuse if only the programmer can have caused it."""
         name = f"a savepoint of saga {self.shared.name!r}" if self.parent else f"saga {self.shared.name!r}"
-        ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)
+        ended_well = self.merged_into().state in (State.OPEN, State.COMPLETED)  # open: a savepoint's parent
         if self.has_left and in_main_method.get() and (ended_well or asyncio.current_task() is self.owner):
             return RuntimeError(
                 f"{what} was called after {name} had ended, where nothing would undo it: indent the line into the "
@@ -174,18 +163,17 @@ class Scope:
         scope = self.unwinding_scope()
         if scope is None:
             return False
-        assert scope.released is not None
-        await wait_through_cancels(scope.released)
+        await wait_through_cancels(scope.ended)
         return True
 
-    async def is_taken_over(self) -> bool:
-        """Tell whether a scope around this savepoint unwinds, and so undoes its steps. Wait until that has ended."""
+    async def was_taken_over(self) -> bool:
+        """Tell whether a scope around this savepoint has taken over its steps, to undo them. Wait for its end."""
         return await self.waited_for_unwind() or self.state is State.MERGED
 
     def push(self, step: Step) -> None:
         """Arm a compensation that was pushed by hand, in this scope or in the one that it has merged into."""
         scope = self.merged_into()
-        if scope.state is not State.UNWINDING and (scope is not self or scope.state is not State.OPEN):
+        if self.state is not State.OPEN and scope.state is not State.UNWINDING:
             raise self.closed("add_compensation()")
         scope.stack.push(step)
         if scope.on_push is not None:
@@ -220,23 +208,11 @@ class Scope:
     @property
     def ends_by_itself(self) -> bool:
         """Whether the plugin must not cancel the saga: it unwinds, an unwind runs it, or it is past its pivot."""
-        return self.state is State.UNWINDING or self.is_in_unwind or self.shared.pivot.is_passed
+        return self.state is State.UNWINDING or self.is_in_callback or self.shared.pivot.is_passed
 
     def has_steps_of(self, identity: tuple[str, int, str]) -> bool:
         """Tell whether the scope has, or had, the steps of the saga with this identity."""
         return self.shared.identity == identity and self.state is not State.DETACHED
-
-    @property
-    def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
-        """The function that parks an undo that has failed for good; None if the saga does not park undos."""
-        return partial(self.shared.park, "undo", self.options.reminder) if self.options.parks_undos else None
-
-    def parking_step(self, *args: Any) -> Step:
-        """Return a new step that waits for a person if it fails for good."""
-        self.shared.run.parking.check_name_is_free()
-        step = ParkingStep(*args)
-        step.park = partial(self.shared.park, "step", self.options.reminder)
-        return step
 
     def holds_compensations(self) -> bool:
         """Tell whether something is armed, or being undone."""
@@ -258,9 +234,11 @@ class Scope:
 
     def close(self, state: State) -> None:
         """End the scope in this state, and release the callers that it holds."""
-        was, self.state, self.has_ended = self.state, state, True
+        has_unwound = self.state is State.UNWINDING
+        self.state = state
+        self.has_ended = True
         self.cancels.stop_deadline()
-        if was is State.UNWINDING:
+        if has_unwound:
             run = self.shared.run
             run.unwinding -= 1
             run.show_state()
@@ -268,19 +246,17 @@ class Scope:
             self._log_end()
         parent = self.parent
         if parent is None:
-            self.shared.run.leave(self)
-            if outcome := _OUTCOMES.get(state):
-                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=outcome)
+            self.shared.run.open_sagas.remove(self)
+            if state is not State.DETACHED:
+                count("completed", "Sagas that have ended.", saga=self.shared.name, outcome=state.value.lower())
             self.cancel_waited = self.shared.pivot.end()
         else:
             if state is State.MERGED:
                 parent.stack.take(self.stack.give())
             parent.note_failed(self.stack.failed, self.failed_for)
             parent.savepoints = [each for each in parent.savepoints if each is not self]
-            self.ended.set_result(None)
-        # The owner raises right after this, so the held callers go on after the owner.
-        if self.released is not None and not self.released.done():
-            self.released.set_result(None)
+        if parent is not None or has_unwound:
+            self.ended.set_result(None)  # the owner raises right after this, and the callers that were held go on then
 
     def _log_end(self) -> None:
         name = self.shared.name
@@ -299,7 +275,7 @@ class Scope:
     def note_failed(self, failed: Sequence[Step], cause: BaseException | None) -> None:
         """Note undos that failed for good. `close` passes those of a savepoint on to its parent."""
         if failed and not self.stack.failed:
-            self.failed_for = cause or failed[0].undo_error
+            self.failed_for = failed[0].undo_error if cause is None else cause
         self.stack.failed = [*self.stack.failed, *failed]
         self.shared.run.is_incomplete |= bool(self.stack.failed)
         self.shared.run.show_state()
@@ -309,5 +285,5 @@ class Scope:
         names = ", ".join(step.name for step in failed)
         error = CompensationError(f"saga {self.shared.name!r}: compensations failed for good: {names}", self.report())
         error.__cause__ = cause
-        self.incomplete = error
+        self.raised = error
         return error

@@ -35,19 +35,15 @@ def seed_of(run_id: str) -> int:
     Core may not change it (`str_to_randomness_seed`: "This must forever be `SipHasher13`").
     """
     data = run_id.encode() + b"\xff"
-    whole = len(data) // 8 * 8
-    last = data[whole:].ljust(7, b"\0") + bytes([len(data) % 256])
-    words = [int.from_bytes(data[at : at + 8], "little") for at in range(0, whole, 8)]
-    state = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
-    for word in [*words, int.from_bytes(last, "little")]:
-        a, b, c, d = state
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) % 256])
+    a, b, c, d = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
+    for at in range(0, len(padded), 8):
+        word = int.from_bytes(padded[at : at + 8], "little")
         a, b, c, d = _round(a, b, c, d ^ word)
-        state = (a ^ word, b, c, d)
-    a, b, c, d = state
-    state = (a, b, c ^ 0xFF, d)
+        a ^= word
+    c ^= 0xFF
     for _ in range(3):
-        state = _round(*state)
-    a, b, c, d = state
+        a, b, c, d = _round(a, b, c, d)
     return a ^ b ^ c ^ d
 
 

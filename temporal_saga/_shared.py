@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from ._cancels import Pivot
-from ._identity import Keys, check_parts, checked_name
+from ._identity import Keys, checked_name
 from ._outcome import type_name
 from ._parking import Parked, Resolution, Ticket
 from ._report import show
 from ._run import Run, in_main_method
 from ._seed import is_past_reset, is_straight_from
 from ._state import SagaState
-from ._step import Step
-from ._typing import Reminder
+from ._step import ParkingStep, Step
+from ._typing import Options
 from .errors import DuplicateStep
 
 
@@ -35,28 +38,33 @@ class Uses:
 
 
 class Shared:
-    """What the scopes of one saga share: its clock, its keys, its steps, its pivot, and misuse to raise.
+    """What the scopes of one saga share: its options, its clock, its keys, its steps, its pivot, and misuse to raise.
 
     Args:
         run: The run.
         name: The saga's name.
+        options: The saga's options.
         pivot: The saga's point of no return.
         state: The state that the saga continues from; None for a new saga.
     """
 
     ticks = 0  # of the clock
+    new_step: Callable[..., Step] = Step
     misuse: Exception | None = None  # raised at the exit: asyncio only logs an error in a task that nobody awaits
     has_refused_a_call = False  # True iff a call failed because of a client's data
     _shows_soon = False
     _repeats = False  # True iff the whole saga may repeat what another run did, not only its part after a reset
 
-    def __init__(self, run: Run, name: str, pivot: Pivot, state: SagaState | None) -> None:
+    def __init__(self, run: Run, name: str, options: Options, pivot: Pivot, state: SagaState | None) -> None:
         self.run = run
         self.name = name
+        self.options = options
+        if options.parks_steps:
+            self.new_step = self.parking_step
         self.pivot = pivot
         self.info = workflow.info()
         self.steps: list[Step] = []
-        self.uses: dict[str, Uses] = {}  # by the names of steps
+        self.uses = defaultdict[str, Uses](Uses)  # by the names of steps
         if state is None:
             self.anchor = self.info.original_execution_run_id
             self.ordinal = run.next_ordinal(name)
@@ -67,7 +75,7 @@ class Shared:
             for step in (*state.counts, *state.keyed):
                 self.uses[step] = Uses(state.counts.get(step, 0), dict.fromkeys(state.keyed.get(step, ())))
             self._repeats = state.repeats or not is_straight_from(state.run_id)
-        self._keys = Keys(self.anchor, name, self.ordinal)
+        self.keys = Keys(self.anchor, name, self.ordinal)
 
     @property
     def identity(self) -> tuple[str, int, str]:
@@ -83,7 +91,7 @@ class Shared:
         if key is not None:
             return self._chosen_key(step, key)
         task = asyncio.current_task()
-        uses = self.uses.get(step) or self.uses.setdefault(step, Uses())
+        uses = self.uses[step]
         if uses.caller is not task:
             if uses.caller is not None:
                 raise self.refuse(
@@ -93,11 +101,7 @@ class Shared:
                 )
             uses.caller = task
         uses.count = use = uses.count + 1
-        return self._keys.of_use(step, use)
-
-    def key_of(self, step: str, key: str) -> str:
-        """Return the key of the call of a step that `key=` names."""
-        return self._keys.of_key(step, key)
+        return self.keys.of_use(step, use)
 
     def checked_key(self, step: str, key: str) -> str:
         """Return a `key=` if it is a string that is not empty; else raise."""
@@ -108,7 +112,7 @@ class Shared:
 
     def _chosen_key(self, step: str, key: str) -> str:
         key = self.checked_key(step, key)
-        uses = self.uses.setdefault(step, Uses())
+        uses = self.uses[step]
         if uses.keys is None:
             uses.keys = {}
         if key in uses.keys:
@@ -118,27 +122,33 @@ class Shared:
             self.has_refused_a_call = True
             raise DuplicateStep(message)  # a client's data did that, and must not block the run
         uses.keys[key] = None
-        return self._keys.of_key(step, key)
+        return self.keys.of_key(step, key)
 
     def callback_key(self, name: str) -> str:
         """Return the key of a callback. No provider ever sees it, so two tasks may push one function."""
         name = f"{name}()"  # not the name of a step
-        uses = self.uses.setdefault(name, Uses())
+        uses = self.uses[name]
         uses.count += 1
-        return self._keys.of_use(name, uses.count)
-
-    def user_key(self, parts: tuple[str | int, ...]) -> str:
-        """Return a key for an effect of the workflow itself."""
-        return self._keys.of_parts(check_parts(parts))
+        return self.keys.of_use(name, uses.count)
 
     def refuse(self, message: str) -> RuntimeError:
         """Return an error for misuse, and keep it for the exit: asyncio only logs an error that nobody awaits."""
         self.misuse = error = RuntimeError(message)
         return error
 
-    async def park(
-        self, what: Literal["step", "undo"], reminder: Reminder | None, step: Step, error: BaseException
-    ) -> Resolution | None:
+    def parking_step(self, *args: Any) -> Step:
+        """Return a new step that waits for a person if it fails for good."""
+        self.run.parking.check_name_is_free()
+        step = ParkingStep(*args)
+        step.park = partial(self.park, "step")
+        return step
+
+    @property
+    def park_undo(self) -> Callable[[Step, BaseException], Awaitable[Resolution | None]] | None:
+        """The function that parks an undo that has failed for good; None if the saga does not park undos."""
+        return partial(self.park, "undo") if self.options.parks_undos else None
+
+    async def park(self, what: Literal["step", "undo"], step: Step, error: BaseException) -> Resolution | None:
         """Let a step or its undo wait for a person. Return the decision, or None if a cancel came first."""
         run = self.run
         ticket = step.ticket = Ticket(Parked(self.name, step.name, step.key, what, type_name(error)), self._show_soon)
@@ -151,7 +161,7 @@ class Shared:
             run.parking.park(ticket)
             self._show_soon()
             run.show_state()
-            resolution = await run.parking.decision(ticket, reminder)
+            resolution = await run.parking.decision(ticket, self.options.reminder)
         finally:
             step.ticket = None
         step.resolution = resolution or step.resolution

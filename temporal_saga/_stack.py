@@ -37,7 +37,6 @@ class Stack:
 
     Args:
         shared: What the scopes of the saga share.
-        activity_options: The saga's options for steps that are activities.
 
     Attributes:
         called: The calls that have not begun, each with its coroutine.
@@ -46,11 +45,10 @@ class Stack:
         failed: The steps whose undo failed for good, here or in a savepoint.
     """
 
-    __slots__ = ("_activity_options", "_given_up", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
+    __slots__ = ("_given_up", "_has_raised", "_shared", "armed", "called", "failed", "in_flight")
 
-    def __init__(self, shared: Shared, activity_options: dict[str, Any]) -> None:
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._activity_options = activity_options
         self.called: dict[Step | Called, Coroutine[Any, Any, Any]] = {}
         self.in_flight: list[Step] = []
         self.armed: list[Step] = []
@@ -66,9 +64,9 @@ class Stack:
         if step.undo_state is not None:
             self.armed.append(step)
         if kind == "activity":
-            options = {**self._activity_options, **options}
+            options = {**shared.options.activity, **options}
         try:
-            task = step.start(kind, target, options, shared.info)
+            step.task = task = step.start(kind, target, options, shared.info)
         except Exception:
             if step.undo_state is not None:
                 self.armed.remove(step)  # bad options or input: no command was given
@@ -129,8 +127,8 @@ class Stack:
             step.compensation, step.compensation_from = chosen, None
         elif isinstance(chosen, SagaState):
             if misuse := unreadable(chosen):
-                raise refuse(f"compensation_from= of step {step.name!r} returned what cannot be read: {misuse}")
-            if misuse := self._shared.run.in_use(chosen.name, chosen.identity):
+                raise refuse(f"{what} returned what cannot be read: {misuse}")
+            if misuse := self._shared.run.in_use(chosen):
                 raise refuse(misuse)
             self._shared.run.joined = [*self._shared.run.joined, chosen.identity]
             step.join(self.join(chosen, step.began))

@@ -101,9 +101,9 @@ class SagaState:
 
 
 def write_steps(
-    steps: Iterable[Step], activity_options: dict[str, Any], options: list[dict[str, Any]]
-) -> list[StepState]:
-    """Return steps as data.
+    steps: Iterable[Step], activity_options: dict[str, Any]
+) -> tuple[list[StepState], list[dict[str, Any]]]:
+    """Return steps as data, and the options that their compensations share.
 
     The arguments of a compensation are written as the payloads that its receiver will get, so any converter works and
     no value changes its type.
@@ -111,15 +111,15 @@ def write_steps(
     Args:
         steps: Steps that have settled, none of them a callback.
         activity_options: The saga's options for compensations that are activities.
-        options: The options that entries share. New ones are added.
 
     Raises:
         ValueError: If an option of a compensation cannot be written down.
     """
-    places = {json.dumps(each): place for place, each in enumerate(options)}
     written: list[StepState] = []
+    options: list[dict[str, Any]] = []
+    places: dict[str, int] = {}  # of each of the options, by its JSON
     for step in steps:
-        compensation = step.undo
+        compensation = step.undo_call
         assert isinstance(compensation, Call)
         assert step.outcome is not None
         is_activity = compensation.kind == "activity"
@@ -133,7 +133,7 @@ def write_steps(
         began, ended = list(step.began), list(step.ended)
         undo = CompensationState(compensation.kind, compensation.name, arguments, place)
         written.append(StepState(step.name, step.key, step.phase, began, ended, step.outcome.value, step.raised, undo))
-    return written
+    return written, options
 
 
 def write_decisions(steps: Iterable[Step]) -> dict[str, list[str]]:

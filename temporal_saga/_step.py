@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from temporalio import workflow
@@ -79,14 +80,14 @@ class Step:
         """Give the command. Return the task of the call, which ends when the call has ended."""
         id = f"{self.name}:do:{self.key}"  # `step_id`, inlined for speed
         if kind == "child":
-            raise_if_evicted()
+            raise_if_evicted()  # for an activity the SDK does that, and no task begins that an eviction waits for
             self._child = _Child(target, {"id": id, **_CHILD_OPTIONS, **options})
-            self.task = self._child.task
+            task = self._child.task
         else:
             options["activity_id"] = id
-            self.task = workflow.start_activity(target, **options)
+            task = workflow.start_activity(target, **options)
         self._history_at_start = info.get_current_history_length()
-        return self.task
+        return task
 
     def request_cancel(self) -> None:
         """Ask the call to end. The task is done when the call has ended."""
@@ -150,7 +151,7 @@ class Step:
         return f"step {self.name!r}"
 
     @property
-    def undo(self) -> Call | Callback | None:
+    def undo_call(self) -> Call | Callback | None:
         """The call that undoes the step; None if it is not known."""
         if self.compensation is None or isinstance(self.compensation, (Call, Callback)):
             return self.compensation
@@ -188,16 +189,11 @@ class ParkingStep(Step):
 
     def start(self, kind: Kind, target: Any, options: dict[str, Any], info: workflow.Info) -> asyncio.Task[Any]:
         """Give the command. Return a task that ends when the call has ended and nobody has to decide any more."""
+        attempt = partial(super().start, kind, target, options, info)
+        self._attempt = attempt()
+        return asyncio.create_task(self._run(attempt))
 
-        def attempt() -> None:
-            self._attempt = super(ParkingStep, self).start(kind, target, options, info)
-            self.task = task
-
-        self._attempt = super().start(kind, target, options, info)
-        self.task = task = asyncio.create_task(self._run(attempt))
-        return task
-
-    async def _run(self, attempt: Callable[[], None]) -> Any:
+    async def _run(self, attempt: Callable[[], asyncio.Task[Any]]) -> Any:
         while True:
             await UntilDone(self._attempt)
             try:
@@ -210,7 +206,7 @@ class ParkingStep(Step):
                 if resolution is None or resolution.action != "retry" or self._waits_no_more:
                     raise
             self._is_unknown = True
-            attempt()
+            self._attempt = attempt()
 
     def request_cancel(self) -> None:
         """Ask the call to end, and end the waiting."""

@@ -33,9 +33,9 @@ class Options(NamedTuple):
     order: Order
     activity: dict[str, Any]
     compensation: dict[str, Any]
-    parks_steps: bool = False
-    parks_undos: bool = False
-    reminder: Reminder | None = None
+    parks_steps: bool
+    parks_undos: bool
+    reminder: Reminder | None
 
 
 class Unset:

@@ -12,23 +12,20 @@ from bisect import bisect, bisect_left, insort
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from temporalio import workflow
-
-from ._compensation import Callback
+from ._compensation import Call, Callback
 from ._identity import step_id
-from ._outcome import saga_failure
+from ._outcome import failure_or_raise
 from ._parking import Resolution
 from ._run import Room
 from ._step import Step
 from ._typing import Moment, Options
-from ._waiting import raise_if_evicted
 
 
 class Todo:
     """The steps that are still to be undone, in the order in which they began. Steps may be added during the undo."""
 
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps = sorted(steps, key=_began)
         self._reach: list[Moment] = []  # for each step, the latest end among the steps up to it; filled in by `ready`
 
     def __bool__(self) -> bool:
@@ -151,13 +148,14 @@ async def _undo_as_they_overlapped(todo: Todo, how: How) -> None:
 
 async def _undo(step: Step, how: How) -> None:
     """Run one compensation until it succeeds, fails for good, or a person has decided about it."""
-    if step.undo is None:  # its compensation_from= failed, which fails the workflow
+    call = step.undo_call
+    if call is None:  # its compensation_from= failed, which fails the workflow
         how.room.leave()
         step.undo_state = "FAILED"
         how.failed.append(step)
         return
     while True:
-        error = await _attempt(step, how)
+        error = await _attempt(step, call, how)
         if error is None:
             step.undo_state = "DONE"
             return
@@ -183,45 +181,35 @@ async def _undo(step: Step, how: How) -> None:
     how.on_change(step)
 
 
-async def _attempt(step: Step, how: How) -> BaseException | None:
+async def _attempt(step: Step, call: Call | Callback, how: How) -> BaseException | None:
     """Run one compensation. Return the error if it fails for good, None if it succeeds."""
     step.undo_state = "RUNNING"
     how.on_change(step)
-    compensation = step.undo
-    assert compensation is not None
-    takes_room = not isinstance(compensation, Callback)
-    if not takes_room:
-        how.room.leave()  # a callback itself asks nothing of the server, and may wait for undos that do
     try:
-        if isinstance(compensation, Callback):
-            try:
-                await compensation.run()
-            except workflow.ContinueAsNewError as error:
-                raise RuntimeError("continue_as_new in a callback of an unwind would cut off the unwind") from error
+        if isinstance(call, Callback):
+            how.room.leave()  # a callback itself asks nothing of the server, and may wait for undos that do
+            await call.run()
         else:
             id = step_id(step.name, step.phase, step.key)
-            await compensation.start(how.options.compensation, id, summary=f"undo {step.name}")
+            try:
+                await call.start(how.options.compensation, id, summary=f"undo {step.name}")
+            finally:
+                how.room.leave()
     except (Exception, asyncio.CancelledError) as error:
         # A compensation that ends cancelled has failed: an operator cancelled it, or its callback awaited a cancelled
         # task.
-        if isinstance(error, asyncio.CancelledError):
-            raise_if_evicted()
-        if saga_failure(error) is None:
-            raise
+        failure_or_raise(error)
         return error
-    finally:
-        if takes_room:
-            how.room.leave()
     return None
 
 
 def _size(step: Step, how: How) -> int:
     """Return the size of a compensation's arguments in bytes; 0 if they cannot be converted, which fails its start."""
-    compensation = step.undo
-    if compensation is None or isinstance(compensation, Callback):
+    call = step.undo_call
+    if call is None or isinstance(call, Callback):
         return 0
     try:
-        payloads = compensation.payloads(how.options.compensation, step_id(step.name, step.phase, step.key))
+        payloads = call.payloads(how.options.compensation, step_id(step.name, step.phase, step.key))
     except Exception:
         return 0
     return sum(payload.ByteSize() for payload in payloads)

@@ -20,7 +20,7 @@ from ._metrics import count, record_seconds
 from ._scope import Scope, State, undoing_in
 from ._step import Step
 from ._undo import How, Todo, undo
-from ._waiting import fail_task, until_all_done, wait_through_cancels
+from ._waiting import fail_task, until_done, wait_through_cancels
 
 _MOST_SHOWN = 50  # with more steps, the list in the UI is not redrawn for each undo
 
@@ -34,14 +34,12 @@ class Unwind:
             the scope ends badly: then everything that is armed is undone.
     """
 
-    def __init__(self, scope: Scope, swallowed: list[Step] | None) -> None:
+    def __init__(self, scope: Scope, swallowed: list[Step] | None = None) -> None:
         self._scope = scope
         self._takes_all = swallowed is None
         self._is_drained = False
-        self._todo = Todo()
-        self._todo.add(swallowed or [])
-        self._how = How(scope.options, scope.shared.run.room, self._on_change, scope.park_undo)
-        scope.on_push = self._take_late
+        self._todo = Todo(swallowed or [])
+        self._how = How(scope.shared.options, scope.shared.run.room, self._on_change, scope.shared.park_undo)
 
     async def run(self, cause: BaseException | None) -> list[Step]:
         """Undo, whatever happens meanwhile. Return the steps whose undo failed for good.
@@ -53,19 +51,20 @@ class Unwind:
         scope.cancels.begin_unwind()
         began = asyncio.get_running_loop().time()
         if scope.state is State.OPEN:
+            if scope.parent is None:
+                scope.ended = asyncio.get_running_loop().create_future()
             shared.run.keep_details()
             shared.run.unwinding += 1
             workflow.logger.info("Saga %s unwinds", shared.name, extra={"saga": shared.name})
         scope.state = State.UNWINDING
+        scope.on_push = self._take_late
         shared.run.show_state()
         shared.show()
-        scope.released = scope.released or asyncio.get_running_loop().create_future()
         while True:
             task = asyncio.create_task(self._drain_and_undo())
             await wait_through_cancels(task, self._keep)
             await _fail_for_bug(task)
-            if shared.misuse is not None:
-                await fail_task(shared.misuse)
+            await fail_task(shared.misuse)
             if not self._todo:  # nothing was pushed after the task's last look
                 break
         scope.on_push = None
@@ -94,16 +93,18 @@ class Unwind:
             scopes = [self._scope, *self._scope.open_savepoints()]
             in_flight = [step for scope in scopes for step in scope.stack.in_flight]
             for step in in_flight:
-                end = step.stop_waiting if self._scope.shared.pivot.is_passed else step.request_cancel
-                end()
+                if self._scope.shared.pivot.is_passed:
+                    step.stop_waiting()
+                else:
+                    step.request_cancel()
             waits: list[asyncio.Future[Any]] = [step.task for step in in_flight]
             waits += [task for scope in scopes for task in scope.undos]
             # Not the task of a savepoint's unwind: its owner has more to do after that task, and does it first.
-            waits += [scope.released for scope in scopes[1:] if scope.released is not None]
+            waits += [scope.ended for scope in scopes[1:] if scope.state is State.UNWINDING]
             pending = [wait for wait in waits if not wait.done()]
             if not pending:
                 break
-            await until_all_done(pending)
+            await until_done(pending)
         for scope in scopes:
             scope.stack.settle_ended()
         for scope in reversed(scopes[1:]):  # the inner ones first: each hands its steps to its parent
@@ -133,9 +134,8 @@ class Unwind:
 
 async def undo_one(scope: Scope, step: Step) -> asyncio.CancelledError | None:
     """Undo one step while its scope stays open, whatever happens meanwhile. Return a cancel that came, if any."""
-    todo = Todo()
-    todo.add([step])
-    how = How(scope.options, scope.shared.run.room, lambda _: None, scope.park_undo)
+    todo = Todo([step])
+    how = How(scope.shared.options, scope.shared.run.room, lambda _: None, scope.shared.park_undo)
 
     async def protected() -> None:
         with undoing_in(scope):

@@ -67,20 +67,10 @@ class UntilDone:
         """Return nothing: the result belongs to the task."""
 
 
-async def until_first_done(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Wait until one of the futures is done. A cancel reaches the caller, and not the futures."""
+async def until_done(futures: Collection[asyncio.Future[Any]], when: str = asyncio.ALL_COMPLETED) -> None:
+    """Wait until all futures are done, or the first. A cancel reaches the caller, and not the futures."""
     raise_if_evicted()
-    try:
-        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        raise_if_evicted()
-        raise
-
-
-async def until_all_done(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Wait until all futures are done, in a task that nobody cancels."""
-    raise_if_evicted()
-    await asyncio.wait(futures)
+    await asyncio.wait(futures, return_when=when)
 
 
 async def wait_through_cancels(
@@ -108,13 +98,13 @@ async def until_idle() -> None:
     await workflow.wait_condition(lambda: True)
 
 
-async def fail_task(bug: Exception) -> None:
-    """Fail the workflow task with `bug`, so that no code around the caller can catch it.
+async def fail_task(bug: Exception | None) -> None:
+    """Fail the workflow task with `bug`, if there is one, so that no code around the caller can catch it.
 
     The SDK evaluates a condition outside of all workflow code, and a condition that raises fails the activation.
     If the user's `failure_exception_types` name such an exception, return: then the saga unwinds.
     """
-    if workflow.is_failure_exception(bug):
+    if bug is None or workflow.is_failure_exception(bug):
         return
     if bug.__traceback__ is None:
         bug.__traceback__ = _way_here()

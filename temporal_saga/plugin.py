@@ -43,7 +43,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from ._ahead import watching
 from ._cancels import Gate, gates
 from ._identity import checked_name
-from ._outcome import saga_failure
+from ._outcome import failure_or_raise
 from ._run import OpenSaga, Run, in_main_method, search_attribute
 from ._scope import UNWOUND
 from ._waiting import raise_if_evicted
@@ -172,11 +172,7 @@ class _HoldClose(WorkflowInboundInterceptor):
         except workflow.ContinueAsNewError as error:
             outcome = error
         except BaseException as error:
-            outcome = saga_failure(error)
-            if outcome is None:
-                raise  # a bug fails the task, and eviction leaves no trace
-            if isinstance(outcome, asyncio.CancelledError):
-                raise_if_evicted()
+            outcome = failure_or_raise(error)
         await _end_sagas()
         outcome = self._outcome(outcome)
         if outcome is not None:
@@ -201,7 +197,7 @@ class _HoldClose(WorkflowInboundInterceptor):
             if self._main_has_ended:
                 return
             run = Run.find()
-            if not any(saga.holds_compensations() for saga in (run.open_sagas() if run else ())):
+            if not any(saga.holds_compensations() for saga in (run.open_sagas if run else ())):
                 _forget_parked(run)
                 raise
             failure: BaseException = RuntimeError(
@@ -211,12 +207,7 @@ class _HoldClose(WorkflowInboundInterceptor):
             if not workflow.is_failure_exception(failure):
                 raise failure from None
         except (Exception, asyncio.CancelledError) as error:
-            cause = saga_failure(error)
-            if cause is None:
-                raise
-            if isinstance(cause, asyncio.CancelledError):
-                raise_if_evicted()
-            failure = cause
+            failure = failure_or_raise(error)
         # If the end of the main method or an unwound saga cut the handler short, the handler has no error of its own.
         # And a run closes only once.
         if self._main_has_ended or failure.args == (UNWOUND,) or self._handler_error is not None:
@@ -271,7 +262,7 @@ class _Arrival(asyncio.Future[None]):
 def _incomplete() -> CompensationError | None:
     """Return the error of an incomplete saga of the run, if any: Cancelled would say that everything is undone."""
     run = Run.find()
-    return next((saga.incomplete for saga in run.sagas if saga.incomplete is not None), None) if run else None
+    return next((saga.raised for saga in run.sagas if saga.raised is not None), None) if run else None
 
 
 async def _end_sagas() -> None:
@@ -281,7 +272,7 @@ async def _end_sagas() -> None:
     cancelled: list[OpenSaga] = []
 
     def open_sagas() -> list[OpenSaga]:
-        return [saga for saga in (run.open_sagas() if run else ()) if saga.owner is not task and not saga.owner.done()]
+        return [saga for saga in (run.open_sagas if run else ()) if saga.owner is not task and not saga.owner.done()]
 
     def to_cancel() -> list[OpenSaga]:
         sagas = open_sagas()

@@ -2,7 +2,7 @@
 
 Three limits keep the inside readable:
 
-* the core has at most 3,009 lines of code, and is to have 1,700: comments, docstrings and blank lines do not count;
+* the core has at most `CORE_LIMIT` lines of code. Comments, docstrings and blank lines do not count;
 * no class is longer than 300 lines, all its lines counted;
 * no file reads private members of another: pyright's `reportPrivateUsage` is on, but for the adapter to the SDK.
 
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CORE_LIMIT = 3128  # lower it with each line that goes; the aim is 1,700
+CORE_LIMIT = 3088  # lower it with each line that goes; the aim is 1,700
 CLASS_LIMIT = 300
 
 APART = {"__main__", "_picture", "classification", "cli", "errors", "fence", "presets", "testing"}

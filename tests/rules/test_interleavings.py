@@ -358,6 +358,22 @@ def test_rule_04_continue_as_new_in_a_callback_is_misuse() -> None:
     run.check()
 
 
+def test_rule_02_continue_as_new_in_a_callback_fails_its_undo_alone_if_misuse_fails_the_workflow() -> None:
+    """The same where a `RuntimeError` is a failure: then that undo has failed, and the others run."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await do(saga, "a")
+            saga.add_callback(workflow.continue_as_new)
+            raise REFUSED
+
+    run = Run(body, failure_exception_types=[RuntimeError]).autopilot({})
+    assert end(run) == "CompensationError"
+    assert run.history == ["a", "undo_a"]
+    run.check()
+
+
 # --- cancels, kept and delivered ---
 
 

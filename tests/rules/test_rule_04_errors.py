@@ -67,6 +67,23 @@ def test_rule_04_what_the_worker_says_fails_a_workflow() -> None:
     run.check()
 
 
+class Refusals(ApplicationError):
+    """An error that counts what it holds, and holds nothing: it is falsy."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_rule_04_an_error_that_is_falsy() -> None:
+    async def then(saga: Saga) -> None:
+        raise Refusals("no such account")
+
+    run = Run(after_a_step(then)).autopilot({})
+    assert run.history == ["a", "undo_a"]
+    assert end(run) == "ApplicationError"
+    run.check()
+
+
 async def a_sleep(saga: Saga) -> None:
     await asyncio.sleep(60)
 

@@ -78,7 +78,7 @@ def is_in_open_scope(instance: Instance) -> bool:
     if instance.is_sandboxed:
         return False
     run = instance.query_handler(QUERY)
-    return isinstance(run, Run) and any(not saga.ends_by_itself for saga in run.open_sagas())
+    return isinstance(run, Run) and any(not saga.ends_by_itself for saga in run.open_sagas)
 
 
 def is_undone_on_demand(instance: Instance, converter: Converter, key: str) -> bool:
@@ -87,7 +87,7 @@ def is_undone_on_demand(instance: Instance, converter: Converter, key: str) -> b
         reports = reports_of(instance, converter)
         return any(report.state == "OPEN" and any(step.key == key for step in report.steps) for report in reports)
     run = instance.query_handler(QUERY)
-    sagas = run.open_sagas() if isinstance(run, Run) else ()
+    sagas = run.open_sagas if isinstance(run, Run) else ()
     return any(
         _is_undone_singly(saga) and any(step.key == key for step in saga.shared.steps) for saga in cast(Any, sagas)
     )
@@ -101,7 +101,7 @@ def _is_undone_singly(scope: Any) -> bool:
 def _innermost_owner() -> asyncio.Task[Any] | None:
     """Return the task inside the innermost open saga; None if no saga is open."""
     run = Run.find()
-    owners = [saga.owner for saga in run.open_sagas()] if run else []
+    owners = [saga.owner for saga in run.open_sagas] if run else []
     return next((owner for owner in reversed(owners) if not owner.done()), None)
 
 
