@@ -1148,7 +1148,7 @@ def test_a_bug_says_in_the_log_what_would_undo(caplog: pytest.LogCaptureFixture)
     run = Run(body).autopilot({})
     assert end(run) == "task: ValueError"
     (record,) = [record for record in caplog.records if record.name == "temporalio.workflow"]
-    assert "raised a ValueError" in record.message
+    assert "raised ValueError" in record.message
     assert "To undo, raise an ApplicationError" in record.message
     assert "Marple" not in record.message
 

@@ -165,7 +165,9 @@ def test_business_keys_need_parts_with_one_spelling() -> None:
     with pytest.raises(ValueError, match=r"^a key needs at least one part$"):
         business_key()
     for wrong in (1.5, True, None, b"x", ["x"]):
-        with pytest.raises(TypeError, match=f"^a part of a key must be a str or an int, not {type(wrong).__name__}$"):
+        with pytest.raises(
+            TypeError, match=f"^a part of a key must be a str or an int, not {type(wrong).__name__}: write"
+        ):
             business_key("a", wrong)  # type: ignore[arg-type]
 
 
