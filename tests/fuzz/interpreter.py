@@ -551,7 +551,8 @@ class Interpreter:
                     books.append(book)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
-                self.sighted(env, "group")
+                # It may have come long before: a group raises it when its tasks have ended.
+                self.sighted(env, "group", task_ended=bool(env.book.ever_sent()))
             else:
                 env.book.excuse()  # before 3.13 a group prefers its errors, and the cancel is lost
                 if self.is_alive() and is_being_cancelled(asyncio.current_task()):
