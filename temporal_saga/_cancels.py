@@ -59,7 +59,7 @@ class Gate:
     """The place where the workflow's cancel arrives. The plugin makes one for each run."""
 
     def __init__(self) -> None:
-        self.came_at: int | None = None  # the length of the history when the main method got the workflow's cancel
+        self.reached_main_at: int | None = None  # when the main method got the workflow's cancel
         self._main: asyncio.Task[Any] | None = None  # the main method's task, once it has begun
         self._waiting: list[Any] = []  # cancels that have not been handed on
         self._holders = 0  # how many sagas of the main method are past their pivot
@@ -100,7 +100,7 @@ class Gate:
         if self._main is None or self._holders:
             return
         while self._waiting:
-            self.came_at = workflow.info().get_current_history_length()
+            self.reached_main_at = workflow.info().get_current_history_length()
             self._main.cancel(self._waiting.pop(0))
 
 
@@ -113,7 +113,7 @@ class Arrivals:
 
     # The tasks that are about to get a cancel back in this turn of the loop, each with its count before that cancel.
     owed: Mapping[asyncio.Task[Any], int] = {}
-    came_again_at: Mapping[asyncio.Task[Any], int] = {}  # when a task got the cancel back
+    given_back_at: Mapping[asyncio.Task[Any], int] = {}  # when a task got the cancel back
     _seen_at: int | None = None  # without the plugin: when this class first saw that the workflow was cancelled
     _watcher: asyncio.Task[None] | None = None
 
@@ -123,7 +123,7 @@ class Arrivals:
     def watch(self) -> None:
         """Without the plugin: look for the workflow's cancel from now on."""
         if self.gate is None and self._watcher is None:
-            self._watcher = asyncio.create_task(workflow.wait_condition(lambda: self.came_at() is not None))
+            self._watcher = asyncio.create_task(workflow.wait_condition(lambda: self.cancelled_at() is not None))
 
     def owe(self, task: asyncio.Task[Any], count: int) -> None:
         """Note that a task is about to get a cancel, in addition to the `count` that it has had."""
@@ -134,10 +134,10 @@ class Arrivals:
         self.owed = {**self.owed, task: count}
         asyncio.get_running_loop().call_soon(forget)
 
-    def came_at(self) -> int | None:
+    def cancelled_at(self) -> int | None:
         """Return when the workflow's cancel came; without the plugin, when this method first saw it."""
         if self.gate is not None:
-            return self.gate.came_at
+            return self.gate.reached_main_at
         if self._seen_at is None and workflow.cancellation_reason() is not None:
             self._seen_at = workflow.info().get_current_history_length()
         return self._seen_at
@@ -246,7 +246,7 @@ class Cancels:
 
     Args:
         owner: The task that entered the scope.
-        arrivals: The cancels of the run. Each method asks `came_at()`, since without the plugin nobody else looks.
+        arrivals: The cancels of the run. Each method asks `cancelled_at()`, since without the plugin nobody else looks.
         is_main: Whether the owner is one of the main method's tasks, which the workflow's cancel reaches.
     """
 
@@ -266,11 +266,11 @@ class Cancels:
         self._arrivals = arrivals
         self.is_main = is_main
         self._count = _count(owner)  # the cancels from before the scope
-        self._may_come = is_main  # whether the workflow's cancel may reach the owner inside the scope
-        if arrivals.came_at() is not None:
-            self._may_come = is_main and self._is_coming()
-            if self._may_come:
-                self._watcher = asyncio.create_task(self._see_whether_it_comes())
+        self._may_reach_owner = is_main  # whether the workflow's cancel may reach the owner inside the scope
+        if arrivals.cancelled_at() is not None:
+            self._may_reach_owner = is_main and self._is_underway()
+            if self._may_reach_owner:
+                self._watcher = asyncio.create_task(self._see_whether_it_arrives())
 
     # --- the deadline ------------------------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class Cancels:
         self._timer = None
         self.expired = True
         self._expired_at = workflow.info().get_current_history_length()
-        self._arrivals.came_at()
+        self._arrivals.cancelled_at()
         self._owner.cancel(_DEADLINE)
 
     def take_back_deadline(self, cancel: BaseException | None = None) -> bool:
@@ -305,7 +305,7 @@ class Cancels:
             if sys.version_info >= (3, 11):
                 # Two kinds do not count as somebody else's: cancels from before the scope, and the workflow's cancel
                 # if the body swallowed it before the expiry.
-                swallowed = self._came_at() is not None and not self._has_workflows(cancel)
+                swallowed = self._reached_owner_at() is not None and not self._has_workflows(cancel)
                 self._others_cancelled = self._owner.uncancel() > self._count + swallowed
             else:
                 self._others_cancelled = self._has_workflows(cancel)
@@ -321,7 +321,7 @@ class Cancels:
         if self._unwound_at:
             return
         self._unwound_at = workflow.info().get_current_history_length()
-        self._arrivals.came_at()
+        self._arrivals.cancelled_at()
         # The error that began this unwind may come from a saga inside, which is just giving a cancel back.
         self._count_at_unwind = self._arrivals.owed.get(self._owner, _count(self._owner))
 
@@ -337,22 +337,22 @@ class Cancels:
         """
         if sys.version_info >= (3, 11):
             owner, count, arrivals = self._owner, self._count_at_unwind, self._arrivals
-            came_at = self._came_at()
+            came_at = self._reached_owner_at()
             if came_at is not None and came_at > self._unwound_at:
                 # Nobody takes the workflow's cancel back. A timeout that came before it may have taken its own back.
                 count = 0
 
             def deliver() -> None:
                 if not owner.done() and owner.cancelling() > count:
-                    came_at = workflow.info().get_current_history_length()
-                    arrivals.came_again_at = {**arrivals.came_again_at, owner: came_at}
+                    now = workflow.info().get_current_history_length()
+                    arrivals.given_back_at = {**arrivals.given_back_at, owner: now}
                     owner.uncancel()
                     owner.cancel()
 
             asyncio.get_running_loop().call_soon(deliver)
             self._arrivals.owe(owner, count)
             return
-        came_at = self._arrivals.came_at()
+        came_at = self._arrivals.cancelled_at()
         # Perhaps the scope was entered in the same activation, before the workflow's cancel reached the owner.
         came = came_at is not None and came_at >= self._unwound_at
         kept = None if self.kept is None else self.kept.args
@@ -361,14 +361,14 @@ class Cancels:
         if came or kept == (_DEADLINE,) or (kept == (_GIVEN_BACK,) and not self.expired):
             self._owner.cancel(_GIVEN_BACK)
 
-    def _is_coming(self) -> bool:
+    def _is_underway(self) -> bool:
         # Without the plugin, a cancel is known before it reaches the owner, which it does in the same activation.
-        return self._arrivals.gate is None and not self._count and _is_now(self._arrivals.came_at())
+        return self._arrivals.gate is None and not self._count and _is_now(self._arrivals.cancelled_at())
 
-    async def _see_whether_it_comes(self) -> None:
+    async def _see_whether_it_arrives(self) -> None:
         await until_idle()
         if sys.version_info >= (3, 11):
-            self._may_come = _count(self._owner) > self._count
+            self._may_reach_owner = _count(self._owner) > self._count
 
     def is_on_its_way(self) -> bool:
         """Tell whether the workflow's cancel has come in this activation, and has not reached the owner yet.
@@ -377,8 +377,8 @@ class Cancels:
         """
         return (
             sys.version_info >= (3, 11)
-            and self._may_come
-            and _is_now(self._arrivals.came_at())
+            and self._may_reach_owner
+            and _is_now(self._arrivals.cancelled_at())
             and _count(self._owner) == self._count
         )
 
@@ -393,7 +393,7 @@ class Cancels:
         A plain activity turns the workflow's cancel into an ActivityError. Of several cancels, the end of a `TaskGroup`
         raises the first.
         """
-        came_at = self._came_at()
+        came_at = self._reached_owner_at()
         if came_at is None:
             return False
         if type(cancel) is asyncio.CancelledError and cancel.args != (_DEADLINE,):
@@ -405,9 +405,11 @@ class Cancels:
             passing = passing.__context__
         return came_at >= self._expired_at
 
-    def _came_at(self) -> int | None:
+    def _reached_owner_at(self) -> int | None:
         """Return when the workflow's cancel came to the owner inside the scope; None if it did not."""
-        return self._arrivals.came_again_at.get(self._owner, self._arrivals.came_at()) if self._may_come else None
+        if not self._may_reach_owner:
+            return None
+        return self._arrivals.given_back_at.get(self._owner, self._arrivals.cancelled_at())
 
 
 def _is_now(at: int | None) -> bool:
