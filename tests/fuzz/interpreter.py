@@ -811,7 +811,8 @@ class Interpreter:
         try:
             scope.saga.pivot()
         except asyncio.CancelledError:
-            self.sighted(env, "pivot")
+            # With the workflow's cancel on its way to other tasks, it does not wait to see which these are.
+            self.sighted(env, "pivot", task_ended=self._workflow_was_cancelled())
             env.book.seen = set()  # the gate hands the cancel on later: to swallow this one is not to swallow that
             if scope.root.past_pivot:
                 self.objects(f"a cancel comes out of a pivot of {scope.name}, past the pivot of {scope.root.name}")

@@ -29,6 +29,7 @@ from .program import (
     program,
     saga,
     savepoint,
+    shield,
     sleep,
     spawn,
     step,
@@ -393,6 +394,16 @@ PROGRAMS: dict[str, Program] = {
             ],
             cancel_at=3,
         )
+    ),
+    "G5: a task cancels itself, and its saga fails before the next await": program(
+        [
+            spawn("task", [attempt([cancel_task("task"), saga("order", [step("a"), fail()])]), sleep()]),
+            spawn("other", [attempt([cancel_task("other"), saga("empty", [fail()])]), sleep()]),
+            wait("g"),
+        ]
+    ),
+    "oracle: a task that is shielded from the workflow's cancel passes a pivot": program(
+        [gather([[sleep(4), shield([sleep(), saga("order", [sleep(3), pivot()])])]])], cancel_at=11, busy=[[8, 11]]
     ),
     "G3: on Python 3.10 the deadline passes while a saga inside unwinds, and its cancel outlives the saga": program(
         [attempt([saga("order", [step("a"), saga("inner", [step("b", undo_takes=4), fail()])], deadline=4)]), wait("f")]

@@ -725,7 +725,11 @@ def test_a_function_of_the_wrong_kind_is_refused_where_it_is_written(how: str) -
     assert fix in refusal(write)
 
 
-@pytest.mark.parametrize("callback", [print, partial(calls_back, "x"), dict, partial(list[int]().append, 1)], ids=str)
+@pytest.mark.parametrize(
+    "callback",
+    [print, partial(calls_back, "x"), dict, partial(list[int]().append, 1)],
+    ids=["of C", "partial", "a class", "a method"],
+)
 def test_a_callback_may_be_anything_that_can_be_called(callback: Any) -> None:
     """Functions written in C, partials, classes, methods."""
 

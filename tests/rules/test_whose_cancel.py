@@ -1137,6 +1137,57 @@ def test_rule_05_a_cancel_that_comes_with_the_start_of_the_run_outlives_an_unwin
     run.check()
 
 
+@counts
+@both
+@pytest.mark.parametrize("by", ["itself", *(["a TaskGroup"] if sys.version_info >= (3, 13) else [])])
+@pytest.mark.parametrize("has_step", [False, True])
+def test_rule_05_a_cancel_that_the_body_has_not_met_comes_after_the_unwind(
+    options: Options, has_step: bool, by: str
+) -> None:
+    """The cancel was sent before the unwind began, and the body awaited nothing since: the next await gets it.
+
+    From Python 3.13 on, a `TaskGroup` that has met a cancel and raises errors sends the cancel to its task again.
+    """
+
+    async def fails(parent: Any) -> None:
+        await asyncio.sleep(1)
+        parent.cancel()
+        raise REFUSED
+
+    async def cancels_itself(saga: Saga) -> None:
+        if has_step:
+            saga.add_compensation("undo_a", step="a")
+        current: Any = asyncio.current_task()
+        if by == "itself":
+            current.cancel()
+            raise REFUSED
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+            group.create_task(fails(current))
+
+    async def task() -> str:
+        try:
+            async with new_saga() as saga:
+                await cancels_itself(saga)
+        except ApplicationError:
+            pass
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "not cancelled"
+
+    @flow
+    async def body() -> str:
+        result: str = await background(task())
+        return result
+
+    run = Run(body, **options).start()
+    run.autopilot({})
+    assert undone(run) == (["undo_a"] if has_step else [])
+    assert end(run) == "cancelled"
+    run.check()
+
+
 @both
 @pytest.mark.parametrize("when", ["before the callback", "with its start", "during its saga"])
 @pytest.mark.parametrize("pivot", [False, True], ids=["before the pivot", "after the pivot"])
