@@ -328,9 +328,8 @@ class Cancels:
     def keep(self, cancel: asyncio.CancelledError) -> None:
         """Keep a cancel that must not interrupt the unwind."""
         if self.kept is None and _count(self._owner) == self._count_at_unwind:
-            self._count_at_unwind -= (
-                1  # the owner had cancelled itself, or a `TaskGroup` had, and awaited nothing since
-            )
+            # It was sent before: the owner, or a `TaskGroup` in it, has cancelled the owner and awaited nothing since.
+            self._count_at_unwind -= 1
         self.kept = chained(cancel, self.kept)
 
     def give_back(self) -> None:
