@@ -22,9 +22,7 @@ from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, Workflo
 def watching(runner: WorkflowRunner) -> WorkflowRunner:
     """Return a copy of a workflow runner that drops each run that is ahead of its history."""
     if isinstance(runner, _Watching):
-        raise ValueError(
-            "SagaPlugin was given twice: a client hands its plugins on, so leave it out of Worker(plugins=...)"
-        )
+        raise ValueError("SagaPlugin was given twice: give it once, to the client, which hands it to its workers")
     kind = type(runner)
     watching = copy.copy(runner)
     # The runner keeps its type, which other plugins ask for. It may be frozen.

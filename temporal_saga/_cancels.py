@@ -358,10 +358,7 @@ class Cancels:
         came_at = self._arrivals.cancelled_at()
         # Perhaps the scope was entered in the same activation, before the workflow's cancel reached the owner.
         came = came_at is not None and came_at >= self._unwound_at
-        kept = None if self.kept is None else self.kept.args
-        # The deadline is an outer saga's: this one's stopped when the unwind began. But a saga inside may have kept the
-        # cancel of this one's, and given it back.
-        if came or kept == (_DEADLINE,) or (kept == (_GIVEN_BACK,) and not self.expired):
+        if came or (self.kept is not None and self.kept.args in ((_DEADLINE,), (_GIVEN_BACK,))):
             self._owner.cancel(_GIVEN_BACK)
 
     def _is_underway(self) -> bool:
@@ -380,6 +377,7 @@ class Cancels:
         """
         return (
             sys.version_info >= (3, 11)
+            and self._arrivals.gate is not None
             and self._may_reach_owner
             and _is_now(self._arrivals.cancelled_at())
             and _count(self._owner) == self._count

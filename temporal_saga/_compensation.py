@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -98,8 +98,8 @@ class Callback:
             name = registered_name(function)
             raise TypeError(f"{name!r} is not workflow code: write saga.add_compensation({name}, ...)")
         try:
-            signature = inspect.signature(function)
-        except ValueError:
+            signature = inspect.signature(function, follow_wrapped=False)
+        except (TypeError, ValueError):
             return  # some functions written in C have none
         try:
             signature.bind(*self.args, **self.kwargs)
@@ -127,7 +127,7 @@ class Callback:
 def arguments(arg: Any, args: Sequence[Any]) -> tuple[Any, ...]:
     """Return the arguments of a call. Raise TypeError if they were given both as `arg` and as `args`."""
     if arg is UNSET:
-        if not isinstance(cast("object", args), (list, tuple)):
+        if isinstance(args, (str, bytes)) or not isinstance(cast("object", args), Iterable):
             raise TypeError(f"args= must be a list of the arguments, as in args=[...]; got {type(args).__name__}")
         return tuple(args)
     if args:
@@ -173,17 +173,18 @@ def check_chooser(function: Any) -> None:
 
 
 def _is_registered(target: Any) -> bool:
-    """Tell whether this is an activity or a `@workflow.run` method."""
-    return hasattr(target, "__temporal_activity_definition") or kind_of(target) == "child"
+    """Tell whether this is an activity or a `@workflow.run` method, and not a mock, or a helper that wraps one."""
+    definition = getattr(target, "__temporal_activity_definition", None)
+    is_activity = definition is not None and getattr(definition, "fn", None) is getattr(target, "__func__", target)
+    return is_activity or getattr(target, "__temporal_workflow_run", None) is True
 
 
 def _not_called(target: Any) -> Any:
     """Return the target of a call. Raise TypeError if it was called where it should only be named."""
     if inspect.iscoroutine(target):
-        target.close()
-        name = target.__qualname__
         raise TypeError(
-            f"{name!r} was called: give {name} itself, and its arguments after it or in Compensation({name}, ...)"
+            f"{target.__qualname__!r} was called: give the function without calling it, and its arguments after it, "
+            "or in Compensation(...)"
         )
     return target
 

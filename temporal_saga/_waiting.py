@@ -125,7 +125,7 @@ def _way_here() -> TracebackType | None:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("temporal_saga."):
         frame = frame.f_back
     way: TracebackType | None = None
-    while frame is not None and frame.f_code.co_flags & inspect.CO_COROUTINE:
+    while frame is not None and frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         way = TracebackType(way, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     return way

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CORE_LIMIT = 3092  # lower it with each line that goes; the aim is 1,700
+CORE_LIMIT = 3091  # lower it with each line that goes; the aim is 1,700
 CLASS_LIMIT = 300
 
 APART = {"__main__", "_picture", "classification", "cli", "errors", "fence", "presets", "testing"}

@@ -193,8 +193,11 @@ async def test_what_is_said_of_the_wrong_connection(sqlite: Database, tmp_path: 
 
 
 def test_what_is_said_of_a_connection_that_nobody_knows() -> None:
+    class Unknown:
+        def cursor(self) -> None: ...
+
     with pytest.raises(TypeError, match=r'[^X]or say dialect="sqlite" or dialect="postgresql"$'):
-        fence.create_table(object())  # type: ignore[arg-type]
+        fence.create_table(Unknown())
 
 
 def test_a_pydantic_model_is_hashed_as_its_json() -> None:

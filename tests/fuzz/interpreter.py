@@ -331,6 +331,9 @@ class Interpreter:
         if any(scope.past_pivot for scope in self.scopes):
             # The saga has held it, though another cancel came meanwhile, and gives it back when it ends.
             result |= {sender for sender in self.main.senders[:1] if sender in env.book.ever_sent()}
+        if not COUNTS and any(sender.is_deadline and sender.has_sent() for sender in env.book.senders):
+            # A saga inside may have kept it during its unwind, and given it back. Nobody can tell whose it was.
+            result.add(Sender("a deadline that has passed", lambda: True, is_doubtful=True))
         if self.ending:
             result.add(Sender("the end of the run", lambda: True, is_doubtful=True))
         if any(scope.exiting for scope in env.scopes):

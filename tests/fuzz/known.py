@@ -405,9 +405,6 @@ PROGRAMS: dict[str, Program] = {
     "oracle: a task that is shielded from the workflow's cancel passes a pivot": program(
         [gather([[sleep(4), shield([sleep(), saga("order", [sleep(3), pivot()])])]])], cancel_at=11, busy=[[8, 11]]
     ),
-    "G3: on Python 3.10 the deadline passes while a saga inside unwinds, and its cancel outlives the saga": program(
-        [attempt([saga("order", [step("a"), saga("inner", [step("b", undo_takes=4), fail()])], deadline=4)]), wait("f")]
-    ),
     "oracle: the deadline is due in the second of the pivot": program(
         [attempt([saga("order", [step("a", takes=4), pivot(), wait("f")], deadline=4)], catches="any", last=[sleep()])],
         cancel_at=11,

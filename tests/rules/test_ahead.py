@@ -94,5 +94,5 @@ def test_a_runner_keeps_its_type(runner: WorkflowRunner) -> None:
 @pytest.mark.parametrize("runner", [SandboxedWorkflowRunner(), UnsandboxedWorkflowRunner()])
 def test_a_plugin_that_is_given_twice_is_refused(runner: WorkflowRunner) -> None:
     """A client hands its plugins on to its workers. A worker with the plugin twice would hold each close twice."""
-    with pytest.raises(ValueError, match="leave it out of Worker"):
+    with pytest.raises(ValueError, match="give it once, to the client"):
         watching(watching(runner))

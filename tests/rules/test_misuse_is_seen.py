@@ -7,10 +7,13 @@ data can cause, in a handler, is an ApplicationError: the update fails, and the 
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from temporalio import activity, workflow
@@ -690,17 +693,17 @@ class Ship:
 WRONG_FUNCTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a callback that is an activity": (lambda saga: saga.add_callback(undo_one, 1), "saga.add_compensation(undo_one"),
     "a callback that is a workflow": (lambda saga: saga.add_callback(Ship.run, "x"), "saga.add_compensation(Ship"),
-    "a callback that was called": (lambda saga: saga.add_callback(calls_back("x")), "give calls_back itself"),
+    "a callback that was called": (lambda saga: saga.add_callback(calls_back("x")), "without calling it"),
     "a callback that is a value": (lambda saga: saga.add_callback("undo"), "got str"),
     "a callback without its argument": (lambda saga: saga.add_callback(calls_back), "'item'"),
     "a callback with one more": (lambda saga: saga.add_callback(calls_back, "x", 1), "too many"),
     "a callback with another name": (lambda saga: saga.add_callback(calls_back, itm="x"), "'item'"),
     "a compensation that was called": (
         lambda saga: saga.execute_activity(take, 1, compensation=undo_one(1)),
-        "give undo_one itself",
+        "without calling it",
     ),
-    "a step that was called": (lambda saga: saga.execute_activity(take(1)), "give take itself"),
-    "a push that was called": (lambda saga: saga.add_compensation(undo_one(1)), "give undo_one itself"),
+    "a step that was called": (lambda saga: saga.execute_activity(take(1)), "without calling it"),
+    "a push that was called": (lambda saga: saga.add_compensation(undo_one(1)), "without calling it"),
     "a choice that is an activity": (
         lambda saga: saga.execute_activity(take, 1, compensation_from=undo_one),
         "write compensation=undo_one",
@@ -711,6 +714,7 @@ WRONG_FUNCTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a choice that awaits": (lambda saga: saga.execute_activity(take, 1, compensation_from=awaits), "with `def`"),
     "a choice that is a value": (lambda saga: saga.execute_activity(take, 1, compensation_from="undo"), "with `def`"),
+    "a callback that is a call of a step": (lambda saga: saga.add_callback(do(saga, "b")), "without calling it"),
     "arguments that are one": (lambda saga: saga.execute_activity(take, args=1), "args=[...]"),
     "arguments that are a string": (lambda saga: saga.execute_activity("take", args="abc"), "args=[...]"),
     "a number in a key": (lambda saga: saga.idempotency_key("a", 1.5), "str(...)"),
@@ -725,21 +729,97 @@ def test_a_function_of_the_wrong_kind_is_refused_where_it_is_written(how: str) -
     assert fix in refusal(write)
 
 
-@pytest.mark.parametrize(
-    "callback",
-    [print, partial(calls_back, "x"), dict, partial(list[int]().append, 1)],
-    ids=["of C", "partial", "a class", "a method"],
-)
-def test_a_callback_may_be_anything_that_can_be_called(callback: Any) -> None:
-    """Functions written in C, partials, classes, methods."""
+def injects(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that gives an argument."""
+
+    @functools.wraps(function)
+    def given(*args: Any) -> Any:
+        return function("client", *args)
+
+    return given
+
+
+class Undos:
+    """Things that can be called."""
+
+    @functools.singledispatchmethod
+    def put_back(self, item: str) -> None: ...
+
+    def __call__(self, *items: str) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return Undos() if name.startswith("__temporal") else super().__getattribute__(name)
+
+
+def two(client: str, item: str) -> None: ...
+
+
+CALLABLES: dict[str, tuple[Any, ...]] = {
+    "of C": (print,),
+    "a partial": (partial(calls_back, "x"),),
+    "a class": (dict,),
+    "a method of C": (list[int]().append, 1),
+    "a lambda": (lambda item, more=1: None, "x"),
+    "a decorator that gives an argument": (injects(two), "x"),
+    "a partial of that": (partial(injects(two), "x"),),
+    "a helper that wraps an activity": (functools.wraps(undo_one)(lambda: None),),
+    "a method that dispatches": (Undos().put_back, "x"),
+    "an object": (Undos(), "x", "y"),
+    "a mock": (Mock(), "x"),
+    "a mock with a spec": (Mock(spec=two), "client", "x"),
+    "an async mock": (AsyncMock(), "x"),
+}
+
+
+@pytest.mark.parametrize("how", CALLABLES)
+def test_a_callback_may_be_anything_that_can_be_called(how: str) -> None:
+    """A check that refuses what works would fail the workflow task of an open run after an upgrade."""
 
     @flow
     async def body() -> None:
         async with new_saga() as saga:
-            saga.add_callback(callback)
+            saga.add_callback(*CALLABLES[how])
             raise REFUSED
 
     assert end(Run(body).start()) == "Refused"
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda outcome: None,
+        partial(lambda more, outcome: None, 1),
+        Mock(return_value=None),
+        functools.wraps(undo_one)(lambda outcome: None),
+    ],
+    ids=["a lambda", "a partial", "a mock", "a helper that wraps an activity"],
+)
+def test_what_chooses_may_be_anything_that_can_be_called(choose: Any) -> None:
+    """The same for `compensation_from=`."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await saga.execute_activity("a", compensation_from=choose)
+
+    run = Run(body).start()
+    run.activate(completed("a"))
+    assert end(run) == "None"
+
+
+@pytest.mark.parametrize(
+    "args", [[1], (1,), deque([1]), range(1, 2), {1: 2}.keys()], ids=lambda each: type(each).__name__
+)
+def test_arguments_may_be_any_sequence(args: Any) -> None:
+    """As for the SDK."""
+
+    @flow
+    async def body() -> None:
+        async with new_saga() as saga:
+            await saga.execute_activity(take, args=args)
+
+    run = Run(body).start()
+    assert list(run.activities[0].args) == [1]
 
 
 def lost_in_a_run(how: str) -> Run:

@@ -1226,8 +1226,7 @@ def test_rule_05_a_saga_in_an_unwind_passes_its_pivot_though_a_cancel_waits(
 
 
 @counts
-@both
-def test_rule_05_a_pivot_raises_a_cancel_that_comes_with_the_start_of_the_run(options: Options) -> None:
+def test_rule_05_a_pivot_raises_a_cancel_that_comes_with_the_start_of_the_run() -> None:
     """The saga is not past the point of no return yet: everything is undone, and not half of it."""
 
     @flow
@@ -1238,9 +1237,63 @@ def test_rule_05_a_pivot_raises_a_cancel_that_comes_with_the_start_of_the_run(op
             await do(saga, "b")
             await do(saga, "c")
 
-    run = Run(body, **options).start(cancel())
+    run = Run(body, **PLUGIN).start(cancel())
     run.autopilot({})
     assert run.history == ["undo_z"]
+    assert end(run) == "Cancelled"
+    run.check()
+
+
+@both
+@ways
+def test_rule_05_a_cleanup_in_the_activation_of_the_cancel_passes_its_pivot(options: Options, way: str) -> None:
+    """The main method has met the cancel. A saga that cleans up in another task gets none."""
+
+    async def clean_up() -> None:
+        async with new_saga() as saga:
+            saga.pivot()
+            await do(saga, "a")
+
+    @flow
+    async def body() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await WAYS[way](clean_up())
+        return "cleaned up"
+
+    run = Run(body, **options).start()
+    run.activate(cancel())
+    run.activate(completed("a"))
+    assert end(run) == "cleaned up"
+    run.check()
+
+
+@both
+@pytest.mark.parametrize("cancel_first", [False, True])
+def test_rule_05_a_cancel_that_comes_with_the_deadline_outlives_the_unwind_of_a_saga_inside(
+    options: Options, cancel_first: bool
+) -> None:
+    """A saga inside keeps both. The code behind the sagas gets the workflow's."""
+
+    @flow
+    async def body() -> str:
+        with contextlib.suppress(ApplicationError):
+            async with new_saga(deadline=5 * SECOND) as saga:
+                await do(saga, "a")
+                async with new_saga("inside") as inside:
+                    await do(inside, "b")
+                    raise REFUSED
+        await asyncio.sleep(60)
+        return "not reached"
+
+    run = Run(body, **options).start()
+    run.activate(completed("a"))
+    run.activate(completed("b"))
+    for event in (cancel(), timer()) if cancel_first else (timer(), cancel()):
+        run.activate(event)
+    run.activate(completed("undo_b"))
+    run.activate(completed("undo_a"))
     assert end(run) == "Cancelled"
     run.check()
 
