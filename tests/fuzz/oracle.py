@@ -362,7 +362,11 @@ class Oracle:
         if part.inside != "ok" or older.how in ("ok", None) or newer.how != "ok":
             return True
         cancelled = self.world.cancelled
-        if cancelled is not None and not self.is_past_pivot(part.name) and part.ended_in <= cancelled[0] < first.begun[0]:
+        if (
+            cancelled is not None
+            and not self.is_past_pivot(part.name)
+            and part.ended_in <= cancelled[0] < first.begun[0]
+        ):
             return True
         if part.parent is not None:
             return False  # a savepoint ends well, whatever a savepoint inside has raised
