@@ -82,7 +82,7 @@ def plain_activity() -> Written:
     ids=["half", "nothing undone", "unwinds", "open", "with a plain activity", "without a step"],
 )
 def test_a_child_whose_account_is_not_whole_is_named(child: Written) -> None:
-    """Something of it stands, may still happen, or is no step of a saga: nobody may take it for undone."""
+    """An effect of the child may stand, may still happen, or is not a step of a saga. The child is listed."""
     story = with_child(child)
     assert [step.id for step in story.standing] == [f"trip:do:{KEYS[0]}"]
     assert any("Not undone" in line.text and f"trip:do:{KEYS[0]}" in line.text for line in verdict(story, NOW))

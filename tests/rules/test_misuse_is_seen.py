@@ -867,7 +867,7 @@ def test_a_task_that_fails_for_misuse_shows_the_line(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["a failure", "a cancel", "a step"])
 def test_a_detached_saga_that_does_not_go_on_is_told(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing undoes its steps here. The next run or the parent may have the state, so it is no error of the run."""
+    """Nothing undoes its steps here. The saga logs that, and does not raise: the next run may have the state."""
 
     @flow
     async def body() -> None:
